@@ -1,0 +1,46 @@
+# One command for each thing a user does. `make repro` and `make test` work on a fresh clone with Python 3.11, git and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+READY := $(VENV)/.ready
+
+.PHONY: repro repro-extra smoke test test-fast check bench ui
+
+repro: $(READY)  ## environment, then every table of the paper at the scale of params.yaml
+	dvc repro
+
+repro-extra: $(READY)  ## our own tables: semantics, steps, seeds, PseudoSeg's fusion
+	dvc repro reports/extra/dvc.yaml
+	dvc repro --force --single-item report
+
+smoke: $(READY)  ## the whole path in a minute or two: every stage at scale `smoke`, in a folder of its own
+	python -m tests.smoke
+
+test: $(READY)  ## the whole suite
+	python -m pytest -m "not slow and not slurm"
+	python -m pytest -m "slow or slurm"
+
+test-fast: $(READY)  ## the part of the suite that takes a few minutes
+	python -m pytest -m "not slow and not slurm"
+
+check: $(READY)  ## formatting, lint, types, then the suite
+	ruff format --check .
+	ruff check .
+	mypy pipeline stages
+	$(MAKE) test
+
+bench: $(READY)  ## what loading and the pipeline itself cost, each beside a baseline
+	python -m tests.benchmarks.loading
+	python -m tests.benchmarks.pipeline
+
+ui: $(READY)  ## the MLflow UI over this repository's runs
+	python -m pipeline ui
+
+# The environment: exact versions from requirements.lock; DVC links results instead of copying them.
+$(READY): requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, this is {sys.version}")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/dvc config cache.type hardlink,copy
+	touch $(READY)

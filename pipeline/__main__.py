@@ -1,0 +1,186 @@
+"""`python -m pipeline COMMAND`: see what would run, what runs, and why; stop it, take it up again, mend it.
+
+Exit status: 0 done, 1 something is wrong (said on stderr), 2 the command line cannot be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline import doctor, status
+from pipeline.attach import cancel, release_dead
+from pipeline.ingester import follow_until_idle
+from pipeline.store import Store, find_store, read_json
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        root = _project()
+        return options.run(root, Store(find_store(root)), options) or 0
+    except (ValueError, RuntimeError) as error:
+        print(f"{options.command}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _project() -> Path:
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "dvc.yaml").exists():
+            return folder
+    raise ValueError(f"{Path.cwd()}: no dvc.yaml here or above; run inside the project")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__.splitlines()[0] if __doc__ else "")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, run: Callable[[Path, Store, Any], int | None], help_: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help_, description=help_)
+        added.set_defaults(run=run)
+        return added
+
+    added = command("plan", _plan, "what `dvc repro TARGET …` would run, and why")
+    added.add_argument("targets", nargs="*")
+    added.add_argument("--json", action="store_true")
+    added = command("status", _status, "the cells of every table by state, and what runs now")
+    added.add_argument("--watch", action="store_true", help="again every two seconds")
+    added.add_argument("--json", action="store_true")
+    added = command("logs", _logs, "the log of a cell")
+    added.add_argument("cell", help="the first characters of its key")
+    added.add_argument("-f", "--follow", action="store_true")
+    command("why", _why, "where a cell's result comes from").add_argument("cell")
+    command("cancel", _cancel, "stop the cells of a table, or one cell; checkpoints stay").add_argument("target")
+    added = command("retry", _retry, "forget the failures of all cells, or of one, so that they run again")
+    added.add_argument("cell", nargs="?")
+    added = command("doctor", _doctor, "find what a crash left behind, and mend it")
+    added.add_argument("--dry-run", action="store_true", help="only say it")
+    added = command("track", _track, "bring MLflow up to the store")
+    added.add_argument("--follow", action="store_true", help="until nothing runs any more")
+    added.add_argument("--rebuild", action="store_true", help="make the database again from the store")
+    command("ui", _ui, "open the MLflow UI").add_argument("--port", default="5000")
+    return parser
+
+
+def _plan(root: Path, store: Store, options: argparse.Namespace) -> None:
+    lines = status.plan(root, store, options.targets)
+    if options.json:
+        print(json.dumps(lines, indent=1))
+        return
+    for line in lines:
+        states = ", ".join(f"{line[state]} {state}" for state in (*status.STATES, "shared") if line.get(state))
+        print(f"{line['stage']:24} {states or '-':40} {'; '.join(line['why'])}")
+    seconds = sum(line.get("core_s", 0) for line in lines)
+    print(f"{len(lines)} stages; cells to compute: about {seconds / 60:.0f} core-minutes (median of past cells)")
+
+
+def _status(root: Path, store: Store, options: argparse.Namespace) -> None:
+    while True:
+        tables = {
+            f"{scale}/{table}": status.counts(store, rows) for (scale, table), rows in status.tables_of(root).items()
+        }
+        now = status.running(store)
+        if options.json:
+            print(json.dumps({"tables": tables, "running": now}, indent=1))
+        else:
+            if options.watch:
+                print("\033[H\033[J", end="")
+            print(f"{'table':24}" + "".join(f"{state:>9}" for state in status.STATES))
+            for name, states in tables.items():
+                print(f"{name:24}" + "".join(f"{states[state] or '-':>9}" for state in status.STATES))
+            for line in now:
+                facts = ", ".join(f"{name} {value}" for name, value in line.items() if name != "cell")
+                print(f"  {line['cell']}: {facts}")
+        if not options.watch:
+            return
+        time.sleep(2)
+
+
+def _logs(root: Path, store: Store, options: argparse.Namespace) -> None:
+    key = status.find_cell(root, store, options.cell).key
+    shown = 0
+    while True:
+        path = (store.done(key) if store.is_done(key) else store.work(key)) / "log.txt"
+        if not path.exists() and not options.follow:
+            raise ValueError(f"cell {key[:12]} is {store.state(key)} and has no log yet")
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        print(text[shown:], end="", flush=True)
+        shown = len(text)
+        if not options.follow or store.state(key) in ("done", "failed"):
+            return
+        time.sleep(1)
+
+
+def _why(root: Path, store: Store, options: argparse.Namespace) -> None:
+    cell = status.find_cell(root, store, options.cell)
+    result = read_json(store.done(cell.key) / "result.json") or {"state": store.state(cell.key)}
+    log = [line for line in store.executions() if line["key"] == cell.key]
+    facts = {"cell": cell.name, "key": cell.key, "upstream": cell.upstream, "result": result, "executions": log}
+    print(json.dumps(facts | {"failure": store.failure(cell.key), "values": cell.values}, indent=1))
+
+
+def _cancel(root: Path, store: Store, options: argparse.Namespace) -> None:
+    tables = {table: rows for (_, table), rows in status.tables_of(root).items()}
+    if options.target in tables:
+        keep = _keys(rows for table, rows in tables.items() if table != options.target)
+        keys = _keys([tables[options.target]]) - keep
+    else:
+        keys = {status.find_cell(root, store, options.target).key}
+    print(f"{cancel(store, keys)} cells stopped; cells that another table needs go on")
+
+
+def _keys(tables: Any) -> set[str]:
+    return {cell.key for rows in tables for row in rows for cell in status.chain(row)}
+
+
+def _retry(root: Path, store: Store, options: argparse.Namespace) -> None:
+    failed = [path.stem for path in (store.root / "failed").glob(f"{options.cell or ''}*.json")]
+    for key in failed:
+        store.retry(key)
+    print(f"{len(failed)} failures forgotten; `dvc repro` runs those cells again")
+
+
+def _doctor(root: Path, store: Store, options: argparse.Namespace) -> int:
+    findings = doctor.examine(root, store, mend=not options.dry_run)
+    for finding in findings:
+        print(finding)
+    print(f"{len(findings)} findings" if findings else "nothing to mend")
+    return 1 if findings and options.dry_run else 0
+
+
+def _track(root: Path, store: Store, options: argparse.Namespace) -> None:
+    from pipeline import tracking
+
+    if options.rebuild:
+        print(tracking.rebuild(store.root, status.entries(root)))
+    elif options.follow:
+        follow_until_idle(store, root)
+    else:
+        print(tracking.ingest(store.root, status.entries(root)))
+
+
+def _ui(root: Path, store: Store, options: argparse.Namespace) -> None:
+    from pipeline import tracking
+    from pipeline.database import tracking_uri
+
+    release_dead(store)
+    tracking.ingest(store.root, status.entries(root))
+    artifacts = str(store.root.parent / "mlflow-artifacts")
+    database = ["--backend-store-uri", tracking_uri(store.root), "--default-artifact-root", artifacts]
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *database, "--port", options.port])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,226 @@
+"""The driver of a cell stage: start what is missing, wait until the stage's cells have ended, link their results.
+
+The waiting process stays small (no torch, MLflow, pandas or DVC in it): a hundred of them may wait on one login node.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipeline.cell import Cell, chain, forget_code, read_rows
+from pipeline.ingester import start_ingester
+from pipeline.slurm import GRACE_S, cancel_jobs, live_jobs
+from pipeline.store import Store, find_store, read_json, write_json
+
+POLL_S = 0.5
+LIVENESS_S = 5.0
+MAX_LOST = 3
+"""A cell whose worker died this often, without a word and without getting further, has failed."""
+
+
+def run_stage(kind: str, scale: str, table: str) -> int:
+    """Run the cell stage `<kind>@<table>`; return the exit status (1 where a cell failed, 130 after Ctrl-C)."""
+    from pipeline.doctor import keep_lock
+
+    root = Path.cwd()  # not DVC_ROOT, which in an experiment's own workspace still names the project's
+    store = Store(find_store(root))
+    path = root / "reports" / scale / "cells" / f"{table}.json"
+    keep_lock(root)
+    start_ingester(store, root)
+    try:
+        before = path.read_bytes() if path.exists() else b""
+        chains = [chain(row) for row in read_rows(path)]
+    except ValueError as error:
+        print(f"{kind}@{table}: {error}", file=sys.stderr)
+        return 1
+    cells = {cell.key: cell for cells in chains for cell in cells if cell.kind == kind}
+    try:
+        failed = wait(store, cells, lambda: _launch(root, scale, f"{kind}@{table}"), title=f"{kind}@{table}")
+    except RuntimeError as error:
+        print(f"{kind}@{table}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        interrupt(store, cells)
+        print(f"{kind}@{table}: interrupted; the next `dvc repro` goes on from the checkpoints", file=sys.stderr)
+        return 130
+    if failed:
+        for key, reason in failed.items():
+            print(f"{cells[key].name}: {reason['reason']}\n  log: {reason.get('log', '-')}", file=sys.stderr)
+        print(
+            f"{kind}@{table}: {len(failed)} of {len(cells)} cells failed; see `python -m pipeline retry`",
+            file=sys.stderr,
+        )
+        return 1
+    forget_code()
+    if path.read_bytes() != before or [chain(row) for row in read_rows(path)] != chains:
+        print(f"{kind}@{table}: the code or {path} changed while the stage ran; run it again", file=sys.stderr)
+        return 1
+    if kind == "evaluate":
+        write_metrics(store, root, scale, table)
+    else:
+        link_weights(store, cells, root / "runs" / scale / kind / table)
+    return 0
+
+
+def wait(store: Store, cells: dict[str, Cell], start: Any, *, title: str) -> dict[str, dict[str, Any]]:
+    """Wait until every cell is done or failed, starting what nobody runs; return the failures by key."""
+    from pipeline.progress import Board
+
+    checked = 0.0
+    with Board(store, title) as board:
+        while True:
+            states = {key: store.state(key) for key in cells}
+            if all(state in ("done", "failed") for state in states.values()):
+                break
+            if "missing" in states.values():
+                start()
+            if time.monotonic() - checked > LIVENESS_S:
+                release_dead(store)
+                checked = time.monotonic()
+            board.show(states)
+            time.sleep(POLL_S)
+    failures = {key: store.failure(key) for key in cells if states[key] == "failed"}
+    return {key: failure or {"reason": "forgotten"} for key, failure in failures.items()}
+
+
+def _launch(root: Path, scale: str, stage: str) -> None:
+    """Submit in a process of its own, in its own session: Ctrl-C here must not split a submission.
+
+    Its output goes to a file, since the jobs of one machine inherit it and would keep a pipe open.
+    """
+    command = [sys.executable, "-m", "pipeline.launch", str(root), scale, stage]
+    with tempfile.TemporaryFile("w+") as output:
+        result = subprocess.run(
+            command,
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            check=False,
+        )
+        if result.returncode != 0:
+            output.seek(0)
+            raise RuntimeError(f"nothing could be submitted: {output.read().strip()[-3000:]}")
+
+
+def release_dead(store: Store) -> None:
+    """Let go of cells whose worker or whose whole submission is gone, so that they are submitted again."""
+    for path in (store.root / "work").glob("*/holder.json"):
+        holder = read_json(path)
+        if holder and holder_dead(store, holder):
+            path.unlink(missing_ok=True)
+            _count_loss(store, path.parent.name, holder)
+    alive: dict[str, bool] = {}
+    for path in (store.root / "claims").glob("*.json"):
+        owner = store.owner(path.stem)
+        if owner is not None and owner not in alive:
+            alive[owner] = submission_alive(store, owner)
+        if owner is not None and not alive[owner] and store.holder(path.stem) is None:
+            store.release(path.stem)
+
+
+def _count_loss(store: Store, key: str, holder: dict[str, Any]) -> None:
+    """Log that a worker died without a word, and give up on a cell that goes nowhere between its deaths."""
+    checkpoint = store.work(key) / "checkpoint.pt"
+    reached = checkpoint.stat().st_mtime if checkpoint.exists() else None
+    store.log_execution(key, "lost", {"host": holder["host"], "job": holder["job"], "checkpoint": reached})
+    losses = [line for line in store.executions() if line["key"] == key and line["event"] == "lost"]
+    if len([line for line in losses[-MAX_LOST:] if line["checkpoint"] == reached]) >= MAX_LOST:
+        reason = f"its worker died {MAX_LOST} times at the same step, the last as job {holder['job']}"
+        log = str(store.work(key) / "log.txt")
+        store.fail(key, None, {"reason": f"{reason} on {holder['host']} (killed for memory?)", "log": log})
+
+
+def holder_dead(store: Store, holder: dict[str, Any]) -> bool:
+    """Tell whether the worker that holds a cell is surely gone."""
+    if holder["job"].startswith("local-"):
+        return holder["host"] == socket.gethostname() and not _process_alive(holder["pid"], holder["time"])
+    jobs = live_jobs(store, since=holder["time"] + GRACE_S)
+    return jobs is not None and not any(holder["job"] in numbers for numbers in jobs.values())
+
+
+def _process_alive(pid: int, since: float) -> bool:
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= since + 1
+    except psutil.NoSuchProcess:
+        return False
+
+
+def submission_alive(store: Store, submission: str) -> bool:
+    """Tell whether any job of a submission may still wait or run."""
+    folder = store.submissions / submission
+    record, jobs = read_json(folder / "submission.json"), read_json(folder / "jobs.json")
+    if record is None:
+        return False
+    if jobs is None and record["host"] == socket.gethostname() and _process_alive(record["pid"], record["time"]):
+        return True  # it is being submitted
+    if record["site"]["executor"] != "slurm":
+        return jobs is not None and any(_process_alive(int(job), record["time"] + 60) for job in jobs["jobs"])
+    # By name: that finds orphans, whose submission was cut off before their ids were written down.
+    live = live_jobs(store, since=(jobs or record)["time"] + GRACE_S)
+    return live is None or record["job_name"] in live
+
+
+def interrupt(store: Store, cells: dict[str, Cell]) -> None:
+    """After Ctrl-C on one machine: ask the local jobs that own these cells to save and leave."""
+    for submission in {store.owner(key) for key in cells} - {None}:
+        folder = store.submissions / str(submission)
+        record, jobs = read_json(folder / "submission.json"), read_json(folder / "jobs.json")
+        if record and jobs and record["site"]["executor"] == "local":
+            for job in jobs["jobs"]:
+                if _process_alive(int(job), record["time"] + 60):
+                    os.kill(int(job), signal.SIGTERM)  # the job's controller hands it on to its worker
+
+
+def cancel(store: Store, keys: set[str]) -> int:
+    """Stop cells that are queued or running: give up their claims, and ask local workers to save and leave."""
+    stopped = 0
+    for key in keys:
+        holder = store.holder(key)
+        if store.state(key) in ("queued", "running"):
+            store.release(key)
+            stopped += 1
+        if holder and not holder["job"].startswith("local-"):
+            cancel_jobs([holder["job"]])
+        elif holder and not holder_dead(store, holder):
+            os.kill(holder["pid"], signal.SIGTERM)
+    return stopped
+
+
+def link_weights(store: Store, cells: dict[str, Cell], folder: Path) -> None:
+    """Hard-link the cells' weights into the stage's output folder, beside a manifest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = {}
+    for key, cell in sorted(cells.items()):
+        source, target = store.done(key) / "weights.pt", folder / f"{key[:16]}.pt"
+        target.unlink(missing_ok=True)
+        os.link(source, target)
+        manifest[key] = {"weights": target.name, "name": cell.name}
+    write_json(folder / "manifest.json", manifest)
+
+
+def write_metrics(store: Store, root: Path, scale: str, table: str) -> None:
+    """Write the measured rows of a table: each resolved row with its result and where that comes from."""
+    rows = []
+    for row in read_rows(root / "reports" / scale / "cells" / f"{table}.json"):
+        *_, train, evaluate = chain(row)
+        trained = json.loads((store.done(train.key) / "result.json").read_text())
+        evaluated = json.loads((store.done(evaluate.key) / "result.json").read_text())
+        rows.append(
+            row | trained | evaluated | {"key": evaluate.key, "train_key": train.key, "state": trained["state"]}
+        )
+        rows[-1]["provenance"] = trained["provenance"]
+    write_json(root / "reports" / scale / "metrics" / f"{table}.json", rows)

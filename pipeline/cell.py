@@ -1,0 +1,159 @@
+"""Cells and their keys: what is computed, and the name under which its result is found again.
+
+A row of a table becomes a chain of cells: `warm_start` (one for each network the method trains, none where the
+schedule has no warm start) -> `train` -> `evaluate`. A cell's key is the sha256 of what decides its result: the kind,
+the values it reads, the code it runs, the input key of its partition, and the keys of the cells before it. Equal keys
+are one computation. Resources, paths, worker counts and labels are no part of it.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.partition import input_key
+
+PACKAGE = Path(__file__).parent
+KINDS = ("warm_start", "train", "evaluate")
+SCIENCE = ("data", "models", "methods", "training", "evaluation")
+ENTRY = {
+    "warm_start": ("training/engine.py",),
+    "train": ("training/engine.py", "methods/{method}.py"),
+    "evaluate": ("evaluation/cell.py",),
+}
+"""Where the code of a kind begins; all it imports from the science folders decides the result."""
+
+LATER_TRAINING_KEYS = ("evaluate_every_epochs",)
+"""Training keys that a warm start does not read."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One computation: its kind, the resolved values it reads, and the keys of the cells before it."""
+
+    kind: str
+    values: dict[str, Any]
+    upstream: tuple[str, ...]
+    key: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the cell as JSON-ready values (`cell.json` in the store)."""
+        return asdict(self) | {"upstream": list(self.upstream)}
+
+    @property
+    def name(self) -> str:
+        """Return a short name for people, e.g. `train u2pl voc_blender 1-4 seed 0 [3f2a9c1b]`."""
+        values = self.values
+        method = values.get("method", f"initialisation {values.get('initialisation')}")
+        where = f"{values['dataset']} {values['partition']} seed {values['seed']}"
+        return f"{self.kind} {method} {where} [{self.key[:8]}]"
+
+
+def from_json(record: dict[str, Any]) -> Cell:
+    """Make the cell that `to_json` described."""
+    return Cell(record["kind"], record["values"], tuple(record["upstream"]), record["key"])
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read the resolved rows of a table as the `cells` stage wrote them. Raises ValueError on a torn file."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: missing; `dvc repro cells` writes it") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: torn or edited ({error}); `dvc repro -f cells` writes it again") from None
+    return rows
+
+
+def chain(row: dict[str, Any]) -> list[Cell]:
+    """Return the cells of a resolved row, upstream first: warm starts, train, evaluate."""
+    warm = [_warm_start(row, initialisation) for initialisation in range(_num_warm_starts(row))]
+    shared = {name: row[name] for name in ("dataset", "partition", "seed", "data", "model")}
+    trained = shared | {name: row[name] for name in ("method", "representation", "parameters", "training")}
+    trained["evaluation"] = row["evaluation"]  # the best epoch is chosen by it
+    train = _cell("train", trained, tuple(cell.key for cell in warm))
+    evaluated = shared | {name: row[name] for name in ("method", "representation", "evaluation")}
+    return [*warm, train, _cell("evaluate", evaluated, (train.key,))]
+
+
+def _num_warm_starts(row: dict[str, Any]) -> int:
+    return row["networks"] if row["training"]["warm_start_epochs"] > 0 else 0
+
+
+def _warm_start(row: dict[str, Any], initialisation: int) -> Cell:
+    """Describe the supervised first epochs of one network. The schedule is the whole run's, so it is a part."""
+    training = {key: value for key, value in row["training"].items() if key not in LATER_TRAINING_KEYS}
+    values = {name: row[name] for name in ("dataset", "partition", "seed", "data", "model", "representation")}
+    return _cell("warm_start", values | {"training": training, "initialisation": initialisation}, ())
+
+
+def _cell(kind: str, values: dict[str, Any], upstream: tuple[str, ...]) -> Cell:
+    decides = {
+        "kind": kind,
+        "values": values,
+        "upstream": upstream,
+        "code": code_hash(kind, values.get("method", "")),
+        "input": input_key(values["data"], values["dataset"], values["partition"]),
+    }
+    return Cell(kind, values, upstream, digest(decides))
+
+
+def digest(value: Any) -> str:
+    """Return the sha256 of a JSON-ready value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def code_hash(kind: str, method: str) -> str:
+    """Return the sha256 of the code that decides the result of a cell of this kind: its entry and all that imports.
+
+    Comments, docstrings and layout are not hashed: they change no number. The syntax tree is Python's own, so
+    another minor version of Python may give other keys.
+    """
+    pending = [PACKAGE / entry.format(method=method) for entry in ENTRY.get(kind, ())]
+    trees: dict[Path, str] = {}
+    while pending:
+        path = pending.pop()
+        if path not in trees:
+            tree = _syntax(path)
+            trees[path] = ast.dump(tree)
+            pending += _imports(tree)
+    hashed = hashlib.sha256()
+    for path in sorted(trees):
+        hashed.update(f"{path.relative_to(PACKAGE)}\0{trees[path]}\0".encode())
+    return hashed.hexdigest()
+
+
+def _imports(tree: ast.Module) -> list[Path]:
+    """Return the files of the science folders that a file imports."""
+    files = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
+            module = PACKAGE.parent.joinpath(*(node.module or "").split("."))
+            candidates = [module, *(module / alias.name for alias in node.names)]
+            files += [path.with_suffix(".py") for path in candidates if path.with_suffix(".py").is_file()]
+    return [path for path in files if path.relative_to(PACKAGE).parts[0] in SCIENCE]
+
+
+@cache
+def _syntax(path: Path) -> ast.Module:
+    """Return the syntax tree of a file without its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            value = first.value if isinstance(first, ast.Expr) else None
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                node.body = node.body[1:]
+    return tree
+
+
+def forget_code() -> None:
+    """Read the source files again at the next key: they may have been edited."""
+    code_hash.cache_clear()
+    _syntax.cache_clear()

@@ -1,0 +1,1 @@
+"""Images, masks, partitions, and the batches of a step."""

@@ -1,0 +1,25 @@
+"""What one training step is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+IGNORED = 255
+"""The mask value of pixels that belong to no class: borders, padding, unlisted ids."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's labelled and unlabelled images on the training device.
+
+    Both halves went through the same weak augmentation (scale, flip, crop). Images are float32, normalised.
+    `valid` is false where an unlabelled image is padding, so that no pseudo-label is learnt there.
+    """
+
+    labelled: Tensor  # (B, 3, H, W)
+    mask: Tensor  # (B, H, W) int64, 0 … C-1, or 255 ignored
+    unlabelled: Tensor  # (B, 3, H, W)
+    valid: Tensor  # (B, H, W) bool
+    presence: Tensor  # (B, C) bool, classes in each unlabelled image (image-level labels); all false where unknown

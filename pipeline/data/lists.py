@@ -1,0 +1,99 @@
+"""Published lists of labelled and unlabelled images: fetched at a pinned commit and verified, never carried along.
+
+A family is named after the paper whose authors published it; families differ, even at equal counts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.data.download import fetch
+from pipeline.data.layout import read_ids
+from pipeline.data.published import Remote
+
+FAMILIES = ("u2pl",)
+
+U2PL_URL = "https://raw.githubusercontent.com/Haochen-Wang409/U2PL/ab3d2be313d4d6b2885e7a0213d4fce82a803b79/data/splits"
+U2PL_FOLDERS = {
+    ("voc_classic", "1-16"): "pascal/92",
+    ("voc_classic", "1-8"): "pascal/183",
+    ("voc_classic", "1-4"): "pascal/366",
+    ("voc_classic", "1-2"): "pascal/732",
+    ("voc_classic", "full"): "pascal/1464",
+    ("voc_blender", "1-16"): "pascal/662",
+    ("voc_blender", "1-8"): "pascal/1323",
+    ("voc_blender", "1-4"): "pascal/2646",
+    ("voc_blender", "1-2"): "pascal/5291",
+    ("cityscapes", "1-16"): "cityscapes/186",
+    ("cityscapes", "1-8"): "cityscapes/372",
+    ("cityscapes", "1-4"): "cityscapes/744",
+    ("cityscapes", "1-2"): "cityscapes/1488",
+}
+"""(data set, partition) -> folder; its name is the number of labelled images."""
+
+U2PL_SHA256 = {
+    "cityscapes/186/labeled.txt": "b325a363ec870628cbf3265bf48f9d9bf3e6e87a6e5c004ca989cda6279a0fd4",
+    "cityscapes/186/unlabeled.txt": "0adcdcf9cf5db4276dfcdba1c207b2e5439ee465102d923eff3eec61573c5393",
+    "cityscapes/372/labeled.txt": "a7fa9c926a15c3983a6b2b884dc455bcfaf59ddc2cbe63f895e1d067d5a7f9b4",
+    "cityscapes/372/unlabeled.txt": "de6eeec7ec6d43403138d840e91e671af0033dc09a09cbcd14a7b872963b034f",
+    "cityscapes/744/labeled.txt": "489d49d7dde31150a862dbd0aabfa8e787b9278ee51978d7d3d2c8e67d666c66",
+    "cityscapes/744/unlabeled.txt": "e7b30bf5cee9103f546818e61fd8e26eb63c3a763fdd2a45343744bb6d96618a",
+    "cityscapes/1488/labeled.txt": "1c345bd7ed630b201bc3c3cde2604dce0d65df35c142bbf35ffea8a699485488",
+    "cityscapes/1488/unlabeled.txt": "be9e936decc74da8575cd57974e3b0ed4a669317873a5748125330b7d10409dc",
+    "pascal/92/labeled.txt": "7feeb5314d99485739e79c385d3b70145d44dc60190acb4d5df63165c630ef6a",
+    "pascal/92/unlabeled.txt": "9ae9c7726c7e06f8ef40cddfea55911128157c5a21c3c5195074e4e45e48031f",
+    "pascal/183/labeled.txt": "5dac0b72efebf63344c90c3700537e6d667c80bfa4c17205d96d459e655ec976",
+    "pascal/183/unlabeled.txt": "4a3f4c77c01bae73b342439dbb3eb9f09b102e5ca5680fcfd941785bafd0cc98",
+    "pascal/366/labeled.txt": "97abd8fe7d52346b2663e6faed73e89560a171788ea0a12c012bff26c74a25d4",
+    "pascal/366/unlabeled.txt": "2cb6fe3645fa20e66653209b003e9d8b059e18bc664341515ea352eac2ef273c",
+    "pascal/662/labeled.txt": "e9bb5d18af8041799389ad0c2274f043161a912837416c2c6403d9d901dee4c1",
+    "pascal/662/unlabeled.txt": "a9a7e39271779ccaacced31633d32d55a0dc27f61a451ac5e3a7a1403cdfb5af",
+    "pascal/732/labeled.txt": "b2973f8d47b780e0bc53f598a51fb651c21c7485f4d02111296452abb931ce44",
+    "pascal/732/unlabeled.txt": "077f8aab596629403bb38177c3c678a17a30eb7132a38f4952237763b311a170",
+    "pascal/1323/labeled.txt": "112dcea11e1a1d211e03db87c743989ffb29c16f90ce30da7c118b3c28f8d697",
+    "pascal/1323/unlabeled.txt": "669ca8dc16acaf33a9db723d40e914f93d8d4ab5edab121148fbf30861128694",
+    "pascal/1464/labeled.txt": "129f1fe991729b1862115b77738c938c149c1f167baa02b4b3186aea9f0d6a84",
+    "pascal/1464/unlabeled.txt": "ba34ae09804b56761fbb46667ed6eb962a498205c068521b1105a0944f08ac40",
+    "pascal/2646/labeled.txt": "4cc769f75d69c74e4eabdb1dff7cb93ac22a4c30a9b759a7cedec3e3c6b7ed28",
+    "pascal/2646/unlabeled.txt": "4fd8e0bc7304c99ac884c6876a8f5d23ce6d9468fa55601334982ad4fa631f4f",
+    "pascal/5291/labeled.txt": "989051b20c885ee09c37b5e5d005c067a6cd1bbcf40b06df6eb4af9e41992296",
+    "pascal/5291/unlabeled.txt": "7594c243192ee8decac87d733eb977fea16ede88f9b0cf7759c73251e7f0a82c",
+}
+
+
+def published_ids(family: str, dataset: str, *, partition: str, folder: Path) -> tuple[list[str], list[str]]:
+    """Return the labelled and unlabelled ids of a published partition, fetched into `folder`.
+
+    Raises ValueError where the family has no such partition, and where a list has not the count of its name.
+    """
+    place = published_folder(family, dataset, partition)
+    labelled, unlabelled = (read_ids(fetch(remote, folder)) for remote in _remotes(place))
+    expected = int(place.rpartition("/")[2])
+    if len(labelled) != expected:
+        raise ValueError(f"list {place} of {family} names {len(labelled)} labelled images; it must name {expected}")
+    return labelled, unlabelled
+
+
+def is_published(family: str, dataset: str, partition: str) -> bool:
+    """Return whether a partition is a family's; where `full` is none of its lists, it is simply all masks."""
+    return family != "seeded" and (partition != "full" or (dataset, partition) in U2PL_FOLDERS)
+
+
+def published_folder(family: str, dataset: str, partition: str) -> str:
+    """Return where a family keeps a partition, relative to its lists; its last part is the labelled count."""
+    if family not in FAMILIES:
+        raise ValueError(f"list family is {family!r}; allowed are {FAMILIES} and 'seeded'")
+    if (dataset, partition) not in U2PL_FOLDERS:
+        known = [part for role, part in U2PL_FOLDERS if role == dataset]
+        raise ValueError(f"{family} published no partition {partition!r} of {dataset!r}; it has {known}")
+    return U2PL_FOLDERS[dataset, partition]
+
+
+def published_checksums(family: str, dataset: str, partition: str) -> list[str]:
+    """Return the sha256 of the lists of a partition: its identity before anything is downloaded."""
+    return [remote.checksum for remote in _remotes(published_folder(family, dataset, partition))]
+
+
+def _remotes(place: str) -> list[Remote]:
+    names = [f"{place}/{which}.txt" for which in ("labeled", "unlabeled")]
+    return [Remote(f"splits/{name}", (f"{U2PL_URL}/{name}",), f"sha256:{U2PL_SHA256[name]}") for name in names]

@@ -1,0 +1,50 @@
+"""From a cell's resolved values to the images it trains on and is measured on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.data.augment import Augmentation
+from pipeline.data.layout import pairs, read_ids, read_partition
+from pipeline.data.loader import Batches, Loading
+from pipeline.data.samples import Samples
+
+AUGMENTATION_KEYS = ("crop", "scale_min", "scale_max", "flip_probability", "pad_label")
+DECODING_THREADS = 4
+"""Threads that decode ahead of a GPU; on a CPU the training thread decodes itself. Changes no result."""
+
+
+def open_batches(values: dict[str, Any], data_root: Path, device: str, *, rank: int = 0, ranks: int = 1) -> Batches:
+    """Return the batches of a `warm_start` or `train` cell. `data_root` holds the sources and `partitions/`."""
+    data, training = values["data"], values["training"]
+    lists = data_root / "partitions" / values["dataset"] / values["partition"]
+    root, num_classes = data_root / data["source"], data["num_classes"]
+    labelled, unlabelled = (pairs(root, data["layout"], ids) for ids in read_partition(lists))
+    augmentation = Augmentation(**{key: training[key] for key in AUGMENTATION_KEYS})
+    loading = Loading(
+        labelled=training["labelled_batch"],
+        unlabelled=training["unlabelled_batch"],
+        epoch_over=training["epoch_over"],
+        seed=values["seed"],
+        rank=rank,
+        ranks=ranks,
+        presence=bool(values.get("parameters", {}).get("image_labels", False)),
+        workers=DECODING_THREADS if torch.device(device).type == "cuda" else 0,
+    )
+    return Batches(
+        Samples(labelled, num_classes=num_classes),
+        Samples(unlabelled, num_classes=num_classes, masks=loading.presence),
+        augmentation=augmentation,
+        loading=loading,
+        device=device,
+    )
+
+
+def open_validation(values: dict[str, Any], data_root: Path) -> Samples:
+    """Return the validation images with their masks."""
+    data = values["data"]
+    ids = read_ids(data_root / "partitions" / values["dataset"] / "val.txt")
+    return Samples(pairs(data_root / data["source"], data["layout"], ids), num_classes=data["num_classes"])

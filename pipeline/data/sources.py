@@ -1,0 +1,94 @@
+"""The data sources of a scale: drawn from installed packages, fetched from where they are published, or one's own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.published import ARCHIVES, TERMS
+
+EMBEDDED = ("shapes", "streets")
+OWN = "own"
+NAMES = (*EMBEDDED, *ARCHIVES, OWN)
+HEAD_BYTES = 1 << 16
+
+
+def prepare(source: Mapping[str, Any], out: Path) -> None:
+    """Make the folder `out` of one source (a block `scales.<scale>.sources.<source>`), whole or not at all.
+
+    `shapes` and `streets` are drawn; `voc`, `cityscapes` and `coco` are fetched, with their archives kept in
+    `archives` two folders above `out`; `own` links the folder `path`, which is in the block's `layout`. Raises
+    ValueError for an unknown name or bad content, OSError where something cannot be had.
+    """
+    name, out = _known(source["name"]), Path(out)
+    if name in EMBEDDED:
+        from pipeline.data.embedded import generate
+
+        return generate(name, out, **{key: source[key] for key in ("seed", "num_fine", "num_coarse", "num_val")})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        if name == OWN:
+            _link(Path(source["path"]), partial)
+        else:
+            print(TERMS[name], flush=True)
+            module = importlib.import_module(f"pipeline.data.{name}")
+            module.make(partial, out.parent.parent / "archives")
+        partial.chmod(0o755)  # mkdtemp's folders are private
+        shutil.rmtree(out, ignore_errors=True)
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def source_identity(source: Mapping[str, Any]) -> list[str]:
+    """Return what stands for a source's content before it is there: the code that draws or converts it, checksums."""
+    name = _known(source["name"])
+    if name == OWN:
+        return [folder_digest(Path(source["path"]))]
+    folder = Path(__file__).parent
+    files = sorted(folder.glob("embedded*.py")) if name in EMBEDDED else [folder / f"{name}.py"]
+    checksums = [remote.checksum for remote in ARCHIVES.get(name, ())]
+    return checksums + [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+
+
+@cache
+def folder_digest(folder: Path) -> str:
+    """Return the sha256 of the names, sizes and first 64 KiB of all files of a folder."""
+    digest = hashlib.sha256()
+    for path in _files(folder):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(HEAD_BYTES))
+    return digest.hexdigest()
+
+
+def _known(name: str) -> str:
+    if name not in NAMES:
+        raise ValueError(f"source {name!r}: allowed are {', '.join(NAMES)}")
+    return name
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"source folder {folder} does not exist")
+    walked = os.walk(folder, followlinks=True)
+    return sorted(Path(place) / file for place, _, files in walked for file in files if not file.startswith("."))
+
+
+def _link(folder: Path, out: Path) -> None:
+    """Give `out` the files of `folder` without copying them, where both are on one disk."""
+    for path in _files(folder):
+        target = out / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path.resolve(), target)
+        except OSError:
+            shutil.copyfile(path, target)

@@ -1,0 +1,79 @@
+"""The process that brings MLflow up to the store while cells run. One for each store; it outlives the driver."""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+from pipeline.store import Store
+
+IDLE_S = 20.0
+"""An ingester ends when nothing was under way for so long."""
+
+PATIENCE_S = 120.0
+"""How long the last stage waits for it; what it has not done by then it does afterwards."""
+
+
+def start_ingester(store: Store, root: Path) -> None:
+    """Start the ingester in a session of its own, unless one runs."""
+    lock = _lock(store)
+    if lock is None:
+        return
+    lock.close()
+    log = (store.root / "tracking" / "ingester.log").open("ab")
+    command = [sys.executable, "-m", "pipeline", "track", "--follow"]
+    subprocess.Popen(command, cwd=root, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    log.close()
+
+
+def follow_until_idle(store: Store, root: Path) -> None:
+    """Ingest every few seconds until nothing is under way; return at once where another ingester runs."""
+    from pipeline.status import entries
+    from pipeline.tracking import follow
+
+    lock = _lock(store)
+    if lock is None:
+        return
+    busy = time.monotonic()
+
+    def idle() -> bool:
+        nonlocal busy
+        if any((store.root / "claims").glob("*.json")):
+            busy = time.monotonic()
+            return False
+        return (store.root / "tracking" / "finish").exists() or time.monotonic() - busy > IDLE_S
+
+    follow(store.root, entries(root), stop=idle)
+    lock.close()
+
+
+def wait_for_ingester(store: Store, root: Path) -> None:
+    """Let MLflow catch up with the store: ask the ingester that runs to finish, or do one pass here."""
+    (store.root / "tracking").mkdir(parents=True, exist_ok=True)
+    (store.root / "tracking" / "finish").touch()
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        lock = _lock(store)
+        if lock is not None:
+            lock.close()
+            break
+        time.sleep(0.2)
+    (store.root / "tracking" / "finish").unlink(missing_ok=True)
+    subprocess.run([sys.executable, "-m", "pipeline", "track"], cwd=root, capture_output=True, check=False)
+
+
+def _lock(store: Store) -> IO[str] | None:
+    """Return the open lock file of this store's ingester, or None where another process holds it."""
+    path = store.root / "tracking" / "ingester.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file

@@ -1,0 +1,61 @@
+"""Pre-trained weights for the encoder, checked key by key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+TORCHVISION = {
+    (3, 4, 6, 3): torchvision.models.ResNet50_Weights.IMAGENET1K_V1,
+    (3, 4, 23, 3): torchvision.models.ResNet101_Weights.IMAGENET1K_V1,
+    (3, 8, 36, 3): torchvision.models.ResNet152_Weights.IMAGENET1K_V1,
+}
+"""ImageNet weights by number of blocks. They have the 7x7 stem."""
+
+
+def load_encoder(encoder: nn.Module, weights: str, *, blocks: tuple[int, ...]) -> None:
+    """Load `torchvision` weights, or a state dict saved at a path, into a ResNet encoder.
+
+    A state dict with the paper's deep stem has the keys `conv1.0, conv1.1, conv1.3, conv1.4, conv1.6, bn1`, one with a
+    7x7 stem `conv1, bn1`. The ImageNet classifier (`fc.*`) is dropped. Nothing else may be missing, unexpected or of
+    another shape: ValueError names such keys.
+    """
+    state = torchvision_state(blocks) if weights == "torchvision" else read_state(Path(weights))
+    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    own = encoder.state_dict()
+    # Checkpoints older than PyTorch 0.4.1 do not count batches; nothing reads that number where momentum is set.
+    state = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")} | state
+    problems = {
+        "missing": sorted(own.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - own.keys()),
+        "of another shape": sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape),
+    }
+    if any(problems.values()):
+        found = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)
+        message = f"model.weights {weights!r} does not fit the encoder (is model.stem right?): {found}"
+        raise ValueError(message)
+    encoder.load_state_dict(state)
+
+
+def torchvision_state(blocks: tuple[int, ...]) -> dict[str, Tensor]:
+    """Download (once) and return torchvision's ImageNet weights for a ResNet of these blocks."""
+    if blocks not in TORCHVISION:
+        allowed = ", ".join(str(list(known)) for known in TORCHVISION)
+        message = f"model.weights 'torchvision' needs model.blocks to be one of {allowed}, not {list(blocks)}"
+        raise ValueError(message)
+    return TORCHVISION[blocks].get_state_dict(progress=False, check_hash=True)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a plain state dict from `path`."""
+    if not path.is_file():
+        message = f"model.weights {str(path)!r} is no file; allowed: null, 'torchvision', or the path of a state dict"
+        raise ValueError(message)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        message = f"model.weights {str(path)!r} must hold a plain state dict: tensors by name"
+        raise ValueError(message)
+    return state

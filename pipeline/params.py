@@ -1,0 +1,178 @@
+"""From `params.yaml` to resolved rows: one flat, explicit description of every cell of a table.
+
+The file is read with YAML 1.2 rules, as DVC reads it (`1e-3` is a number, `1_8` is not). Nothing here has a default:
+a value stands in the file, in one of four blocks that are laid over each other in this order:
+
+1. `methods.<method>`                        what the paper or the released code says of a method
+2. `methods.<method>.variants.<variant>`     e.g. the authors' own protocol, or the released code's semantics
+3. `scales.<scale>.common`, `.<dataset>`     data, model and schedule; method values a scale must change
+4. the row of the table                      what the table varies
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.labels import PUBLISHED_COUNTS, column_label, row_label
+
+SECTIONS = ("data", "model", "training", "evaluation", "parameters")
+PARTITIONS = ("1-16", "1-8", "1-4", "1-2", "full")
+ROW_KEYS = ("dataset", "partition", "method", "variant", "seed")
+BLOCKS = ("scale", "seeds", "shown", "scales", "methods", "tables")
+AS_SCALE = "as the scale"
+"""A value of a variant that undoes what the method's own schedule changed."""
+
+EXPERIMENT = "experiment"
+EXPERIMENT_METHOD = "u2pl"
+
+
+def load_params(path: Path) -> dict[str, Any]:
+    """Read `params.yaml`. Raises ValueError where it is missing, no YAML, or lacks a block."""
+    try:
+        params = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except YAMLError as error:
+        raise ValueError(f"{path}: not readable as YAML: {error}") from None
+    if not isinstance(params, dict):
+        raise ValueError(f"{path}: a mapping is expected, not {type(params).__name__}")
+    for block in BLOCKS:
+        if block not in params:
+            raise ValueError(f"{path}: the block {block!r} is missing")
+    choose(params["scale"], params["scales"], f"{path}: scale")
+    return params
+
+
+def choose(value: Any, allowed: Any, where: str) -> Any:
+    """Return `value` if it is one of `allowed`, else raise ValueError naming value, place and what is allowed."""
+    if value not in allowed:
+        raise ValueError(f"{where}: {value!r} is not known; allowed: {', '.join(map(str, allowed))}")
+    return value
+
+
+def resolve_table(params: dict[str, Any], table: str) -> list[dict[str, Any]]:
+    """Return the resolved rows of one table, rows first, then columns, then seeds.
+
+    A list under `partition` (or `dataset`) makes columns, a list under `seed` repeats, and every other list makes
+    rows: all such lists have one length and are read side by side; null means "as the method has it".
+    """
+    if table == EXPERIMENT:
+        return [_resolve(params, _experiment_row(params), table, {})]
+    spec = params["tables"][choose(table, params["tables"], "tables")]
+    seeds = as_list(spec.get("seed", params["seeds"]))
+    varied = {key: value for key, value in spec.items() if isinstance(value, list) and key not in ("partition", "seed")}
+    lengths = {key: len(values) for key, values in varied.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"tables.{table}: the lists that make rows differ in length: {lengths}")
+    fixed = {key: value for key, value in spec.items() if key not in varied and key not in ("partition", "seed")}
+    num_rows = next(iter(lengths.values()), 1)
+    rows = []
+    for index, partition, seed in product(range(num_rows), as_list(spec["partition"]), seeds):
+        chosen = {key: values[index] for key, values in varied.items() if values[index] is not None}
+        rows.append(_resolve(params, fixed | chosen | {"partition": partition, "seed": seed}, table, varied))
+    return rows
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return a list as it is and anything else as a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
+def all_tables(params: dict[str, Any]) -> list[str]:
+    """Return the names of all tables, the one-cell `experiment` last."""
+    return [*params["tables"], EXPERIMENT]
+
+
+def _experiment_row(params: dict[str, Any]) -> dict[str, Any]:
+    """Collect the top-level keys. One at its default leaves the scale's and the method's own value as it is."""
+    given = {key: value for key, value in params.items() if key not in BLOCKS}
+    method = choose(given["method"], params["methods"], "method")
+    own, default = (params["methods"][name]["parameters"] for name in (method, EXPERIMENT_METHOD))
+    row = {key: value for key, value in given.items() if key in ROW_KEYS}
+    for key in [key for key in given if key not in ROW_KEYS]:
+        choose(key, default, "params.yaml: unknown top-level key")
+        if given[key] != default[key]:
+            if key not in own:
+                raise ValueError(f"{key}={given[key]}: method {method!r} has no {key!r}; it has: {', '.join(own)}")
+            row[key] = given[key]
+    return row
+
+
+def _resolve(params: dict[str, Any], row: dict[str, Any], table: str, varied: dict[str, Any]) -> dict[str, Any]:
+    """Lay the four blocks over each other and describe the result. See the module docstring."""
+    where = f"tables.{table}"
+    method = choose(row.get("method"), params["methods"], f"{where}.method")
+    scale = params["scales"][params["scale"]]
+    dataset = choose(row.get("dataset"), [key for key in scale if key not in ("common", "sources")], f"{where}.dataset")
+    choose(row["partition"], PUBLISHED_COUNTS[dataset], f"{where}.partition of {dataset}")
+    block = params["methods"][method]
+    merged: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    merged["parameters"] = copy.deepcopy(block["parameters"])
+    source = choose(scale[dataset]["data"]["source"], scale["sources"], f"{where}: data.source of {dataset}")
+    for layer in ({"data": scale["sources"][source]}, scale["common"], scale[dataset]):
+        _lay(merged, {key: value for key, value in layer.items() if key != "methods"}, where, new=True)
+    variant = row.get("variant", "default")
+    layers = [block.get("training") and {"training": block["training"]}]
+    if variant != "default":
+        layers.append(block["variants"][choose(variant, block.get("variants", {}), f"{where}.variant of {method}")])
+    layers += [layer["methods"][method] for layer in (scale["common"], scale[dataset]) if method in layer["methods"]]
+    of_scale = copy.deepcopy(merged)
+    for layer in layers:
+        _lay(merged, layer or {}, where, new=False)
+    _restore(merged, of_scale)
+    for key, value in row.items():
+        if key not in ROW_KEYS:
+            _set(merged, key, value, f"{where}: method {method!r}")
+    _refuse_nonfinite(merged, where)
+    described = {"dataset": dataset, "partition": row["partition"], "method": method, "seed": int(row["seed"])}
+    networks = {"networks": block["networks"], "representation": block["representation"]}
+    return {
+        "table": table,
+        "scale": params["scale"],
+        "row": row_label(list(varied), {"method": method, "variant": variant} | row, merged["parameters"]),
+        "column": column_label(dataset, row["partition"]),
+        **described,
+        **networks,
+        **merged,
+    }
+
+
+def _lay(merged: dict[str, Any], layer: dict[str, Any], where: str, *, new: bool) -> None:
+    """Lay one block over the others; only a scale may bring new keys."""
+    for section, values in layer.items():
+        choose(section, SECTIONS, where)
+        for key, value in values.items():
+            if not new and key not in merged[section]:
+                raise ValueError(f"{where}: {section}.{key} is not known; allowed: {', '.join(merged[section])}")
+            merged[section][key] = copy.deepcopy(value)
+
+
+def _restore(merged: dict[str, Any], of_scale: dict[str, Any]) -> None:
+    """Give back what the scale had wherever a method or variant says so."""
+    for section, values in merged.items():
+        for key in [key for key, value in values.items() if value == AS_SCALE]:
+            values[key] = of_scale[section][key]
+
+
+def _set(merged: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set the one section that has `key`: the method's own parameters first, then the schedule and the rest."""
+    for section in ("parameters", "training", "evaluation", "model", "data"):
+        if key in merged[section]:
+            merged[section][key] = value
+            return
+    raise ValueError(f"{where} has no {key!r}; allowed: {', '.join((*merged['parameters'], *merged['training']))}")
+
+
+def _refuse_nonfinite(value: Any, where: str) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_nonfinite(inner, f"{where}.{key}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where}: {value} is not a finite number")

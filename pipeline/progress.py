@@ -1,0 +1,60 @@
+"""What the terminal shows while a stage waits: cells done, running, left, and the time that is left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pipeline.store import Store
+
+LINE_S = 60.0
+"""How often a line is printed where there is no terminal."""
+
+
+class Board:
+    """A progress bar in a terminal; elsewhere one line a minute."""
+
+    def __init__(self, store: Store, title: str) -> None:
+        self.store, self.title = store, title
+        self.started = self.printed = time.monotonic()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[states]}"),
+        )
+        self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+        self.task = self.bar.add_task(title, states="", total=None)
+        self.live = sys.stderr.isatty()
+
+    def __enter__(self) -> Self:
+        """Start the bar, if there is a terminal."""
+        if self.live:
+            self.bar.start()
+        return self
+
+    def show(self, states: dict[str, str]) -> None:
+        """Show the states of the stage's cells by key."""
+        counts = Counter(states.values())
+        done = counts["done"] + counts["failed"]
+        text = ", ".join(f"{counts[state]} {state}" for state in ("running", "queued", "failed") if counts[state])
+        self.bar.update(self.task, completed=done, total=len(states), states=text)
+        if not self.live and time.monotonic() - self.printed > LINE_S:
+            self.printed = time.monotonic()
+            minutes = (self.printed - self.started) / 60
+            print(
+                f"{self.title}: {done} of {len(states)} cells, {text} ({minutes:.0f} min)", file=sys.stderr, flush=True
+            )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the bar away."""
+        if self.live:
+            self.bar.stop()

@@ -1,0 +1,81 @@
+"""Two sets of rows side by side: the same cells at two commits, or at two scales."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from pipeline.reporting.grid import DECIMALS, data_of
+from pipeline.reporting.noise import Noise, pooled_noise
+from pipeline.reporting.rows import BY_DEFAULT, Row, Shown, canonical, differing_settings, figures_of
+from pipeline.reporting.tables import pipe_table
+from pipeline.reporting.wording import difference, number
+
+
+def compare(
+    rows_a: list[Row],
+    rows_b: list[Row],
+    *,
+    noise_rows: list[Row] | None = None,
+    shown: Shown = BY_DEFAULT,
+) -> pd.DataFrame:
+    """Return one record for each place of a table that either side has, seeds averaged.
+
+    Columns: `table`, `row`, `column`; `a`, `b` (mIoU in percent), `n_a`, `n_b`; `difference` (b - a), empty where the
+    sides were measured on different data; `is_noise` (below what seeds differ by, None where that is unknown); and
+    `changed`, the settings that differ. Noise is taken from the seeds of `noise_rows`, else of `a`, else of `b`.
+    """
+    noise = next(filter(None, (pooled_noise(rows, shown) for rows in (noise_rows or [], rows_a, rows_b))), None)
+    places_a, places_b = _places(rows_a), _places(rows_b)
+    records = []
+    for place in dict.fromkeys([*places_a, *places_b]):
+        side_a, side_b = places_a.get(place, []), places_b.get(place, [])
+        row = (side_a or side_b)[0]
+        record = {"table": row["table"], "row": ", ".join(map(str, row["row"].values())), "column": row["column"]}
+        records.append(record | _compared(side_a, side_b, noise, shown))
+    columns = ["table", "row", "column", "a", "b", "n_a", "n_b", "difference", "is_noise", "changed"]
+    return pd.DataFrame(records, columns=columns)
+
+
+def comparison_markdown(frame: pd.DataFrame, *, name_a: str, name_b: str) -> str:
+    """Return what `compare` found as a Markdown table headed by the names of both sides."""
+    heads = ["table", "row", "column", name_a, name_b, "difference", "changed"]
+    body = []
+    for record in frame.to_dict("records"):
+        points = "" if pd.isna(record["difference"]) else difference(record["difference"])
+        mark = " ≈" if record["is_noise"] is True else ""
+        figures = [number(None if pd.isna(record[side]) else record[side]) for side in ("a", "b")]
+        body.append([record["table"], record["row"], record["column"], *figures, points + mark, record["changed"]])
+    return pipe_table(heads, [":--", ":--", ":--", "--:", "--:", "--:", ":--"], body)
+
+
+def _places(rows: list[Row]) -> dict[str, list[Row]]:
+    places: dict[str, list[Row]] = {}
+    for row in rows:
+        labels = canonical(row["row"], sorted(row["row"]))
+        places.setdefault(str((row["table"], labels, row["column"])), []).append(row)
+    return places
+
+
+def _compared(side_a: list[Row], side_b: list[Row], noise: Noise | None, shown: Shown) -> dict[str, Any]:
+    a, num_a = _mean(side_a, shown)
+    b, num_b = _mean(side_b, shown)
+    is_same_data = {data_of(row) for row in side_a} == {data_of(row) for row in side_b}
+    points = round(b - a, DECIMALS) if is_same_data and a is not None and b is not None else None
+    is_noise = None if points is None or noise is None else abs(points) < noise.of_difference(num_a, num_b)
+    changed = ", ".join(differing_settings(side_a[0], side_b[0])) if side_a and side_b else ""
+    return {
+        "a": a,
+        "b": b,
+        "n_a": num_a,
+        "n_b": num_b,
+        "difference": points,
+        "is_noise": is_noise,
+        "changed": changed,
+    }
+
+
+def _mean(rows: list[Row], shown: Shown) -> tuple[float | None, int]:
+    figures = [figures["miou"] for figures in (figures_of(row, shown) for row in rows) if figures is not None]
+    return (round(sum(figures) / len(figures), DECIMALS), len(figures)) if figures else (None, 0)

@@ -1,0 +1,264 @@
+"""A table before it is printed: rows pivoted beside the published numbers, with gains, noise and holes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+
+from pipeline.reporting.noise import Noise, noise_for
+from pipeline.reporting.paper import PAPER_TABLES, REPRODUCED, Published, reference_of, title_of
+from pipeline.reporting.rows import Row, Shown, canonical, figures_of, why_missing
+
+DECIMALS = 2
+"""As the paper prints. Gains are differences of printed numbers, so that a reader's subtraction agrees."""
+
+NOT_RUN = "not run at this scale"
+"""Why a row or column that only the paper has is a hole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One place of a table. Figures are mIoU in percent, rounded as printed; None is a hole.
+
+    `gain` is the difference to the table's reference row in the same column, of the measured and of the published
+    number; the paper itself prints or names it where `paper_names_gain`. `is_noise`: the measured gain is below what
+    chance does. `rows` are the measured rows behind it, one a seed; `holes` say what is not there and why.
+    """
+
+    column: str
+    measured: float | None
+    sd: float | None
+    num_seeds: int
+    num_diverged: int
+    published: float | None
+    rows: tuple[Row, ...]
+    holes: tuple[str, ...]
+    gain: float | None = None
+    published_gain: float | None = None
+    paper_names_gain: bool = False
+    is_noise: bool = False
+    is_best: bool = False
+    is_published_best: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One row of a table. `ran_as` holds measured values where a label is only the paper's name for them."""
+
+    labels: dict[str, str]
+    is_reproduced: bool
+    ran_as: str
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A whole table. `data` names what the measured numbers were measured on, `dataset` the role it plays."""
+
+    table: str
+    title: str
+    scale: str
+    data: str
+    dataset: str
+    label_names: list[str]
+    columns: list[str]
+    lines: tuple[Line, ...]
+    reference: dict[str, str] | None
+    noise: Noise | None
+    shown: Shown
+    has_published: bool
+
+
+def build_grid(
+    table: str, rows: list[Row], *, published: Published | None, noise_rows: list[Row], shown: Shown
+) -> Grid:
+    """Pivot the rows of a table. Rows and columns stand as published, what the paper has not comes last.
+
+    Raises ValueError for no rows, rows of another table or of two scales, unlike labels, or a seed that comes twice.
+    """
+    label_names = published.labels if published else list(rows[0]["row"]) if rows else []
+    _check(table, rows, label_names)
+    columns = list(dict.fromkeys([*(published.columns if published else []), *(row["column"] for row in rows)]))
+    printed = {canonical(record, label_names): record for record in _records(published)}
+    measured: dict[tuple[tuple[str, str], ...], list[Row]] = {}
+    for row in rows:
+        measured.setdefault(canonical(row["row"], label_names), []).append(row)
+    statistics = _statistics(rows, label_names, shown)
+    lines = []
+    for labels in dict.fromkeys([*printed, *measured]):
+        record, own = printed.get(labels, {}), measured.get(labels, [])
+        entries = [_entry(column, own, statistics.get((str(labels), column)), shown) for column in columns]
+        spelt = record or {name: str(value) for name, value in own[0]["row"].items()}
+        lines.append(
+            Line(
+                labels={name: spelt[name] for name in label_names},
+                is_reproduced=record.get(REPRODUCED) == "yes",
+                ran_as=_ran_as(own, spelt),
+                entries=tuple(replace(entry, published=_number(record.get(entry.column))) for entry in entries),
+            )
+        )
+    grid = Grid(
+        table=table,
+        title=title_of(table),
+        scale=rows[0]["scale"],
+        data=", ".join(dict.fromkeys(data_of(row) for row in rows)),
+        dataset=rows[0]["dataset"],
+        label_names=label_names,
+        columns=columns,
+        lines=tuple(lines),
+        reference=_reference(table, label_names, lines),
+        noise=noise_for(rows, noise_rows, shown),
+        shown=shown,
+        has_published=published is not None,
+    )
+    return _with_best(_with_gains(grid))
+
+
+def _reference(table: str, label_names: list[str], lines: list[Line]) -> dict[str, str] | None:
+    """Return the labels of the reference row if the table has that row."""
+    reference = reference_of(table, label_names)
+    return reference if any(line.labels == reference for line in lines) else None
+
+
+def data_of(row: Row) -> str:
+    """Return the name of the data that a row was measured on, which may only play the role in `row["dataset"]`."""
+    return row["data"]["name"]
+
+
+def _ran_as(rows: list[Row], labels: dict[str, str]) -> str:
+    """Return the learning rate that a line was run with where its label is only the paper's name for it (Table A5)."""
+    if "lr_base" not in labels or not rows:
+        return ""
+    rates = {f"{row['training']['lr'] * row['training']['lr_factor']:g}" for row in rows}
+    is_same = rates == {f"{float(labels['lr_base']):g}"}
+    return "" if is_same else ", ".join(sorted(rates)).replace("e-0", "e-")
+
+
+def reference_line(grid: Grid) -> Line | None:
+    """Return the line that gains are taken to, or None where the table has none."""
+    if grid.reference is None:
+        return None
+    wanted = canonical(grid.reference, grid.label_names)
+    return next((line for line in grid.lines if canonical(line.labels, grid.label_names) == wanted), None)
+
+
+def pairs_in_order(grid: Grid, column: int) -> tuple[int, int]:
+    """Return how many pairs of rows stand in the paper's order in a column, and of how many that can be compared."""
+    entries = [line.entries[column] for line in grid.lines]
+    both = [(entry.measured, entry.published) for entry in entries]
+    points = [(ours, paper) for ours, paper in both if ours is not None and paper is not None]
+    products = [(a[0] - b[0]) * (a[1] - b[1]) for a, b in combinations(points, 2) if a[1] != b[1]]
+    return sum(product > 0 for product in products), len(products)
+
+
+def _check(table: str, rows: list[Row], label_names: list[str]) -> None:
+    if not rows:
+        raise ValueError(f"{table}: there is no row; a table needs at least one cell, measured or missing")
+    seen = set()
+    for row in rows:
+        if row["table"] != table:
+            raise ValueError(f"{table}: a row of {row['table']} is among its rows")
+        if row["scale"] != rows[0]["scale"]:
+            raise ValueError(f"{table}: rows of two scales, {rows[0]['scale']} and {row['scale']}")
+        if set(row["row"]) != set(label_names):
+            raise ValueError(f"{table}: a row is labelled by {', '.join(row['row'])}, not by {', '.join(label_names)}")
+        place = (canonical(row["row"], label_names), row["column"], row["seed"])
+        if place in seen:
+            raise ValueError(f"{table}: seed {row['seed']} comes twice at {dict(place[0])}, {row['column']}")
+        seen.add(place)
+
+
+def _records(published: Published | None) -> list[dict[str, str]]:
+    return [] if published is None else published.frame.to_dict("records")
+
+
+def _statistics(rows: list[Row], label_names: list[str], shown: Shown) -> dict[tuple[str, str], dict[str, float]]:
+    """Return mean, sd (n - 1 below the line) and number over the seeds, by labels and column."""
+    records = []
+    for row in rows:
+        figures = figures_of(row, shown)
+        miou = None if figures is None else figures["miou"]
+        records.append((str(canonical(row["row"], label_names)), row["column"], miou))
+    frame = pd.DataFrame(records, columns=["labels", "column", "miou"]).astype({"miou": float})
+    summary = frame.groupby(["labels", "column"])["miou"].agg(["mean", "std", "count"]).round(DECIMALS)
+    return summary.to_dict("index")
+
+
+def _entry(column: str, line_rows: list[Row], statistics: dict[str, float] | None, shown: Shown) -> Entry:
+    rows = [row for row in line_rows if row["column"] == column]
+    behind = tuple(row for row in rows if figures_of(row, shown) is not None)
+    holes = [_hole(row, shown, among=len(rows)) for row in rows if row not in behind]
+    return Entry(
+        column=column,
+        measured=_number(statistics and statistics["mean"]),
+        sd=_number(statistics and statistics["std"]),
+        num_seeds=len(behind),
+        num_diverged=sum(row["state"] == "diverged" for row in behind),
+        published=None,
+        rows=behind,
+        holes=tuple(holes) if rows else (NOT_RUN,),
+    )
+
+
+def _hole(row: Row, shown: Shown, *, among: int) -> str:
+    seed = f"seed {row['seed']}: " if among > 1 else ""
+    return f"{seed}{why_missing(row, shown)}"
+
+
+def _number(value: Any) -> float | None:
+    """Return a float, or None for what is not there."""
+    if value is None or value == "" or pd.isna(value):
+        return None
+    return float(value)
+
+
+def _with_gains(grid: Grid) -> Grid:
+    reference = reference_line(grid)
+    if reference is None:
+        return grid
+    named = PAPER_TABLES[grid.table].gains if grid.table in PAPER_TABLES else ()
+    lines = []
+    for line in grid.lines:
+        entries = []
+        for entry, base in zip(line.entries, reference.entries, strict=True):
+            gain = None if line is reference else _difference(entry.measured, base.measured)
+            published_gain = None if line is reference else _difference(entry.published, base.published)
+            limit = None
+            if grid.noise and gain is not None:
+                limit = grid.noise.of_difference(entry.num_seeds, base.num_seeds)
+            entries.append(
+                replace(
+                    entry,
+                    gain=gain,
+                    published_gain=published_gain,
+                    paper_names_gain=next(iter(line.labels.values())) in named,
+                    is_noise=limit is not None and gain is not None and abs(gain) < limit,
+                )
+            )
+        lines.append(replace(line, entries=tuple(entries)))
+    return replace(grid, lines=tuple(lines))
+
+
+def _difference(value: float | None, base: float | None) -> float | None:
+    return None if value is None or base is None else round(value - base, DECIMALS)
+
+
+def _with_best(grid: Grid) -> Grid:
+    """Mark the highest measured and the highest published number of each column; ties are all best."""
+    lines = [list(line.entries) for line in grid.lines]
+    for index in range(len(grid.columns)):
+        column = [entries[index] for entries in lines]
+        measured = [entry.measured for entry in column if entry.measured is not None]
+        published = [entry.published for entry in column if entry.published is not None]
+        for entries in lines:
+            entry = entries[index]
+            entries[index] = replace(
+                entry,
+                is_best=len(measured) > 1 and entry.measured == max(measured),
+                is_published_best=len(published) > 1 and entry.published == max(published),
+            )
+    renewed = tuple(replace(line, entries=tuple(entries)) for line, entries in zip(grid.lines, lines, strict=True))
+    return replace(grid, lines=renewed)

@@ -1,0 +1,112 @@
+"""A table in LaTeX, ready to paste; needs the packages `booktabs` and `amssymb`."""
+
+from __future__ import annotations
+
+from pipeline.reporting.grid import Entry, Grid
+from pipeline.reporting.wording import CODE, SUBSCRIPT, caption, difference, heading, label, legend, marks, number
+
+ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "≈": r"$\approx$",
+    "×": r"$\times$",
+    "†": r"\dag{}",
+    "–": "--",
+    "✓": r"\checkmark{}",
+    "α": r"$\alpha$",
+    "τ": r"$\tau$",
+}
+
+
+def to_latex(grid: Grid) -> str:
+    """Return the table as a `table` environment with caption, label and, below the rules, the marks it uses."""
+    per_column = 2 if grid.has_published else 1
+    first = len(grid.label_names) + 1
+    lines = [
+        "% \\usepackage{booktabs,amssymb}",
+        "\\begin{table}[t]",
+        "\\centering\\small",
+        f"\\caption{{{escape(caption(grid))}}}",
+        f"\\label{{tab:{grid.scale}-{grid.table.replace('_', '-')}}}",
+        f"\\begin{{tabular}}{{{'l' * len(grid.label_names)}{'r' * per_column * len(grid.columns)}}}",
+        "\\toprule",
+        *_heads(grid, per_column, first),
+        "\\midrule",
+        *[_row(grid, index) for index in range(len(grid.lines))],
+        "\\bottomrule",
+        "\\end{tabular}",
+        *[f"\\par\\footnotesize {escape(mark)}: {escape(text)}." for mark, text in legend(grid)],
+        "\\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def escape(text: str) -> str:
+    """Return text that LaTeX sets as it stands: specials escaped, `x_y` a subscript, backticks a typewriter."""
+    parts = CODE.split(text)  # odd parts stood in backticks
+    return "".join(
+        f"\\texttt{{{_escape(part)}}}" if index % 2 else _with_math(part) for index, part in enumerate(parts)
+    )
+
+
+def _with_math(text: str) -> str:
+    pieces, end = [], 0
+    for match in SUBSCRIPT.finditer(text):
+        pieces.append(_escape(text[end : match.start()]))
+        base = "\\alpha" if match[1] == "α" else match[1]
+        pieces.append(f"${base}_{{{match[2]}}}$")
+        end = match.end()
+    return "".join(pieces) + _escape(text[end:])
+
+
+def _escape(text: str) -> str:
+    return "".join(ESCAPES.get(character, character) for character in text)
+
+
+def _heads(grid: Grid, per_column: int, first: int) -> list[str]:
+    labels = [escape(heading(name)) for name in grid.label_names]
+    if per_column == 1:
+        return [" & ".join([*labels, *map(escape, grid.columns)]) + r" \\"]
+    spans = [f"\\multicolumn{{2}}{{c}}{{{escape(column)}}}" for column in grid.columns]
+    starts = range(first, first + 2 * len(grid.columns), 2)
+    rules = "".join(f"\\cmidrule(lr){{{start}-{start + 1}}}" for start in starts)
+    below = [*labels, *["ours", "paper"] * len(grid.columns)]
+    return [" & ".join([*[""] * len(labels), *spans]) + r" \\", rules, " & ".join(below) + r" \\"]
+
+
+def _row(grid: Grid, index: int) -> str:
+    line = grid.lines[index]
+    cells = [escape(label(line, name)) for name in grid.label_names]
+    for entry in line.entries:
+        cells.append(_measured(entry))
+        if grid.has_published:
+            cells.append(_bold(number(entry.published), entry.is_published_best) + _gain(entry, entry.published_gain))
+    return " & ".join(cells) + r" \\"
+
+
+def _measured(entry: Entry) -> str:
+    text = _bold(number(entry.measured), entry.is_best)
+    if entry.sd is not None:
+        text += escape(f" ± {entry.sd:.2f}")
+    if entry.num_seeds > 1:
+        text += escape(f" (n = {entry.num_seeds})")
+    found = escape(marks(entry))
+    return text + _gain(entry, entry.gain) + (f" {found}" if found else "")
+
+
+def _bold(text: str, is_bold: bool) -> str:
+    return f"\\textbf{{{text}}}" if is_bold else escape(text)
+
+
+def _gain(entry: Entry, gain: float | None) -> str:
+    return escape(f" ({difference(gain)})") if entry.paper_names_gain and gain is not None else ""

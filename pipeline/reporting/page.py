@@ -1,0 +1,254 @@
+"""`index.html`: one page that holds every table, figure and the provenance of every number, and needs no network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from pipeline.reporting import wording
+from pipeline.reporting.figures import INK, Curves
+from pipeline.reporting.grid import Entry, Grid, build_grid, pairs_in_order
+from pipeline.reporting.paper import PAPER_TABLES, ROLES, is_paper_data, name_of, read_published
+from pipeline.reporting.plots import Plot, table_plots, write_plots
+from pipeline.reporting.rows import BY_DEFAULT, MISSING, SETTINGS, STALE, Row, Shown, read_rows, with_holes
+
+NOISE_TABLE = "table_x3"
+"""The table whose cells have several seeds; it lends its noise to tables that have one."""
+
+NOT_MEASURED = "not measured yet"
+
+
+def write_report(
+    reports_dir: Path,
+    *,
+    shown: Shown = BY_DEFAULT,
+    curves: Callable[[str], Curves | None] = lambda train_key: None,
+    reason: Callable[[Row], str] = lambda cell: NOT_MEASURED,
+) -> Path:
+    """Write `<reports_dir>/index.html` and the figures it shows, `<reports_dir>/figures/*.svg`; return the page's path.
+
+    `reports_dir` is `reports/<scale>`, beside `reports/published`; its `cells/`, `metrics/` and `tables/` are read, and
+    so is every picture that lies in `figures/` already (its caption in a `.txt` beside it). `curves(train_key)` returns
+    a run's metrics, None where they are not at hand; `reason(cell)` says why a cell was not measured. Raises ValueError
+    on a torn file, or where no cell is described.
+    """
+    tables = _ordered(path.stem for path in (reports_dir / "cells").glob("*.json"))
+    if not tables:
+        raise ValueError(f"{reports_dir / 'cells'}: no cells; `dvc repro cells` writes them")
+    noise_rows = _measured(reports_dir, NOISE_TABLE)
+    grids, rows = [], {}
+    for table in tables:
+        cells = read_rows(reports_dir / "cells" / f"{table}.json", measured=False)
+        rows[table] = with_holes(cells, _measured(reports_dir, table), reason=reason)
+        published = read_published(table, reports_dir.parent / "published")
+        if rows[table]:
+            grids.append(build_grid(table, rows[table], published=published, noise_rows=noise_rows, shown=shown))
+    plots = write_plots(grids, rows, reports_dir / "figures", curves=curves)
+    sections = [_section(grid, rows[grid.table], reports_dir, plots) for grid in grids]
+    page = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            scale=grids[0].scale,
+            roles=_roles(grids),
+            is_paper=all(is_paper_data(grid.data, grid.dataset) for grid in grids),
+            shown=str(shown),
+            facts=_facts([row for table_rows in rows.values() for row in table_rows]),
+            sections=sections,
+            plots=[_picture(plot) for plot in plots if plot.table is None],
+            noise=wording.noise_fact(next((grid.noise for grid in grids if grid.noise), None)),
+        )
+    )
+    path = reports_dir / "index.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"rich": rich, "duration": duration, "value": _value}
+    return environment
+
+
+def rich(text: str) -> Markup:
+    """Return plain text as HTML: `x_y` is x with a subscript, backticks are code."""
+    parts = []
+    for index, part in enumerate(wording.CODE.split(text)):  # odd parts stood in backticks
+        plain = str(escape(part))
+        parts.append(f"<code>{plain}</code>" if index % 2 else wording.SUBSCRIPT.sub(r"\1<sub>\2</sub>", plain))
+    return Markup("".join(parts))
+
+
+def duration(seconds: float) -> str:
+    """Write a time for people: `43 s`, `12 min`, `3.4 h`, `2.1 days`."""
+    for limit, unit, in_seconds in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / in_seconds:.{1 if unit == 'h' else 0}f} {unit}"
+    return f"{seconds / 86_400:.1f} days"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {each}" for key, each in value.items())
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _ordered(tables: Iterable[str]) -> list[str]:
+    """Return the paper's tables in its order, then all others by name."""
+    found = set(tables)
+    return [table for table in PAPER_TABLES if table in found] + sorted(found - set(PAPER_TABLES))
+
+
+def _measured(reports_dir: Path, table: str) -> list[Row]:
+    path = reports_dir / "metrics" / f"{table}.json"
+    return read_rows(path) if path.exists() else []
+
+
+def _roles(grids: Sequence[Grid]) -> dict[str, list[str]]:
+    """Return the roles that each data set plays, by the name of the data."""
+    roles: dict[str, list[str]] = {}
+    for grid in grids:
+        called = wording.role(grid)
+        if called not in roles.setdefault(grid.data, []):
+            roles[grid.data].append(called)
+    return roles
+
+
+def _facts(rows: Sequence[Row]) -> dict[str, Any]:
+    """Count what was asked, what came out and what it cost; equal keys are one computation."""
+    measured = [row for row in rows if row["state"] != MISSING]
+    reasons = [str(row["reason"]) for row in rows if row["state"] == MISSING]
+    seconds = {row["train_key"]: row["train_s"] for row in measured}
+    commits = Counter(_commit(row["provenance"]) for row in measured)
+    return {
+        "num_cells": len(rows),
+        "num_measured": len(measured),
+        "num_stale": sum(reason.startswith(STALE) for reason in reasons),
+        "num_diverged": len({row["train_key"] for row in measured if row["state"] == "diverged"}),
+        "num_trainings": len(seconds),
+        "train_s": sum(seconds.values()),
+        "commits": commits.most_common(),
+        "nodes": sorted({str(row["provenance"].get("node", "?")) for row in measured}),
+        "ended": max((str(row["provenance"].get("ended", "")) for row in measured), default=""),
+    }
+
+
+def _commit(provenance: dict[str, Any]) -> str:
+    commit = str(provenance.get("commit") or "unknown")[:10]
+    return f"{commit} with uncommitted changes" if provenance.get("dirty") else commit
+
+
+def _section(grid: Grid, rows: Sequence[Row], reports_dir: Path, plots: Sequence[Plot]) -> dict[str, Any]:
+    """Collect what the template needs to show one table."""
+    facts = _facts(rows)
+    orders = [pairs_in_order(grid, index) for index in range(len(grid.columns))]
+    in_order, comparable = (sum(counts) for counts in zip(*orders, strict=True))
+    files = [f"tables/{grid.table}.{suffix}" for suffix in ("csv", "md", "tex")]
+    return {
+        "id": grid.table,
+        "name": name_of(grid.table),
+        "title": grid.title,
+        "role": ROLES.get(grid.dataset, grid.dataset),
+        "caption": wording.description(grid),
+        "legend": wording.legend(grid),
+        "has_published": grid.has_published,
+        "has_difference": grid.has_published and is_paper_data(grid.data, grid.dataset),
+        "label_names": grid.label_names,
+        "headings": [wording.heading(name) for name in grid.label_names],
+        "columns": grid.columns,
+        "lines": [_line(grid, position) for position in range(len(grid.lines))],
+        "reference": wording.reference_name(grid),
+        "orders": orders if comparable else [],
+        "in_order": in_order,
+        "comparable": comparable,
+        "facts": facts,
+        "files": [name for name in files if (reports_dir / name).exists()],
+        "plots": [_picture(plot) for plot in table_plots(plots, grid.table)],
+    }
+
+
+def _line(grid: Grid, position: int) -> dict[str, Any]:
+    line = grid.lines[position]
+    name = wording.line_name(line)
+    entries = []
+    for column, entry in enumerate(line.entries):
+        identity = f"{grid.table}-{position}-{column}"
+        entries.append({"id": identity, "entry": entry, "where": f"{name}, {entry.column}"} | _numbers(entry))
+    return {"labels": [wording.label(line, label) for label in grid.label_names], "name": name, "entries": entries}
+
+
+def _numbers(entry: Entry) -> dict[str, Any]:
+    """Return the figures of an entry as they are printed, and the provenance of its runs."""
+    difference = None
+    if entry.measured is not None and entry.published is not None:
+        difference = wording.difference(entry.measured - entry.published)
+    return {
+        "measured": wording.number(entry.measured),
+        "published": wording.number(entry.published),
+        "sd": None if entry.sd is None else f"{entry.sd:.2f}",
+        "gain": None if entry.gain is None else wording.difference(entry.gain),
+        "published_gain": None if entry.published_gain is None else wording.difference(entry.published_gain),
+        "difference": difference,
+        "runs": [_run(row) for row in entry.rows],
+        "settings": [(section, row[section]) for row in entry.rows[:1] for section in SETTINGS if section in row],
+    }
+
+
+def _run(row: Row) -> dict[str, Any]:
+    """Return where one run comes from and all its figures."""
+    figures = []
+    for network, epochs in row["metrics"].items():
+        for epoch, paddings in epochs.items():
+            for padding, each in paddings.items():
+                figures.append((f"{network}, {epoch} epoch, {padding.replace('_', ' ')}", f"{each['miou']:.2f}"))
+    facts = {"cell": row["key"], "training": row["train_key"], "state": row["state"]}
+    for name in ("best_epoch", "steps"):
+        if row.get(name) is not None:
+            facts[name.replace("_", " ")] = str(row[name])
+    facts["training time"] = duration(row["train_s"])
+    if row["state"] == "diverged":
+        facts["diverged at step"] = str(row["diverged"]["step"])
+    for name, value in row["provenance"].items():
+        if value not in (None, "", {}):
+            facts[name.replace("_", " ")] = _value(value)
+    return {"seed": row["seed"], "facts": facts, "figures": figures}
+
+
+def _picture(plot: Plot) -> dict[str, Any]:
+    """Return a figure as markup: SVG of ours inline, to take the page's colours; any other picture as a data URI."""
+    if plot.is_ours:
+        text = plot.path.read_text(encoding="utf-8")
+        return {"markup": inline_svg(text, plot.path.stem, plot.caption)} | _named(plot)
+    kind = {".png": "png", ".svg": "svg+xml", ".jpg": "jpeg"}[plot.path.suffix]
+    data = base64.b64encode(plot.path.read_bytes()).decode()
+    image = Markup('<img src="data:image/{};base64,{}" alt="{}">').format(kind, data, plot.caption)
+    return {"markup": image} | _named(plot)
+
+
+def _named(plot: Plot) -> dict[str, str]:
+    return {"id": f"figure-{plot.path.stem}", "caption": plot.caption}
+
+
+def inline_svg(text: str, prefix: str, title: str) -> Markup:
+    """Return a matplotlib SVG for use inside HTML: no prologue, ids of its own, ink in the page's text colour."""
+    body = text[text.index("<svg") :]
+    body = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', body)
+    body = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", body)
+    body = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', body)
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL).replace(INK, "currentColor")
+    label = str(escape(title))
+    return Markup(body.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))

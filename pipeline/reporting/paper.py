@@ -1,0 +1,166 @@
+"""What the paper prints: its tables, what each shows, and which gains it names.
+
+The numbers stand in `reports/published/<table>.csv`; here is only what a CSV cannot say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+REPRODUCED = "reproduced_by_authors"
+"""The CSV column of the paper's † marks; `yes`: the authors ran that method themselves."""
+
+ROLES = {
+    "voc_classic": "VOC classic",
+    "voc_blender": "VOC blender",
+    "cityscapes": "Cityscapes",
+    "coco": "COCO",
+    "folder": "a folder of images",
+}
+"""How captions call the roles of the paper's data sets."""
+
+PAPER_DATA = {
+    "voc_classic": "voc",
+    "voc_blender": "voc",
+    "cityscapes": "cityscapes",
+    "coco": "coco",
+}
+"""The name of the data that are the paper's own; anything else only plays the role."""
+
+HEADINGS = {
+    "method": "method",
+    "variant": "variant",
+    "negative_candidates_from": "negatives from",
+    "alpha_0_percent": "α_0 (%)",
+    "tau": "τ",
+    "lr_base": "base lr",
+}
+"""Label columns as people read them; `x_y` is x with a subscript; what is not listed stands for itself."""
+
+CHECK_MARKS = ("L_c", "Q_c", "DPA", "PRT", "Unreliable")
+"""Label columns of 0 and 1, printed as check-marks (Table 6)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperTable:
+    """What a table shows.
+
+    `reference` holds the labels of the row that differences are taken to: the baseline, or in an ablation the
+    paper's default. `gains` are the labels in the first column whose gains over the reference the paper prints or
+    names in its prose; they go in brackets.
+    """
+
+    title: str
+    dataset: str
+    reference: dict[str, str]
+    gains: tuple[str, ...] = ()
+
+
+_SUPONLY = {"method": "SupOnly"}
+_UNRELIABLE = {"negative_candidates_from": "Unreliable"}
+_RANKS = {"r_l": "3", "r_h": "20"}
+_ALPHA = {"alpha_0_percent": "20"}
+_NO_COMPONENT = dict.fromkeys(CHECK_MARKS, "0")
+_U2PL = ("U2PL (w/ CutMix)", "U2PL (w/ AEL)")
+_CONTRASTS = ("U2PL (w/ L_c)", "U2PL (w/ L_b)")
+
+
+def _methods(title: str, dataset: str, gains: tuple[str, ...]) -> PaperTable:
+    return PaperTable(title=title, dataset=dataset, reference=_SUPONLY, gains=gains)
+
+
+def _ablation(title: str, dataset: str, reference: dict[str, str]) -> PaperTable:
+    return PaperTable(title=title, dataset=dataset, reference=reference)
+
+
+PAPER_TABLES = {
+    "table_1": _methods("Methods on VOC classic", "voc_classic", _U2PL),
+    "table_2": _methods("Methods on VOC blender", "voc_blender", _U2PL),
+    "table_3": _methods("Methods on Cityscapes", "cityscapes", _U2PL),
+    "table_4": _ablation("Which pixels give negatives", "voc_blender", _UNRELIABLE),
+    "table_5": _ablation("Rank thresholds of the negatives", "voc_blender", _RANKS),
+    "table_6": PaperTable(title="Components of U2PL", dataset="voc_blender", reference=_NO_COMPONENT, gains=("1",)),
+    "table_7": _ablation("Initial share of unreliable pixels", "voc_blender", _ALPHA),
+    "table_a2": _ablation("Which pixels give negatives", "cityscapes", _UNRELIABLE),
+    "table_a3": _methods("Contrastive against binary loss", "cityscapes", _CONTRASTS),
+    "table_a4": _methods("Contrastive against binary loss", "voc_blender", _CONTRASTS),
+    "table_a5": _ablation("Base learning rate", "voc_blender", {"lr_base": "1e-3"}),
+    "table_a6": _ablation("Temperature of the contrastive loss", "voc_blender", {"tau": "0.5"}),
+    "table_a7": _ablation("Rank thresholds of the negatives", "cityscapes", _RANKS),
+    "table_a8": _ablation("Initial share of unreliable pixels", "cityscapes", _ALPHA),
+}
+
+OWN_TITLES = {
+    "experiment": "One cell of the top-level parameters",
+    "table_x1": "Semantics of U2PL: the paper's, the released code's, each defect alone",
+    "table_x2": "SupOnly as published against equal steps",
+    "table_x3": "All methods over several seeds",
+    "table_x4": "PseudoSeg as its own paper studies it",
+}
+"""Titles of tables that the paper does not have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A table as printed: `frame` holds text, one row per printed row; `labels` and `columns` are its columns."""
+
+    frame: pd.DataFrame
+    labels: list[str]
+    columns: list[str]
+
+
+def read_published(table: str, folder: Path) -> Published | None:
+    """Read `<folder>/<table>.csv`, or return None where the paper has no such table.
+
+    Value columns are those headed by a count in brackets, e.g. `1/8 (1323)`. Raises ValueError on a torn file.
+    """
+    path = folder / f"{table}.csv"
+    if not path.exists():
+        return None
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        columns = [column for column in frame.columns if column.endswith(")")]
+        frame[columns].astype(float)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a table of numbers ({error}); restore it with `git checkout`") from None
+    labels = [column for column in frame.columns if column not in (*columns, REPRODUCED)]
+    if not columns or not labels:
+        raise ValueError(f"{path}: no label or no value column among {', '.join(frame.columns)}")
+    return Published(frame=frame, labels=labels, columns=columns)
+
+
+def title_of(table: str) -> str:
+    """Return what a table shows, in a few words; a table nobody has described is called by its name."""
+    if table in PAPER_TABLES:
+        return PAPER_TABLES[table].title
+    return OWN_TITLES.get(table, table)
+
+
+def is_paper_data(data: str, dataset: str) -> bool:
+    """Tell whether numbers measured on `data` may be compared with the paper's in level."""
+    return PAPER_DATA.get(dataset) == data
+
+
+def data_phrase(data: str, dataset: str) -> str:
+    """Return how prose calls what numbers were measured on: `VOC blender`, or other data playing it."""
+    called = ROLES.get(dataset, dataset)
+    return called if is_paper_data(data, dataset) else f"`{data}` data playing {called}"
+
+
+def name_of(table: str) -> str:
+    """Return how prose calls a table: `Table 1`, `Table A2`, `Table X3`, `Experiment`."""
+    stem, _, number = table.partition("_")
+    return f"{stem.capitalize()} {number.upper()}".strip()
+
+
+def reference_of(table: str, labels: list[str]) -> dict[str, str] | None:
+    """Return the labels of the row that differences are taken to, or None where there is none.
+
+    A table of our own that compares methods takes SupOnly, as the paper's do.
+    """
+    if table in PAPER_TABLES:
+        return PAPER_TABLES[table].reference
+    return _SUPONLY if labels == ["method"] else None

@@ -1,0 +1,129 @@
+"""Which figures a report shows, and with what words beneath."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from pipeline.reporting.figures import (
+    Curves,
+    ablation_figure,
+    class_figure,
+    curve_figure,
+    gain_figure,
+    save_figure,
+)
+from pipeline.reporting.grid import Grid, Line
+from pipeline.reporting.paper import name_of
+from pipeline.reporting.rows import Row
+from pipeline.reporting.wording import line_name, measured_on, reference_name
+
+CURVES_FROM = ("table_x3", "table_2", "table_3", "table_1")
+"""The tables whose runs' curves are shown: the first of them that has any."""
+
+DRAWN_HERE = ("*_gains.svg", "*_ablation.svg", "*_classes.svg", "curves_*.svg")
+PICTURES = (".png", ".svg", ".jpg")
+GROUPS = {
+    "loss": ("loss", "Every loss, weights applied"),
+    "val": ("mIoU (%)", "Validation during training, as the best epoch is chosen"),
+    "method": ("", "What the methods report of themselves"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A figure on disk, the words beneath it, and the table it belongs to, if any. `is_ours`: drawn by `figures`."""
+
+    path: Path
+    caption: str
+    table: str | None
+    is_ours: bool
+
+
+def write_plots(
+    grids: Sequence[Grid], rows: Mapping[str, list[Row]], folder: Path, *, curves: Callable[[str], Curves | None]
+) -> list[Plot]:
+    """Draw every figure that the rows and curves allow into `folder`; return them and the pictures found there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (path for pattern in DRAWN_HERE for path in folder.glob(pattern)):
+        path.unlink()  # what is not drawn again is out of date
+    plots = []
+    for grid in grids:
+        plots += _table_figures(grid, folder)
+    plots += _curve_figures(grids, folder, curves)
+    ours = {plot.path for plot in plots}
+    for path in sorted(path for path in folder.iterdir() if path.suffix in PICTURES and path not in ours):
+        words = path.with_suffix(".txt")
+        caption = words.read_text(encoding="utf-8").strip() if words.exists() else path.stem.replace("_", " ")
+        plots.append(Plot(path=path, caption=caption, table=None, is_ours=False))
+    return plots
+
+
+def table_plots(plots: Sequence[Plot], table: str) -> list[Plot]:
+    """Return the figures that belong to a table."""
+    return [plot for plot in plots if plot.table == table]
+
+
+def _table_figures(grid: Grid, folder: Path) -> list[Plot]:
+    reference = reference_name(grid)
+    plots = []
+    if reference == "SupOnly":
+        words = f"Gains over SupOnly in points. {measured_on(grid)} Each side has its own axis if the data differ."
+        plots += _drawn(gain_figure(grid), folder / f"{grid.table}_gains.svg", f"{name_of(grid.table)}. {words}", grid)
+        plots += _class_plot(grid, folder)
+    elif reference:
+        words = f"{grid.title}: differences to “{reference}” in points, the paper's to its own. {measured_on(grid)}"
+        figure = ablation_figure(grid)
+        plots += _drawn(figure, folder / f"{grid.table}_ablation.svg", f"{name_of(grid.table)}. {words}", grid)
+    return plots
+
+
+def _class_plot(grid: Grid, folder: Path) -> list[Plot]:
+    """Compare the paper's own method with the baseline, class by class, in the last column that has both."""
+    base = next((line for line in grid.lines if line_name(line) == reference_name(grid)), None)
+    own = next((line for line in grid.lines if any(entry.paper_names_gain for entry in line.entries)), None)
+    if base is None or own is None:
+        return []
+    both = [index for index in range(len(grid.columns)) if base.entries[index].rows and own.entries[index].rows]
+    if not both:
+        return []
+    index = both[-1]
+    names = (line_name(base), line_name(own))
+    figure = class_figure(base.entries[index].rows, own.entries[index].rows, names=names, shown=grid.shown)
+    caption = f"{name_of(grid.table)}. IoU of each class at {grid.columns[index]}. {measured_on(grid)}"
+    return _drawn(figure, folder / f"{grid.table}_classes.svg", caption, grid)
+
+
+def _curve_figures(grids: Sequence[Grid], folder: Path, curves: Callable[[str], Curves | None]) -> list[Plot]:
+    by_table = {grid.table: grid for grid in grids}
+    for table in CURVES_FROM:
+        if table not in by_table:
+            continue
+        grid = by_table[table]
+        filled = [sum(bool(line.entries[index].rows) for line in grid.lines) for index in range(len(grid.columns))]
+        index = filled.index(max(filled))
+        runs = {line_name(line): _seeds(line, index, curves) for line in grid.lines}
+        found = {name: seeds for name, seeds in runs.items() if seeds}
+        if found:
+            where = f"{name_of(table)}, {grid.columns[index]}. {measured_on(grid)}"
+            plots = []
+            for group, (ylabel, words) in GROUPS.items():
+                figure = curve_figure(found, group=group, ylabel=ylabel)
+                plots += _drawn(figure, folder / f"curves_{group}.svg", f"{words}. {where}", None)
+            return plots
+    return []
+
+
+def _seeds(line: Line, index: int, curves: Callable[[str], Curves | None]) -> list[Curves]:
+    found = [curves(row["train_key"]) for row in line.entries[index].rows]
+    return [each for each in found if each]
+
+
+def _drawn(figure: Figure | None, path: Path, caption: str, grid: Grid | None) -> list[Plot]:
+    if figure is None:
+        return []
+    save_figure(figure, path)
+    return [Plot(path=path, caption=caption, table=grid.table if grid else None, is_ours=True)]

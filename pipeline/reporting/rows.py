@@ -1,0 +1,177 @@
+"""Rows: one JSON mapping for each cell of a table, resolved, measured, or a hole that says why it is one.
+
+A measured row is the resolved row plus what came out; nothing here parses a name or asks a tracker.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+RESOLVED = ("table", "scale", "row", "column", "dataset", "partition", "method", "seed", "data", "model", "training")
+MEASURED = ("key", "train_key", "state", "metrics", "train_s", "provenance")
+SETTINGS = ("data", "model", "training", "parameters", "evaluation")
+"""The sections of a row that hold what decides its figures."""
+
+STATES = ("done", "diverged")
+MISSING = "missing"
+"""The state of a hole: a resolved row plus `state` and `reason`."""
+
+STALE = "measured under other values"
+"""How the reason of a hole begins whose cell has changed since it was measured."""
+
+NETWORKS = ("deployed", "student", "teacher")
+EPOCHS = ("best", "last")
+PADDINGS = ("padding_ignored", "padding_background")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """Which of a row's figures a table shows. `deployed` is the last network of the row, the teacher if it has one."""
+
+    network: str = "deployed"
+    epoch: str = "best"
+    padding: str = "padding_ignored"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("network", NETWORKS), ("epoch", EPOCHS), ("padding", PADDINGS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} = {getattr(self, name)!r}: allowed are {', '.join(allowed)}")
+
+    def __str__(self) -> str:
+        padding = "padding ignored" if self.padding == "padding_ignored" else "padding counted as background"
+        return f"{self.network} network, {self.epoch} epoch, {padding}"
+
+
+BY_DEFAULT = Shown()
+
+
+def read_rows(path: Path, *, measured: bool = True) -> list[Row]:
+    """Read `reports/<scale>/metrics/<table>.json`, or with `measured=False` `reports/<scale>/cells/<table>.json`.
+
+    Raises ValueError naming file, row and field where the file is missing, torn or lacks something.
+    """
+    stage = f"{'evaluate' if measured else 'cells'}{f'@{path.stem}' if measured else ''}"
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: missing; `dvc repro {stage}` writes it") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: torn or edited ({error}); `dvc repro -f {stage}` writes it again") from None
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}: a list of rows is expected, not {type(rows).__name__}")
+    for index, row in enumerate(rows):
+        check_row(row, f"{path}, row {index}", measured=measured)
+    return rows
+
+
+def check_row(row: Any, where: str, *, measured: bool = True) -> None:
+    """Raise ValueError unless `row` has the fields of a resolved (or measured) row and sane figures."""
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: a mapping is expected, not {type(row).__name__}")
+    if lacking := [name for name in RESOLVED if name not in row]:
+        raise ValueError(f"{where}: lacks {', '.join(lacking)}")
+    if not row["row"] or not isinstance(row["row"], dict):
+        raise ValueError(f"{where}: row = {row['row']!r}; the labels of its row are expected, e.g. {{'tau': '0.5'}}")
+    if not measured or row.get("state") == MISSING:
+        return
+    if lacking := [name for name in MEASURED if name not in row]:
+        raise ValueError(f"{where}: lacks {', '.join(lacking)}; is it a measured row?")
+    if row["state"] not in STATES:
+        raise ValueError(f"{where}: state = {row['state']!r}; allowed are {', '.join(STATES)}")
+    if row["state"] == "diverged" and "diverged" not in row:
+        raise ValueError(f"{where}: diverged, but does not say at which step")
+    _check_metrics(row, where)
+
+
+def _check_metrics(row: Row, where: str) -> None:
+    if not row["metrics"] and row["state"] == "done":
+        raise ValueError(f"{where}: done, but has no metrics")
+    for network, epochs in row["metrics"].items():
+        for epoch, paddings in epochs.items():
+            for padding, figures in paddings.items():
+                miou = figures.get("miou")
+                if not isinstance(miou, int | float) or not math.isfinite(miou) or not 0 <= miou <= 100:
+                    raise ValueError(f"{where}: metrics.{network}.{epoch}.{padding}.miou = {miou!r}; 0-100 is allowed")
+
+
+def with_holes(cells: Iterable[Row], measured: Iterable[Row], *, reason: Callable[[Row], str]) -> list[Row]:
+    """Return the measured row of every cell, in the cells' order, and a hole where there is none.
+
+    A row measured under other values than the cell's is stale and counts as none; its hole says what changed.
+    `reason(cell)` says why a cell was never measured.
+    """
+    by_identity = {_identity(row): row for row in measured}
+    found = []
+    for cell in cells:
+        row = by_identity.get(_identity(cell))
+        if row is None:
+            found.append(cell | {"state": MISSING, "reason": reason(cell)})
+        elif all(row.get(name) == value for name, value in cell.items()):
+            found.append(row)
+        else:
+            changes = ", ".join(differing_settings(row, cell)) or "its cell changed"
+            found.append(cell | {"state": MISSING, "reason": f"{STALE} ({changes})"})
+    return found
+
+
+def differing_settings(row_a: Row, row_b: Row) -> list[str]:
+    """Return the settings in which two rows differ, each as `training.lr: 0.1 → 0.2`."""
+    changes = []
+    for section in SETTINGS:
+        values_a, values_b = row_a.get(section, {}), row_b.get(section, {})
+        for key in dict.fromkeys([*values_a, *values_b]):
+            a, b = values_a.get(key, "unset"), values_b.get(key, "unset")
+            if a != b:
+                changes.append(f"{section}.{key}: {a} → {b}")
+    return changes
+
+
+def _identity(row: Row) -> str:
+    return json.dumps([row["row"], row["column"], row["seed"]], sort_keys=True)
+
+
+def network_of(row: Row, network: str) -> str | None:
+    """Return the key in `metrics` that `network` means for this row, or None where the method has no such network."""
+    if network == "deployed":
+        return list(row["metrics"])[-1] if row["metrics"] else None
+    return network if network in row["metrics"] else None
+
+
+def figures_of(row: Row, shown: Shown) -> dict[str, Any] | None:
+    """Return the chosen `{"miou", "iou"}` of a row, or None where it has none."""
+    if row["state"] == MISSING:
+        return None
+    network = network_of(row, shown.network)
+    if network is None:
+        return None
+    return row["metrics"][network].get(shown.epoch, {}).get(shown.padding)
+
+
+def why_missing(row: Row, shown: Shown) -> str:
+    """Say why `figures_of(row, shown)` is None."""
+    if row["state"] == MISSING:
+        return str(row["reason"])
+    if not row["metrics"]:
+        return f"diverged at step {row['diverged']['step']}, before its first evaluation"
+    if network_of(row, shown.network) is None:
+        return f"{row['method']} has no {shown.network}"
+    return f"no figure for: {shown}"
+
+
+def canonical(labels: dict[str, Any], names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return the labels called `names` in one order and spelling, so that `1e-3`, `0.001` and 0.001 are one row."""
+    return tuple((name, _spelling(labels[name])) for name in names)
+
+
+def _spelling(value: Any) -> str:
+    try:
+        return f"{float(value):.12g}"
+    except (TypeError, ValueError):
+        return str(value)

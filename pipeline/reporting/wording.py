@@ -1,0 +1,154 @@
+"""The words around a table: caption, marks and holes, the same in Markdown, LaTeX and HTML.
+
+The text is plain; `code` stands in backticks. A figure is written by `number` and `difference` everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+
+from pipeline.reporting.grid import Entry, Grid, Line
+from pipeline.reporting.noise import Noise
+from pipeline.reporting.paper import CHECK_MARKS, HEADINGS, ROLES, data_phrase, is_paper_data, name_of
+
+SUBSCRIPT = re.compile(r"(?<![^\W_])([A-Za-zα])_([A-Za-z0-9])(?![^\W_])")
+"""`x_y`, which people read as x with the subscript y."""
+
+CODE = re.compile(r"`([^`]*)`")
+HOLE = "–"
+DAGGER = "†"
+NOISE = "≈"
+DIVERGED = "×"
+
+
+def number(value: float | None) -> str:
+    """Write a figure with the paper's two decimals, or the mark of a hole."""
+    return HOLE if value is None else f"{value:.2f}"
+
+
+def difference(value: float) -> str:
+    """Write a difference with its sign, a real minus."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def heading(name: str) -> str:
+    """Return how a label column is headed."""
+    return HEADINGS.get(name, name)
+
+
+def label(line: Line, name: str) -> str:
+    """Return the label of a line in one of its label columns, with † and what it was run as."""
+    value = line.labels[name]
+    if name in CHECK_MARKS:
+        return "✓" if value == "1" else ""
+    is_last = name == list(line.labels)[-1]
+    dagger = DAGGER if line.is_reproduced and name == next(iter(line.labels)) else ""
+    return f"{value}{dagger}{f' (here {line.ran_as})' if line.ran_as and is_last else ''}"
+
+
+def line_name(line: Line) -> str:
+    """Return the labels of a line in one phrase, for legends and screen readers."""
+    if set(CHECK_MARKS) <= set(line.labels):
+        return " + ".join(name for name in CHECK_MARKS if line.labels[name] == "1") or "no component"
+    if len(line.labels) == 1:
+        return next(iter(line.labels.values()))
+    return ", ".join(f"{heading(name)} = {value}" for name, value in line.labels.items())
+
+
+def marks(entry: Entry) -> str:
+    """Return the marks behind a measured figure."""
+    return f"{NOISE if entry.is_noise else ''}{DIVERGED if entry.num_diverged else ''}"
+
+
+def role(grid: Grid) -> str:
+    """Return how the paper's data set is called."""
+    return ROLES.get(grid.dataset, grid.dataset)
+
+
+def caption(grid: Grid) -> str:
+    """Return the whole caption of a table that stands alone."""
+    return f"{name_of(grid.table)}. {grid.title}. {description(grid)}"
+
+
+def description(grid: Grid) -> str:
+    """Say which figure is shown, at which scale and on which data, and what can be compared with the paper."""
+    sentences = [f"mIoU in percent ({grid.shown}). {measured_on(grid)}"]
+    if grid.has_published and not is_paper_data(grid.data, grid.dataset):
+        sentences.append(f"The paper's columns are {role(grid)} itself: compare order and gains, never levels.")
+    elif grid.has_published:
+        sentences.append("Beside them the paper's numbers.")
+    if grid.has_published and grid.dataset in ROLES:
+        sentences.append("Counts in the heads are the paper's labelled images.")
+    if any(line.ran_as for line in grid.lines):
+        sentences.append("Labels are the paper's; this scale runs them relative to its own default, as written behind.")
+    return " ".join(sentences)
+
+
+def measured_on(grid: Grid) -> str:
+    """Say at which scale and on which data the measured numbers were measured."""
+    return f"Measured at scale `{grid.scale}` on {data_phrase(grid.data, grid.dataset)}."
+
+
+def legend(grid: Grid) -> list[tuple[str, str]]:
+    """Return the marks that this table uses and what each means."""
+    entries = [entry for line in grid.lines for entry in line.entries]
+    explained = []
+    if any(entry.is_best for entry in entries):
+        explained.append(("bold", "the best of its column"))
+    if any(entry.paper_names_gain for entry in entries):
+        explained.append(("(+)", f"gain over {reference_name(grid)}, where the paper names it"))
+    if any(line.is_reproduced for line in grid.lines):
+        explained.append((DAGGER, "published number that the paper's authors measured themselves"))
+    seeds = sorted({entry.num_seeds for entry in entries if entry.num_seeds > 1})
+    if seeds:
+        explained.append(("±", f"standard deviation over n = {' or '.join(map(str, seeds))} seeds"))
+    if any(entry.is_noise for entry in entries):
+        explained.append((NOISE, f"cannot be told apart from {reference_name(grid)}: {noise_fact(grid.noise)}"))
+    diverged = [diverged_sentence(line, entry) for line in grid.lines for entry in line.entries if entry.num_diverged]
+    if diverged:
+        explained.append((DIVERGED, f"diverged, last finite figures: {'; '.join(diverged)}"))
+    return explained + [(HOLE, f"{reason}: {', '.join(places)}") for reason, places in holes(grid).items()]
+
+
+def noise_fact(noise: Noise | None) -> str:
+    """Say how much seeds vary, and where that is known from."""
+    if noise is None:
+        return "how much seeds vary is not measured, so small differences may be chance"
+    limit = noise.of_difference(1, 1)
+    return (
+        f"the seeds of {name_of(noise.source)} (on {noise.measured_on}) have a standard deviation of {noise.sd:.2f} "
+        f"({noise.num_runs} runs of {noise.num_cells} cells), so two single runs differ by up to {limit:.2f} by chance"
+    )
+
+
+def reference_name(grid: Grid) -> str:
+    """Return how the row is called that gains are taken to, e.g. `SupOnly` or `τ = 0.5`; empty where there is none."""
+    if grid.reference is None:
+        return ""
+    name = line_name(Line(labels=grid.reference, is_reproduced=False, ran_as="", entries=()))
+    if len(grid.reference) == 1 and name[0].isdigit():
+        return f"{heading(next(iter(grid.reference))).removesuffix(' (%)')} = {name}"
+    return name
+
+
+def diverged_sentence(line: Line, entry: Entry) -> str:
+    """Say which runs of an entry diverged, and when."""
+    rows = [row for row in entry.rows if row["state"] == "diverged"]
+    steps = ", ".join(f"step {row['diverged']['step']}" for row in rows)
+    several = f" ({len(rows)} of {entry.num_seeds} seeds)" if entry.num_seeds > 1 else ""
+    return f"{line_name(line)} at {entry.column}, {steps}{several}"
+
+
+def holes(grid: Grid) -> dict[str, list[str]]:
+    """Return the places of all holes by their reason; a row without any figure is named once."""
+    places: dict[str, list[str]] = {}
+    for line in grid.lines:
+        reasons = [entry.holes for entry in line.entries]
+        if len(set(reasons)) == 1 and len(reasons) > 1:
+            for reason in reasons[0]:
+                places.setdefault(reason, []).append(line_name(line))
+            continue
+        for entry in line.entries:
+            for reason in entry.holes:
+                places.setdefault(reason, []).append(f"{line_name(line)} at {entry.column}")
+    return places

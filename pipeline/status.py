@@ -1,0 +1,117 @@
+"""What stands where: the tables' cells by state, the plan of a `dvc repro`, and where a result comes from."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pipeline.cell import Cell, chain, read_rows
+from pipeline.spool import curves
+from pipeline.store import Store, read_json
+
+STATES = ("done", "running", "queued", "missing", "failed")
+
+
+def tables_of(root: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Return the resolved rows of every table whose cells were written, by (scale, table)."""
+    paths = sorted((root / "reports").glob("*/cells/*.json"))
+    return {(path.parent.parent.name, path.stem): read_rows(path) for path in paths}
+
+
+def entries(root: Path) -> list[dict[str, Any]]:
+    """Return, for MLflow, one entry for each row: its table, its name, and the keys of its cells."""
+    found = []
+    for (scale, table), rows in tables_of(root).items():
+        for row in rows:
+            *warm, train, evaluate = chain(row)
+            label = " ".join(f"{header}={value}" for header, value in row["row"].items() if header != "method")
+            name = f"{row['method']} {row['dataset']} {row['partition']} {label} seed {row['seed']}"
+            keys = {
+                "train_key": train.key,
+                "evaluate_key": evaluate.key,
+                "warm_start_keys": [cell.key for cell in warm],
+            }
+            found.append({"table": table, "scale": scale, "name": " ".join(name.split())} | keys)
+    return found
+
+
+def find_cell(root: Path, store: Store, prefix: str) -> Cell:
+    """Return the one cell whose key begins with `prefix`. Raises ValueError where there is none, or several."""
+    cells = {cell.key: cell for rows in tables_of(root).values() for row in rows for cell in chain(row)}
+    matches = [key for key in cells if key.startswith(prefix)]
+    if len(matches) != 1:
+        found = ", ".join(key[:12] for key in matches) or "none"
+        raise ValueError(f"cell {prefix!r}: {len(matches)} cells of the current tables begin so ({found})")
+    return cells[matches[0]]
+
+
+def counts(store: Store, rows: list[dict[str, Any]]) -> dict[str, int]:
+    """Return how many distinct cells of a table are in each state."""
+    found = Counter(store.state(key) for key in {cell.key for row in rows for cell in chain(row)})
+    return {state: found[state] for state in STATES}
+
+
+def running(store: Store) -> list[dict[str, Any]]:
+    """Return the cells under way: name, node, job, since when, step and last mIoU."""
+    found = []
+    for path in sorted((store.root / "work").glob("*/holder.json")):
+        holder, cell = read_json(path), read_json(path.with_name("cell.json"))
+        if holder is None or cell is None:
+            continue
+        spool = path.with_name("spool.jsonl")
+        last = {name: points[-1] for name, points in curves(spool).items()} if spool.exists() else {}
+        step = max((point[0] for point in last.values()), default=0)
+        scores = {name: round(value, 2) for name, (_, value) in last.items() if name.endswith("_miou")}
+        cell_name = Cell(cell["kind"], cell["values"], tuple(cell["upstream"]), cell["key"]).name
+        age = round(time.time() - holder["time"])
+        found.append({"cell": cell_name, "node": holder["host"], "job": holder["job"], "s": age, "step": step} | scores)
+    return found
+
+
+def plan(root: Path, store: Store, targets: list[str]) -> list[dict[str, Any]]:
+    """Return, for every stale stage of a `dvc repro` of these targets, why it is stale and where its cells stand."""
+    command = [sys.executable, "-c", _PLAN, str(root), *targets]
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise ValueError(f"DVC cannot plan {targets}: {result.stderr.strip()[-1000:]}")
+    tables = {table: rows for (_, table), rows in tables_of(root).items()}
+    counted: set[str] = set()
+    lines: list[dict[str, Any]] = []
+    for stage, reasons in json.loads(result.stdout).items():
+        kind, _, table = stage.partition("@")
+        line: dict[str, Any] = {"stage": stage, "why": reasons[:3]}
+        if kind in ("warm_start", "train", "evaluate") and table in tables:
+            cells = {cell.key for row in tables[table] for cell in chain(row) if cell.kind == kind}
+            states = Counter(store.state(key) for key in cells)
+            line |= {state: states[state] for state in STATES if states[state]}
+            line["shared"] = len(cells & counted)
+            line["core_s"] = round(
+                states["missing"] * typical_s(store, kind) * (1 - len(cells & counted) / len(cells or [0]))
+            )
+            counted |= cells
+        lines.append(line)
+    return lines
+
+
+_PLAN = (
+    "import json, sys; from pathlib import Path; from pipeline.plan import stale_stages;"
+    "json.dump(stale_stages(Path(sys.argv[1]), ['dvc', 'repro', *sys.argv[2:]]), sys.stdout)"
+)
+
+
+def typical_s(store: Store, kind: str) -> float:
+    """Return the median of what cells of a kind took in this store, in seconds; 0 where none has run yet."""
+    started: dict[str, float] = {}
+    taken = []
+    for line in store.executions():
+        if line["event"] == "start" and line.get("kind") == kind:
+            started[line["key"]] = line["time"]
+        elif line["event"] == "done" and line["key"] in started:
+            taken.append(line["time"] - started[line["key"]])
+    return statistics.median(taken) if taken else 0.0

@@ -1,0 +1,91 @@
+"""Which pixels are anchors, positives and negatives of which class (U2PL, Section 3.3, Eqs. 9–16).
+
+Everything is a mask over (pixel, class); nothing is sampled here, and there is no loop over classes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.data.batch import IGNORED
+from pipeline.training.contrast_parameters import ContrastParameters
+
+
+class Pixels(NamedTuple):
+    """What is known of every pixel of the stride-4 grid: the labelled images first, then the unlabelled ones."""
+
+    labels: Tensor  # (2B, h, w) int64, true or pseudo-, 255 ignored
+    probability: Tensor  # (2B, C, h, w), the teacher's
+    anchorable: Tensor  # (2B, h, w) bool: labelled, or reliable
+    negatable: Tensor  # (2B, h, w) bool: labelled, or unreliable
+    num_labelled: int
+
+
+class Sets(NamedTuple):
+    """Pixels by class, bool (n, C); `present` (C,) bool are the classes that any anchorable pixel is of."""
+
+    anchors: Tensor
+    positives: Tensor
+    negatives: Tensor
+    present: Tensor
+
+
+def find_sets(pixels: Pixels, hyper: ContrastParameters) -> Sets:
+    """Return anchors (Eqs. 9–11), positives (Eq. 12) and negatives (Eqs. 13–16) of every class.
+
+    Anchors: label c, anchorable, and the teacher's probability of c above δ_p. Positives: the same pixels. Negatives:
+    labelled pixels of another class with c among the `rank_low` most likely, and negatable unlabelled ones
+    with c's rank (0 is the most likely) in [rank_low, rank_high).
+    """
+    num = pixels.num_labelled
+    member = one_hot(pixels.labels, num, pixels.probability.shape[1], released=hyper.defect_one_hot)  # (n, C)
+    probability = rows(pixels.probability)
+    anchorable, negatable = pixels.anchorable.reshape(-1, 1), pixels.negatable.reshape(-1, 1)
+    candidates = member & anchorable
+    anchors = candidates & (probability > hyper.anchor_threshold)
+    rank = ranks(probability)
+    low = hyper.rank_low if hyper.prt else 1
+    split = num * pixels.labels[0].numel()  # rows of the labelled images come first
+    labelled = ~member[:split] & (rank[:split] < hyper.rank_low) & negatable[:split]
+    unlabelled = (rank[split:] >= low) & (rank[split:] < hyper.rank_high) & negatable[split:]
+    if hyper.defect_labelled_negatives:
+        labelled = torch.zeros_like(labelled)
+    if hyper.defect_unlabelled_negatives:
+        unlabelled = unlabelled & member[split:]
+    positives = anchors if hyper.positives == "anchors" else candidates
+    return Sets(anchors, positives, torch.cat([labelled, unlabelled]), candidates.sum(dim=0) > 0)
+
+
+def one_hot(labels: Tensor, num_labelled: int, num_classes: int, *, released: bool) -> Tensor:
+    """Return which class each pixel of `labels` (2B, h, w) is of, (n, C) bool; ignored pixels are of none.
+
+    `released` is the released code's defect: within each half all images' labels land in its first image, as a
+    union in which ignored pixels of the others count as class 0, and the other images have no label at all.
+    """
+    classes = torch.arange(num_classes, device=labels.device)
+    if released:
+        filled = torch.where(labels == IGNORED, 0, labels)[..., None] == classes  # (2B, h, w, C)
+        halves = zip(
+            filled.split([num_labelled, len(labels) - num_labelled]), (labels[0], labels[num_labelled]), strict=True
+        )
+        firsts = [half.any(dim=0) & (first != IGNORED)[..., None] for half, first in halves]
+        member = torch.zeros_like(filled)
+        member[0], member[num_labelled] = firsts
+    else:
+        member = labels[..., None] == classes
+    return member.reshape(-1, num_classes)
+
+
+def ranks(probability: Tensor) -> Tensor:
+    """Return each class's place, from 0, when the classes of a pixel are sorted by probability, descending: (n, C)."""
+    order = probability.sort(dim=1, descending=True, stable=True).indices
+    places = torch.arange(probability.shape[1], device=probability.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places)
+
+
+def rows(maps: Tensor) -> Tensor:
+    """Return maps (B, F, h, w) as one row per pixel, (B h w, F)."""
+    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])

@@ -1,0 +1,62 @@
+"""Category-wise queues of negative features (U2PL, Section 3.3): first in, first out, one ring buffer per class.
+
+All state is buffers, so that a resumed run goes on with the very same queues. Features are kept at unit length, since
+only their directions are ever compared.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.training.mixing import random_below
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class MemoryBank(nn.Module):
+    """`capacities[c]` features of `channels` values for each class c, allocated once."""
+
+    features: Tensor  # (all capacities + 1, D); the last row takes what is not to be kept
+    filled: Tensor  # (C,) int64, how many features a class has
+    head: Tensor  # (C,) int64, where its next one goes
+    capacity: Tensor  # (C,) int64
+    offset: Tensor  # (C,) int64, its first row
+
+    def __init__(self, capacities: list[int], *, channels: int, dtype: str) -> None:
+        super().__init__()
+        if min(capacities) < 1:
+            message = f"queue sizes are {capacities}; allowed: positive numbers of features"
+            raise ValueError(message)
+        if dtype not in DTYPES:
+            message = f"queue_dtype is {dtype!r}; allowed: {', '.join(DTYPES)}"
+            raise ValueError(message)
+        capacity = torch.tensor(capacities)
+        self.register_buffer("features", torch.zeros(sum(capacities) + 1, channels, dtype=DTYPES[dtype]))
+        self.register_buffer("filled", torch.zeros_like(capacity))
+        self.register_buffer("head", torch.zeros_like(capacity))
+        self.register_buffer("capacity", capacity, persistent=False)
+        self.register_buffer("offset", capacity.cumsum(0) - capacity, persistent=False)
+
+    @torch.no_grad()
+    def enqueue(self, features: Tensor, counts: Tensor) -> None:
+        """Append the first `counts[c]` of the K `features` (C, K, D) to each queue; the oldest make room.
+
+        K must not exceed the smallest capacity.
+        """
+        order = torch.arange(features.shape[1], device=features.device)
+        rows = self.offset[:, None] + (self.head[:, None] + order) % self.capacity[:, None]  # (C, K)
+        rows = torch.where(order < counts[:, None], rows, len(self.features) - 1)
+        directions = functional.normalize(features.flatten(0, 1), dim=1).to(self.features.dtype)
+        self.features.index_copy_(0, rows.flatten(), directions)
+        self.features[-1].zero_()
+        self.head.copy_((self.head + counts) % self.capacity)
+        self.filled.copy_(torch.minimum(self.filled + counts, self.capacity))
+
+    def sample(self, num: int) -> Tensor:
+        """Draw `num` features (C, num, D) float32 of each queue, uniformly with replacement; zeros if it is empty."""
+        limits = self.filled[:, None].expand(-1, num)
+        rows = self.offset[:, None] + random_below(limits.clamp(min=1))
+        rows = torch.where(limits > 0, rows, len(self.features) - 1)
+        return self.features.index_select(0, rows.flatten()).float().unflatten(0, rows.shape)

@@ -1,0 +1,120 @@
+"""From a cell's blocks to networks, losses and optimiser: the second and last configuration hop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from pipeline.models.build import ModelConfig, build_network
+from pipeline.models.segnet import SegNet
+from pipeline.training.losses import Criterion
+from pipeline.training.method import Method, Setting
+
+OPTIMISERS = ("sgd", "adamw")
+TRAINING_KEYS = {
+    "labelled_batch",
+    "unlabelled_batch",
+    "crop",
+    "scale_min",
+    "scale_max",
+    "flip_probability",
+    "pad_label",
+    "epochs",
+    "epoch_over",
+    "steps_per_epoch",
+    "lr",
+    "lr_factor",
+    "head_lr_factor",
+    "optimiser",
+    "momentum",
+    "weight_decay",
+    "power",
+    "warm_start_epochs",
+    "criterion",
+    "ohem_threshold",
+    "ohem_min_kept",
+    "auxiliary_weight",
+    "precision",
+    "channels_last",
+    "loss_resolution",
+    "evaluate_every_epochs",
+}
+"""The keys of the `training` block."""
+
+
+def make_setting(values: dict[str, Any]) -> Setting:
+    """Return what every method of this cell is built from."""
+    training, num_classes = values["training"], values["data"]["num_classes"]
+    config = ModelConfig(**values["model"])
+
+    def build(*, representation: bool = False) -> SegNet:
+        return build_network(config, num_classes=num_classes, representation=representation)
+
+    criterion = Criterion(
+        training["criterion"],
+        ohem_threshold=training["ohem_threshold"],
+        ohem_min_kept=training["ohem_min_kept"],
+        auxiliary_weight=training["auxiliary_weight"],
+        loss_resolution=training["loss_resolution"],
+    )
+    return Setting(build, criterion, num_classes, training["loss_resolution"])
+
+
+def build_optimiser(method: Method, training: dict[str, Any]) -> torch.optim.Optimizer:
+    """Return the optimiser over everything that learns, one group for each learning-rate factor.
+
+    Weight decay is on every parameter, norms and biases included, as released.
+    """
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(method.lr_factor(name, training["head_lr_factor"]), []).append(parameter)
+    parameters = [{"params": members, "lr_factor": factor} for factor, members in sorted(groups.items())]
+    decay = training["weight_decay"]
+    if training["optimiser"] == "sgd":
+        return torch.optim.SGD(parameters, lr=training["lr"], momentum=training["momentum"], weight_decay=decay)
+    return torch.optim.AdamW(parameters, lr=training["lr"], weight_decay=decay, fused=True)
+
+
+def check_training(training: dict[str, Any], where: str) -> None:
+    """Raise ValueError naming the key, the value and what is allowed, where the schedule cannot be run."""
+    if set(training) != TRAINING_KEYS:
+        wrong = sorted(set(training) ^ TRAINING_KEYS)
+        raise ValueError(f"{where}.training: unknown or missing {wrong}; it has: {', '.join(sorted(TRAINING_KEYS))}")
+    choices = {
+        "optimiser": OPTIMISERS,
+        "criterion": ("ce", "ohem"),
+        "precision": ("float32", "bfloat16"),
+        "loss_resolution": ("full", "network"),
+        "epoch_over": ("unlabelled", "labelled"),
+        "pad_label": (0, 255),
+    }
+    for key, allowed in choices.items():
+        if training[key] not in allowed:
+            raise ValueError(f"{where}.{key}: {training[key]!r}; allowed: {', '.join(map(str, allowed))}")
+    for key in ("labelled_batch", "unlabelled_batch", "crop", "epochs", "evaluate_every_epochs"):
+        if not isinstance(training[key], int) or training[key] < 1:
+            raise ValueError(f"{where}.{key}: {training[key]!r}; a whole number of at least 1 is allowed")
+    if training["steps_per_epoch"] is not None and training["steps_per_epoch"] < 1:
+        raise ValueError(f"{where}.steps_per_epoch: {training['steps_per_epoch']}; null, or at least 1 is allowed")
+    for key in ("lr", "lr_factor", "head_lr_factor", "scale_min", "scale_max"):
+        if not training[key] > 0:
+            raise ValueError(f"{where}.{key}: {training[key]!r}; a number above 0 is allowed")
+    if not 0 <= training["warm_start_epochs"] < training["epochs"]:
+        raise ValueError(f"{where}.warm_start_epochs: {training['warm_start_epochs']}; allowed: 0 to epochs - 1")
+
+
+def check_row(row: dict[str, Any]) -> None:
+    """Check every value of a resolved row as its constructors do. Raises ValueError."""
+    import importlib
+
+    where = f"{row['table']} ({row['method']})"
+    check_training(row["training"], where)
+    try:
+        replace(ModelConfig(**row["model"]))
+        module = importlib.import_module(f"pipeline.methods.{row['method']}")
+        module.Parameters(**row["parameters"])
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from None

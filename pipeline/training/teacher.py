@@ -1,0 +1,113 @@
+"""The teacher of the mean-teacher family: an exponential moving average of the student (Tarvainen & Valpola, 2017)."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.data.batch import IGNORED
+from pipeline.models.segnet import Output, SegNet
+from pipeline.training.losses import sample_nearest
+
+BUFFERS = ("average", "own", "copy")
+
+
+class Teacher(nn.Module):
+    """A network that no gradient reaches and that follows the student: θ ← d·θ + (1 - d)·θ_student.
+
+    The decay d is min(1 - 1/(s + 1), `decay`) at step s from the end of the warm start. `buffers` says what becomes of
+    its batch-norm statistics: `average` moves them like the weights, `copy` takes the student's, `own` leaves
+    them to the teacher's own forwards in train mode (`observe`). It stays in eval mode, whatever the method's mode is.
+    """
+
+    def __init__(self, student: SegNet, *, decay: float, buffers: str) -> None:
+        super().__init__()
+        check_decay(decay)
+        if buffers not in BUFFERS:
+            message = f"buffers is {buffers!r}; allowed: {', '.join(BUFFERS)}"
+            raise ValueError(message)
+        self.decay = decay
+        self.buffer_rule = buffers
+        self.net = copy.deepcopy(student).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Output:
+        """Return everything the teacher says of images (B, 3, H, W), in eval mode."""
+        return self.net(images)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """Return logits (B, C, h, w) alone, in eval mode, without running the other heads."""
+        return self.net.predict(images)
+
+    @torch.no_grad()
+    def observe(self, images: Tensor) -> Output:
+        """Return everything the teacher says in train mode: dropout on, batch statistics used and kept track of."""
+        self.net.train()
+        output = self.net(images)
+        self.net.eval()
+        return output
+
+    @torch.no_grad()
+    def start(self, student: SegNet, *, buffers: bool = True) -> None:
+        """Copy the student's weights, and its batch-norm statistics unless told not to."""
+        torch._foreach_copy_(list(self.net.parameters()), list(student.parameters()))
+        own = list(self.net.buffers())
+        if buffers and own:
+            torch._foreach_copy_(own, list(student.buffers()))
+
+    @torch.no_grad()
+    def update(self, student: SegNet, step: int) -> None:
+        """Follow the student after optimiser step `step`, counted from 0 at the end of the warm start."""
+        share = 1 - min(1 - 1 / (step + 1), self.decay)
+        torch._foreach_lerp_(list(self.net.parameters()), list(student.parameters()), share)
+        pairs = list(zip(self.net.buffers(), student.buffers(), strict=True))
+        if self.buffer_rule == "average":  # of means and variances; the counts of batches stay
+            pairs = [pair for pair in pairs if pair[0].is_floating_point()]
+        if self.buffer_rule == "own" or not pairs:
+            return
+        own, new = map(list, zip(*pairs, strict=True))
+        if self.buffer_rule == "average":
+            torch._foreach_lerp_(own, new, share)
+        else:
+            torch._foreach_copy_(own, new)
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Stay in eval mode: a teacher labels in eval mode, and `observe` alone leaves it for one forward."""
+        return super().train(False)
+
+
+def pseudo_labels(logits: Tensor, valid: Tensor) -> Tensor:
+    """Return the most likely class (B, H, W) int64 of logits (B, C, H, W), ignored where `valid` is false.
+
+    `valid` (B, H', W') bool is nearest-sampled at the logits' size.
+    """
+    return torch.where(sample_nearest(valid, logits.shape[-2:]), logits.max(dim=1).indices, IGNORED)
+
+
+def confidence(logits: Tensor) -> Tensor:
+    """Return the probability (B, H, W) of the most likely class of logits (B, C, H, W)."""
+    return logits.float().softmax(dim=1).amax(dim=1)
+
+
+def check_decay(decay: float) -> None:
+    """Refuse a decay that is not in [0, 1)."""
+    if not 0 <= decay < 1:
+        message = f"decay is {decay}; allowed: at least 0 and below 1"
+        raise ValueError(message)
+
+
+def check_probability(name: str, value: float) -> None:
+    """Refuse a value of parameter `name` that is no probability."""
+    if not 0 <= value <= 1:
+        message = f"{name} is {value}; allowed: 0 to 1"
+        raise ValueError(message)
+
+
+def check_weight(name: str, value: float) -> None:
+    """Refuse a negative value of parameter `name`."""
+    if not value >= 0:
+        message = f"{name} is {value}; allowed: 0 and above"
+        raise ValueError(message)

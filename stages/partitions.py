@@ -1,0 +1,20 @@
+"""Write the labelled and unlabelled lists of one data set: `python -m stages.partitions SCALE DATASET`."""
+
+import sys
+from pathlib import Path
+
+from pipeline.data.partition import write_partitions
+from pipeline.params import load_params
+
+
+def main(scale: str, dataset: str) -> int:
+    """Write `data/<scale>/partitions/<dataset>`."""
+    params = load_params(Path("params.yaml"))["scales"][scale]
+    block = params[dataset]["data"]
+    data = params["sources"][block["source"]] | block
+    write_partitions(data, dataset, root=Path("data") / scale, out=Path("data") / scale / "partitions" / dataset)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,51 @@
+"""A small project folder: two rows at tiny size, so that whole cells run in a second."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.params import load_params
+
+PROJECT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def params() -> dict[str, Any]:
+    """The project's own params.yaml at scale `smoke`."""
+    loaded = load_params(PROJECT / "params.yaml")
+    loaded["scale"] = "smoke"
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke scale's data and partitions, made once."""
+    from pipeline.data.partition import write_partitions
+    from pipeline.data.sources import prepare
+
+    scale = load_params(PROJECT / "params.yaml")["scales"]["smoke"]
+    root = tmp_path_factory.mktemp("data")
+    for source, block in scale["sources"].items():
+        prepare(block, root / source)
+    for dataset in ("voc_classic", "voc_blender", "cityscapes"):
+        block = scale[dataset]["data"]
+        data = scale["sources"][block["source"]] | block
+        write_partitions(data, dataset, root=root, out=root / "partitions" / dataset)
+    return root
+
+
+@pytest.fixture
+def project(tmp_path: Path, data_root: Path) -> Path:
+    """A folder that looks like the project to the launcher: DVC's marks, sites, code, data."""
+    for name in ("slurm", "stages", "pipeline"):
+        shutil.copytree(PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "test_cluster"))
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(PROJECT / name, tmp_path / name)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "smoke").symlink_to(data_root)
+    return tmp_path

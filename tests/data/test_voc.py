@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from pipeline.data import voc
+from pipeline.data.images import read_image, read_mask
+from pipeline.data.layout import list_ids, pairs
+from pipeline.data.sources import prepare
+
+TRAIN, VAL, ADDED = ["2007_000001", "2007_000002"], ["2007_000003"], ["2008_000004", "2008_000005"]
+
+
+def sbd_mask(ids: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    savemat(out, {"GTcls": {"Segmentation": ids, "Boundaries": np.zeros(3)}})
+    return out.getvalue()
+
+
+def write_archives(mirror: Any, **masks: np.ndarray) -> None:
+    kit, sets = "VOCdevkit/VOC2012", "VOCdevkit/VOC2012/ImageSets/Segmentation"
+    files = {f"{sets}/train.txt": "\n".join(TRAIN).encode(), f"{sets}/val.txt": "\n".join(VAL).encode()}
+    for identity in [*TRAIN, *VAL, *ADDED]:
+        files[f"{kit}/JPEGImages/{identity}.jpg"] = mirror.photo("JPEG")
+        files[f"{kit}/Annotations/{identity}.xml"] = b"<not wanted/>"
+    for identity in [*TRAIN, *VAL]:
+        files[f"{kit}/SegmentationClass/{identity}.png"] = mirror.mask(mirror.ids(identity), palette=True)
+    mirror.tar("VOCtrainval_11-May-2012.tar", files)
+    sbd = {"train.txt": f"{TRAIN[0]}\n{ADDED[0]}\n".encode(), "val.txt": f"{VAL[0]}\n{ADDED[1]}".encode()}
+    for identity in [TRAIN[0], VAL[0], *ADDED]:
+        sbd[f"cls/{identity}.mat"] = sbd_mask(masks.get(identity, mirror.ids(f"sbd {identity}")))
+    mirror.tar("benchmark.tgz", {f"benchmark_RELEASE/dataset/{name}": content for name, content in sbd.items()})
+    mirror.publish("voc")
+
+
+@pytest.fixture
+def out(mirror: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    write_archives(mirror)
+    monkeypatch.setattr(voc, "COUNTS", {"train": 2, "train_aug": 4, "val": 1})
+    return tmp_path / "data" / "paper" / "voc"
+
+
+def test_voc_and_sbd_become_the_augmented_set_in_vocs_layout(
+    mirror: Any, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare({"name": "voc"}, out)
+    assert list_ids(out, "voc", "train_aug") == [*TRAIN, *ADDED]
+    assert list_ids(out, "voc", "val") == VAL
+    for pair in pairs(out, "voc", [*TRAIN, *VAL, *ADDED]):
+        assert pair.mask is not None
+        source = pair.id if pair.id in [*TRAIN, *VAL] else f"sbd {pair.id}"
+        np.testing.assert_array_equal(read_mask(pair.mask, 21), mirror.ids(source))
+        assert read_image(pair.image).shape == (12, 16, 3)
+    folders = sorted(path.name for path in out.iterdir())
+    assert folders == ["ImageSets", "JPEGImages", "SegmentationClass", "SegmentationClassAug"]
+    assert "Flickr" in capsys.readouterr().out
+    assert (out.parents[1] / "archives" / "benchmark.tgz").exists()
+
+
+@pytest.mark.parametrize(
+    ("num", "size", "message"),
+    [
+        (30, (12, 16), r"2008_000004\.mat holds \[.*\]; allowed are 0 to 20, and 255"),
+        (5, (11, 16), r"mask of 2008_000004 has \(11, 16\) pixels, its image \(12, 16\)"),
+    ],
+)
+def test_a_bad_sbd_mask_is_named_and_leaves_nothing(
+    mirror: Any, out: Path, num: int, size: tuple[int, int], message: str
+) -> None:
+    write_archives(mirror, **{"2008_000004": mirror.ids("bad", num, size)})
+    with pytest.raises(ValueError, match=message):
+        prepare({"name": "voc"}, out)
+    assert list(out.parent.iterdir()) == []
+
+
+def test_a_damaged_sbd_file_is_named(mirror: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.mat").write_bytes(sbd_mask(mirror.ids("a"))[:150])
+    with pytest.raises(ValueError, match=r"a\.mat cannot be read as an SBD mask"):
+        voc.read_sbd_mask(tmp_path / "a.mat")
+
+
+def test_an_incomplete_set_is_refused_with_both_counts(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voc, "COUNTS", {"train": 1464, "train_aug": 10582, "val": 1449})
+    with pytest.raises(ValueError, match=r"'train_aug': 4.*it must have .*'train_aug': 10582"):
+        prepare({"name": "voc"}, out)
+
+
+def test_a_spoilt_archive_is_named_and_fetched_again(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archives = out.parents[1] / "archives"
+    archives.mkdir(parents=True)
+    (archives / "benchmark.tgz").write_bytes(b"half")
+    prepare({"name": "voc"}, out)
+    assert "benchmark.tgz is damaged" in capsys.readouterr().out
+    assert len(list_ids(out, "voc", "train_aug")) == 4

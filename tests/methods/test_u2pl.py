@@ -1,0 +1,181 @@
+"""What is U2PL's own, beyond what the contrast's and the entropy's tests hold."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.methods.u2pl import RELEASED, Method, Parameters
+from pipeline.params import load_params
+from pipeline.training.entropy import reliability
+
+
+def test_the_unsupervised_loss_weighs_reliable_pixels_by_the_inverse_of_their_share(tiny: Any) -> None:
+    method = tiny.make_method("u2pl", weight=1.0)
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 21, 5, 5), torch.randint(21, (2, 5, 5))
+    labels[0, :2] = 255
+    found = reliability(torch.rand(2, 5, 5), labels != 255, 0.2)
+    losses = []
+    for b in range(2):
+        for y in range(5):
+            for x in range(5):
+                if found.reliable[b, y, x]:
+                    powers = [math.exp(value) for value in logits[b, :, y, x].tolist()]
+                    losses.append(-math.log(powers[int(labels[b, y, x])] / sum(powers)))
+    assert len(losses) == 32  # of 40 valid ones
+    expected = 40 / 32 * sum(losses) / 32
+    assert method.unsupervised(logits, labels, found).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_share_of_unreliable_pixels_falls_by_epoch_unless_it_is_told_to_stay(tiny: Any) -> None:
+    thresholds = {}
+    for dpa in (True, False):
+        torch.manual_seed(0)
+        method = tiny.make_method("u2pl", dpa=dpa)
+        found = []
+        for step in (0, 1, 8):  # epochs 0, 0 and 4 of 5
+            torch.manual_seed(0)
+            again = copy.deepcopy(method)
+            again.losses(tiny.make_batch(), tiny.make_progress(step))
+            found.append(float(again.threshold))
+        thresholds[dpa] = found
+    assert thresholds[True][0] == thresholds[True][1] < thresholds[True][2]
+    assert len(set(thresholds[False])) == 1
+
+
+def test_the_second_pass_alone_moves_the_statistics_of_a_teacher_with_its_own(tiny: Any) -> None:
+    method = tiny.make_method("u2pl")
+    before = copy.deepcopy(method.teacher.net.state_dict())
+    tiny.losses(method, tiny.make_batch())
+    after = method.teacher.net.state_dict()
+    moved = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    assert moved
+    assert all("running_" in key or key.endswith("num_batches_tracked") for key in moved)
+    statistics = {key: after[key].clone() for key in moved}
+    method.after_step(5)
+    assert all(torch.equal(value, method.teacher.net.state_dict()[key]) for key, value in statistics.items())
+
+
+def test_the_entropy_is_from_the_pass_that_is_named(tiny: Any) -> None:
+    thresholds = []
+    for source in ("first", "second"):
+        torch.manual_seed(0)
+        method = tiny.make_method("u2pl", entropy_source=source)
+        tiny.losses(method, tiny.make_batch())
+        thresholds.append(float(method.threshold))
+    assert thresholds[0] != thresholds[1]
+
+
+def test_the_released_teacher_is_the_student_through_its_first_epoch(tiny: Any) -> None:
+    torch.manual_seed(0)
+    method = tiny.make_method("u2pl", teacher_start="released")
+    fresh = copy.deepcopy(method.teacher.net)
+    with torch.no_grad():
+        for tensor in (*method.student.parameters(), *method.student.buffers()):
+            tensor.add_(1)  # the warm start
+    method.begin()
+    same = [
+        torch.equal(a, b) for a, b in zip(method.teacher.net.parameters(), method.student.parameters(), strict=True)
+    ]
+    assert all(same)
+    assert all(torch.equal(a, b) for a, b in zip(method.teacher.net.buffers(), fresh.buffers(), strict=True))
+    equal = []
+    for step in range(4):  # two steps an epoch
+        tiny.train(method, steps=1, first=step)
+        pairs = zip(method.teacher.net.parameters(), method.student.parameters(), strict=True)
+        equal.append(all(torch.equal(a, b) for a, b in pairs))
+    assert equal == [True, True, False, False]
+
+
+def test_padding_is_learnt_only_where_it_is_asked_for(tiny: Any) -> None:
+    batch = tiny.make_batch()
+    nothing = dataclasses.replace(batch, valid=torch.zeros_like(batch.valid))
+    everything = dataclasses.replace(batch, valid=torch.ones_like(batch.valid))
+    values = {}
+    for padding in ("ignored", "learnt"):
+        for case, given in (("nothing", nothing), ("everything", everything)):
+            torch.manual_seed(0)
+            method = tiny.make_method("u2pl", padding=padding)
+            values[padding, case] = tiny.losses(method, given)["unsupervised"].item()
+    assert values["ignored", "nothing"] == 0
+    assert values["learnt", "nothing"] == values["learnt", "everything"] == values["ignored", "everything"]
+
+
+def test_released_semantics_are_valid_differ_from_the_papers_and_train(tiny: Any) -> None:
+    default = tiny.PARAMETERS["u2pl"]
+    assert not [key for key, value in RELEASED.items() if default[key] == value]
+    Parameters(**default | RELEASED)
+    small = RELEASED | {"num_anchors": 6, "num_negatives": 3}
+    torch.manual_seed(0)
+    values = tiny.train(tiny.make_method("u2pl", **small), steps=3)
+    assert all(math.isfinite(loss) for step in values for loss in step.values())
+    torch.manual_seed(0)
+    assert values != tiny.train(tiny.make_method("u2pl"), steps=3)
+
+
+def test_the_released_variant_of_the_parameter_file_is_these_values() -> None:
+    variants = load_params(Path(__file__).parents[2] / "params.yaml")["methods"]["u2pl"]["variants"]
+    assert variants["released"]["parameters"] == RELEASED
+
+
+@pytest.mark.parametrize("key", sorted(RELEASED))
+def test_each_released_value_alone_can_be_trained(tiny: Any, key: str) -> None:
+    torch.manual_seed(0)
+    values = tiny.train(tiny.make_method("u2pl", **{key: RELEASED[key]}), steps=1)
+    assert all(math.isfinite(loss) for loss in values[0].values())
+
+
+@pytest.mark.parametrize("negatives", ["unreliable", "reliable", "all"])
+@pytest.mark.parametrize("queue", [True, False])
+@pytest.mark.parametrize("contrast", ["infonce", "bce"])
+def test_every_row_of_the_ablations_contrasts_something(tiny: Any, negatives: str, queue: bool, contrast: str) -> None:
+    torch.manual_seed(0)
+    method = tiny.make_method("u2pl", negatives=negatives, queue=queue, contrast=contrast)
+    assert tiny.losses(method, tiny.make_batch())["contrastive"] > 0
+    assert method.monitors()["contrasted_classes"] > 1
+
+
+def test_the_contrast_trains_the_representation_and_the_encoder_but_not_the_classifier(tiny: Any) -> None:
+    method = tiny.make_method("u2pl")
+    tiny.losses(method, tiny.make_batch())["contrastive"].backward()
+    student = method.student
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in student.represent.parameters())
+    assert student.encoder.conv1[0].weight.grad.abs().sum() > 0
+    assert all(p.grad is None for p in student.classifier.parameters())
+    assert all(p.grad is None for p in method.teacher.parameters())
+
+
+def test_a_rank_that_leaves_no_class_is_refused_when_the_method_is_built(tiny: Any) -> None:
+    with pytest.raises(ValueError, match="rank_low is 3; allowed: 1 to 1 with 2 classes"):
+        tiny.make_method("u2pl", num_classes=2, rank_low=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"alpha0": 1.0}, "alpha0 is 1.0; allowed: at least 0 and below 1"),
+        ({"entropy_source": "third"}, "entropy_source is 'third'; allowed: first or second"),
+        ({"teacher_start": "late"}, "teacher_start is 'late'; allowed: copy or released"),
+        ({"padding": "zero"}, "padding is 'zero'; allowed: ignored or learnt"),
+        ({"weight": -1.0}, "weight is -1.0; allowed: 0 and above"),
+        ({"mix_probability": 2}, "mix_probability is 2; allowed: 0 to 1"),
+        ({"decay": 1.0}, "decay is 1.0; allowed"),
+    ],
+)
+def test_values_out_of_range_are_refused(tiny: Any, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Parameters(**tiny.PARAMETERS["u2pl"] | changes)
+
+
+def test_monitors_are_finite_scalars(tiny: Any) -> None:
+    for changes in ({}, {"alpha0": 0.0, "contrast": "none"}, {"queue": False}):
+        method: Method = tiny.make_method("u2pl", **changes)
+        tiny.losses(method, tiny.make_batch())
+        assert all(math.isfinite(float(value)) for value in method.monitors().values())

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pipeline import database, tracking
+
+if TYPE_CHECKING:
+    from tests.pipeline.conftest import Lab
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The ``noload`` loader strategy is deprecated:sqlalchemy.exc.SADeprecationWarning"  # MLflow's own use of it
+)
+
+
+def test_a_database_that_does_not_open_is_refused_with_the_remedy_and_moved_aside_by_a_rebuild(lab: Lab) -> None:
+    lab.finish("a")
+    path = lab.database
+    path.unlink()
+    connection = sqlite3.connect(path)  # as two first users at once leave it behind: some tables, no version
+    connection.execute("create table experiments (experiment_id integer)")
+    connection.close()
+    with pytest.raises(database.UnreachableError, match="track --rebuild"):
+        tracking.ingest(lab.store.root)
+    code = "import sys; from pathlib import Path; from pipeline.tracking import rebuild; rebuild(Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", code, str(lab.store.root)], check=True, capture_output=True)
+    assert lab.runs()["a"]["status"] == "FINISHED"
+    assert list(path.parent.glob("mlflow.db.broken-*"))
+
+
+def test_an_open_database_that_is_replaced_is_noticed(lab: Lab) -> None:
+    lab.begin("a")
+    ingester = tracking.Ingester(lab.store.root, [], uri=None)
+    ingester.work()
+    path = lab.database
+    shutil.copy(path, path.with_name("copy.db"))
+    path.with_name("copy.db").rename(path)
+    with pytest.raises(RuntimeError, match="was replaced while it was open"):
+        ingester.work()
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///x/mlruns", "sqlite:///mlflow.db", "sqlite://"])
+def test_a_folder_or_a_relative_path_is_no_tracking_address(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ValueError, match=r"MLFLOW_TRACKING_URI=.*allowed: sqlite:////absolute"):
+        database.tracking_uri(tmp_path / "cells")
+
+
+def test_the_database_lies_beside_the_store_unless_the_environment_names_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert database.tracking_uri(tmp_path / "cells") == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@host/db")
+    assert database.tracking_uri(tmp_path / "cells") == "postgresql://me:secret@host/db"
+    assert database.without_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+
+
+def test_only_sqlite_is_treated_as_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Client:
+        def get_experiment_by_name(self, name: str) -> Any:
+            return None
+
+        def create_experiment(self, name: str, artifacts: str | None) -> str:
+            assert artifacts is None  # the server's own
+            return "1"
+
+        def get_experiment(self, _id: str) -> Any:
+            return type("Experiment", (), {"experiment_id": "1", "creation_time": 5, "lifecycle_stage": "active"})
+
+    monkeypatch.setattr(database, "_client", lambda _uri: Client())
+    opened = database.Database("postgresql://me@host/db", "u2pl")
+    assert (opened.path, opened.replaced, opened.born) == (None, False, 5)
+
+
+@pytest.mark.slow
+def test_eight_first_users_at_once_leave_a_database_that_works(tmp_path: Path) -> None:
+    code = "import sys; from pipeline.database import initialise; initialise(sys.argv[1])"
+    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
+    processes = [subprocess.Popen([sys.executable, "-c", code, uri]) for _ in range(8)]
+    assert [process.wait() for process in processes] == [0] * 8
+    assert database.set_aside_if_broken(uri) is None
+    assert [path.name for path in (tmp_path / "new").iterdir() if "new-" in path.name] == []

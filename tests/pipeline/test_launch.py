@@ -1,0 +1,194 @@
+"""Workers and submissions, with cells that only sleep: nothing twice, nothing lost, failures kept apart."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from pipeline import attach
+from pipeline.cell import Cell, digest
+from pipeline.launch import load_site, take_snapshot
+from pipeline.store import Store, find_store, read_json
+from pipeline.worker import Stop, run_submission, take
+
+
+def sleeper(number: int, seconds: float = 0.05, upstream: tuple[str, ...] = ()) -> Cell:
+    values = {"seconds": seconds, "number": number, "dataset": "none", "partition": "-", "seed": 0}
+    return Cell("sleep", values, upstream, digest([number, seconds, upstream]))
+
+
+@pytest.fixture
+def local_store(project: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(project / "nothing"))
+    monkeypatch.setenv("CLUSTER", "local")
+    monkeypatch.setenv("PYTHONPATH", "")
+    return Store(find_store(project))
+
+
+def finished(store: Store) -> list[str]:
+    """The keys of the log's ends, which a worker writes just after its result appeared."""
+    return sorted(line["key"] for line in store.executions() if line["event"] == "done")
+
+
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.05)
+
+
+SUBMIT = """
+import json, sys
+from pathlib import Path
+from pipeline.cell import from_json
+from pipeline.launch import submit
+from pipeline.store import Store
+store, root, cells = json.load(sys.stdin)
+cells = [from_json(cell) for cell in cells]
+submissions = submit(Store(Path(store)), cells, root=Path(root), data_root=Path(root))
+Path(root, "submitted").write_text(json.dumps(submissions))
+"""
+
+
+def send(store: Store, cells: list[Cell], project: Path) -> list[str]:
+    """Submit in a process of its own that ends, as a stage does; its jobs live on."""
+    given = json.dumps([str(store.root), str(project), [cell.to_json() for cell in cells]])
+    subprocess.run([sys.executable, "-c", SUBMIT], input=given, text=True, check=True, start_new_session=True)
+    submissions: list[str] = json.loads((project / "submitted").read_text())
+    return submissions
+
+
+def test_every_cell_of_a_submission_runs_once(local_store: Store, project: Path) -> None:
+    cells = [sleeper(number) for number in range(12)]
+    send(local_store, cells, project)
+    until(lambda: all(local_store.is_done(cell.key) for cell in cells))
+    starts = [line["key"] for line in local_store.executions() if line["event"] == "start"]
+    assert sorted(starts) == sorted(cell.key for cell in cells)
+    assert len({line["pid"] for line in local_store.executions() if line["event"] == "start"}) <= (os.cpu_count() or 1)
+
+
+def test_what_another_driver_submitted_is_not_submitted_again(local_store: Store, project: Path) -> None:
+    cells = [sleeper(number, 0.3) for number in range(3)]
+    send(local_store, cells, project)
+    assert send(local_store, cells, project) == []
+    until(lambda: all(local_store.is_done(cell.key) for cell in cells))
+    assert send(local_store, cells, project) == []
+
+
+def test_a_cell_waits_for_the_one_before_it(local_store: Store) -> None:
+    first = sleeper(1)
+    second = sleeper(2, upstream=(first.key,))
+    for cell in (first, second):
+        local_store.claim(cell.key, "s")
+    holder = {"submission": "s", "host": "here", "pid": 1, "job": "local-1"}
+    taken, _ = take(local_store, [second, first], holder)
+    assert taken is not None
+    assert taken[0] == first
+    assert take(local_store, [second, first], holder) == (None, True)
+    local_store.publish(first.key, taken[1], {"state": "done"})
+    taken, _ = take(local_store, [second, first], holder)
+    assert taken is not None
+    assert taken[0] == second
+
+
+def test_a_crash_fails_its_cell_and_what_follows_and_nothing_else(local_store: Store, project: Path) -> None:
+    broken = Cell("sleep", {"dataset": "none", "partition": "-", "seed": 0}, (), "broken")
+    after, other = sleeper(1, upstream=("broken",)), sleeper(2)
+    send(local_store, [broken, after, other], project)
+    until(lambda: local_store.is_done(other.key) and local_store.state(after.key) == "failed")
+    assert (local_store.failure("broken") or {})["reason"] == "KeyError: 'seconds'"
+    assert "the cell before it failed: broken" in (local_store.failure(after.key) or {})["reason"]
+    assert "Traceback" in (local_store.work("broken") / "log.txt").read_text()
+
+
+def test_a_killed_worker_loses_nothing(local_store: Store, project: Path) -> None:
+    cells = [sleeper(number, 1.0) for number in range(4)]
+    send(local_store, cells, project)
+    until(lambda: any(local_store.state(cell.key) == "running" for cell in cells))
+    for path in (local_store.root / "work").glob("*/holder.json"):
+        os.kill((read_json(path) or {})["pid"], signal.SIGKILL)
+
+    def everything_done() -> bool:
+        attach.release_dead(local_store)
+        send(local_store, cells, project)
+        return all(local_store.is_done(cell.key) for cell in cells)
+
+    until(everything_done)
+    until(lambda: len(finished(local_store)) >= len(cells))
+    assert finished(local_store) == sorted(cell.key for cell in cells)
+    assert any(line["event"] == "lost" for line in local_store.executions())
+
+
+def test_a_worker_that_keeps_dying_fails_its_cell_with_a_reason(local_store: Store) -> None:
+    cell = sleeper(1)
+    for _ in range(attach.MAX_LOST):
+        local_store.claim(cell.key, "s")
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        holder = {"submission": "s", "host": socket.gethostname(), "pid": gone.pid, "job": f"local-{gone.pid}"}
+        assert local_store.hold(cell.to_json(), holder) is not None
+        attach.release_dead(local_store)
+    assert "died 3 times at the same step" in (local_store.failure(cell.key) or {})["reason"]
+
+
+def test_ctrl_c_stops_the_workers_and_the_next_run_goes_on(local_store: Store, project: Path) -> None:
+    cells = {cell.key: cell for cell in (sleeper(number, 0.8) for number in range(6))}
+    (submission,) = send(local_store, list(cells.values()), project)
+    until(lambda: any(local_store.state(key) == "running" for key in cells))
+    attach.interrupt(local_store, cells)
+    until(lambda: not attach.submission_alive(local_store, submission))
+    assert not all(local_store.is_done(key) for key in cells)
+    assert attach.wait(local_store, cells, lambda: send(local_store, list(cells.values()), project), title="t") == {}
+    until(lambda: len(finished(local_store)) >= len(cells))
+    assert finished(local_store) == sorted(cells)
+
+
+def test_jobs_run_from_a_copy_of_the_code(local_store: Store) -> None:
+    snapshot = take_snapshot(local_store)
+    assert (snapshot / "pipeline" / "worker.py").exists()
+    assert take_snapshot(local_store) == snapshot
+
+
+def test_a_worker_without_its_submission_says_so(local_store: Store) -> None:
+    with pytest.raises(ValueError, match="no such submission"):
+        run_submission(local_store, "nothing", limit=None, stop=Stop())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"wokers": 2}, r"unknown or missing keys \['wokers'\]"),
+        ({"executor": "pbs"}, "executor 'pbs'; allowed: local, slurm, debug"),
+    ],
+)
+def test_a_wrong_site_file_names_the_key(change: dict[str, Any], message: str, project: Path) -> None:
+    path = project / "slurm" / "local.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        load_site(project)
+
+
+def test_an_unknown_cluster_names_those_there_are(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLUSTER", "mars")
+    with pytest.raises(ValueError, match=r"CLUSTER=mars.*there are: .*local"):
+        load_site(project)
+
+
+def test_a_waiting_stage_is_small() -> None:
+    code = "import psutil, pipeline.attach, pipeline.progress; print(psutil.Process().memory_info().rss)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 60e6
+    assert psutil.Process().is_running()

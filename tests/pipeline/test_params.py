@@ -1,0 +1,177 @@
+"""params.yaml: what it may say, what a table becomes, what the paper's Table A1 has."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dvc.utils.hydra import apply_overrides
+from dvc.utils.serialize import load_yaml
+from ruamel.yaml import YAML
+
+from pipeline.params import all_tables, load_params, resolve_table
+from pipeline.training.setting import check_row
+
+PROJECT = Path(__file__).parents[2]
+PUBLISHED = PROJECT / "reports" / "published"
+
+
+def test_an_override_changes_one_line_of_the_file(tmp_path: Path) -> None:
+    copy = tmp_path / "params.yaml"
+    copy.write_text((PROJECT / "params.yaml").read_text())
+    apply_overrides(copy, ["alpha0=0.3"])
+    before, after = (PROJECT / "params.yaml").read_text().splitlines(), copy.read_text().splitlines()
+    assert len(before) == len(after)
+    changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    assert len(changed) == 1
+    assert changed[0][1].startswith("alpha0: 0.3")
+
+
+def test_the_file_is_read_as_dvc_reads_it() -> None:
+    assert load_params(PROJECT / "params.yaml") == load_yaml(str(PROJECT / "params.yaml"))
+
+
+def test_no_value_differs_between_the_two_readers_of_yaml() -> None:
+    import yaml
+
+    text = (PROJECT / "params.yaml").read_text()
+    assert yaml.safe_load(text) == YAML(typ="safe").load(text)
+
+
+def test_every_table_resolves_and_every_row_can_be_built(params: dict[str, Any]) -> None:
+    for scale in params["scales"]:
+        params["scale"] = scale
+        for table in all_tables(params):
+            for row in resolve_table(params, table):
+                check_row(row)
+
+
+@pytest.mark.parametrize("path", sorted(PUBLISHED.glob("table_[1-7a]*.csv")), ids=lambda path: path.stem)
+def test_rows_and_columns_carry_the_papers_labels(path: Path, params: dict[str, Any]) -> None:
+    if path.stem == "table_a1_hyperparameters":
+        return
+    with path.open() as file:
+        published = list(csv.DictReader(file))
+    rows = resolve_table(params, path.stem)
+    assert {row["column"] for row in rows} <= set(published[0])
+    wanted = [{name: line[name] for name in rows[0]["row"]} for line in published]
+    assert all(row["row"] in wanted for row in rows)
+    assert {str(row["row"]) for row in rows} == {str(line) for line in wanted}
+
+
+def test_defaults_are_those_of_table_a1() -> None:
+    symbols = {
+        "M": "num_anchors",
+        "N": "num_negatives",
+        "delta_p": "anchor_threshold",
+        "lambda_c": "contrast_weight",
+        "eta": "weight",
+        "tau": "temperature",
+        "alpha_0": "alpha0",
+        "r_l": "rank_low",
+        "r_h": "rank_high",
+    }
+    with (PUBLISHED / "table_a1_hyperparameters.csv").open() as file:
+        paper = {line["symbol"]: line["default"] for line in csv.DictReader(file)}
+    loaded = load_params(PROJECT / "params.yaml")
+    for symbol, key in symbols.items():
+        text = paper[symbol]
+        value = float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
+        assert loaded["methods"]["u2pl"]["parameters"][key] == value, symbol
+        assert loaded[key] == value, f"top-level {key}"
+
+
+def test_a_methods_block_has_the_fields_of_its_parameters() -> None:
+    for name, block in load_params(PROJECT / "params.yaml")["methods"].items():
+        module = importlib.import_module(f"pipeline.methods.{name}")
+        assert set(block["parameters"]) == {field.name for field in fields(module.Parameters)}, name
+
+
+def test_every_method_file_has_its_block() -> None:
+    files = {path.stem for path in (PROJECT / "pipeline" / "methods").glob("*.py")} - {"__init__"}
+    assert set(load_params(PROJECT / "params.yaml")["methods"]) == files
+
+
+def test_released_semantics_are_the_modules_own() -> None:
+    from pipeline.methods.u2pl import RELEASED
+
+    variants = load_params(PROJECT / "params.yaml")["methods"]["u2pl"]["variants"]
+    assert variants["released"]["parameters"] == RELEASED
+
+
+def test_dvc_yaml_has_every_table_with_its_data_set() -> None:
+    items = YAML(typ="safe").load((PROJECT / "dvc.yaml").read_text())["vars"][2]["items"]
+    extra = YAML(typ="safe").load((PROJECT / "reports" / "extra" / "dvc.yaml").read_text())["vars"][1]["items"]
+    loaded = load_params(PROJECT / "params.yaml")
+    assert {*items, *extra} == set(all_tables(loaded))
+    assert list(items) == [table for table in all_tables(loaded) if table not in extra]
+    for table, item in items.items():
+        rows = resolve_table(loaded, table)
+        assert {row["dataset"] for row in rows} == {item["dataset"]}
+        assert {row["data"]["source"] for row in rows} == {item["source"]}
+
+
+def test_the_experiment_follows_the_top_level_keys(params: dict[str, Any]) -> None:
+    (default,) = resolve_table(params, "experiment")
+    in_table_7 = [row for row in resolve_table(params, "table_7") if row["column"].startswith("1/4")]
+    assert default["parameters"] == in_table_7[2]["parameters"]
+    (changed,) = resolve_table(params | {"alpha0": 0.3}, "experiment")
+    assert changed["parameters"] == in_table_7[1]["parameters"]
+
+
+def test_the_experiment_may_be_of_any_method(params: dict[str, Any]) -> None:
+    (row,) = resolve_table(params | {"method": "mean_teacher"}, "experiment")
+    assert row["method"] == "mean_teacher"
+    with pytest.raises(ValueError, match=r"alpha0=0.3: method 'mean_teacher' has no 'alpha0'; it has: .*decay"):
+        resolve_table(params | {"method": "mean_teacher", "alpha0": 0.3}, "experiment")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"alpha_0": 0.3}, "unknown top-level key: 'alpha_0' is not known; allowed: .*alpha0"),
+        ({"method": "u2p"}, "method: 'u2p' is not known; allowed: .*u2pl"),
+        ({"dataset": "voc"}, "'voc' is not known; allowed: voc_classic"),
+        ({"partition": "1-3"}, "'1-3' is not known; allowed: 1-16"),
+        ({"temperature": float("nan")}, "temperature: nan is not a finite number"),
+    ],
+)
+def test_a_wrong_key_or_value_names_itself_and_what_is_allowed(
+    change: dict[str, Any], message: str, params: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        resolve_table(params | change, "experiment")
+
+
+@pytest.mark.parametrize(("key", "value"), [("alpha0", 1.5), ("rank_low", 0), ("temperature", 0.0), ("weight", -1.0)])
+def test_a_value_out_of_range_is_refused_before_anything_runs(key: str, value: float, params: dict[str, Any]) -> None:
+    (row,) = resolve_table(params | {key: value}, "experiment")
+    with pytest.raises(ValueError, match=f"{key} is {value}.*allowed"):
+        check_row(row)
+
+
+def test_lists_of_different_length_in_a_table_are_refused(params: dict[str, Any]) -> None:
+    params["tables"]["table_5"]["rank_low"] = [1, 3]
+    with pytest.raises(ValueError, match=r"differ in length.*rank_low"):
+        resolve_table(params, "table_5")
+
+
+def test_a_missing_or_torn_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such file"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("scale: [")
+    with pytest.raises(ValueError, match="not readable as YAML"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_the_official_variant_is_the_authors_settings() -> None:
+    for name, block in load_params(PROJECT / "params.yaml")["methods"].items():
+        official = getattr(importlib.import_module(f"pipeline.methods.{name}"), "OFFICIAL", None)
+        if official is not None:
+            changed = block["parameters"] | block["variants"]["official"]["parameters"]
+            plain = {key: list(value) if isinstance(value, tuple) else value for key, value in official.items()}
+            assert {key: changed[key] for key in plain} == plain, name

@@ -1,0 +1,84 @@
+"""The plan: what DVC will run, in its order, with staleness carried downstream; and what a command line asks for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.plan import parse_command, stale_stages
+
+DVC_YAML = """
+stages:
+  first:
+    cmd: cp a b
+    deps: [a]
+    outs: [b]
+  second:
+    cmd: cp b c
+    deps: [b]
+    outs: [c]
+  other:
+    cmd: cp d e
+    deps: [d]
+    outs: [e]
+"""
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("repository")
+    (folder / "dvc.yaml").write_text(DVC_YAML)
+    for name in "ad":
+        (folder / name).write_text(name)
+    for command in (["init", "-q", "--no-scm"], ["repro", "-q"]):
+        subprocess.run([sys.executable, "-m", "dvc", *command], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def test_nothing_is_stale_after_a_run(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repository)
+    assert stale_stages(repository, ["dvc", "repro"]) == {}
+
+
+def test_staleness_goes_downstream_and_says_why(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repository)
+    (repository / "a").write_text("changed")
+    assert stale_stages(repository, ["dvc", "repro"]) == {"first": ["a modified"], "second": ["after first"]}
+    assert stale_stages(repository, ["dvc", "repro", "-s", "second"]) == {}
+    assert list(stale_stages(repository, ["dvc", "repro", "second"])) == ["first", "second"]
+    assert stale_stages(repository, ["dvc", "repro", "other"]) == {}
+    (repository / "a").write_text("a")
+
+
+def test_without_a_readable_command_the_stage_itself_is_the_plan(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    (repository / "a").write_text("changed")
+    (repository / "d").write_text("changed")
+    assert list(stale_stages(repository, ["dvc", "queue", "start"], "second")) == ["first", "second"]
+    (repository / "a").write_text("a")
+    (repository / "d").write_text("d")
+
+
+@pytest.mark.parametrize(
+    ("command", "targets"),
+    [
+        (["/usr/bin/python", "/opt/bin/dvc", "repro", "tables@table_7"], ["tables@table_7"]),
+        (["dvc", "exp", "run", "-S", "alpha0=0.3", "evaluate@experiment"], ["evaluate@experiment"]),
+        (["dvc", "--wait-for-lock", "repro"], []),
+    ],
+)
+def test_a_command_line_is_read_as_dvc_reads_it(command: list[str], targets: list[str]) -> None:
+    options = parse_command(command)
+    assert options is not None
+    assert options.targets == targets
+
+
+@pytest.mark.parametrize("command", [["dvc", "exp", "exec-run"], ["bash", "-c", "x"], ["dvc", "status"]])
+def test_what_asks_for_no_stages_is_no_request(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse_command(command) is None
+    capsys.readouterr()

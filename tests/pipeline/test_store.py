@@ -1,0 +1,150 @@
+"""The store: one owner of a cell, results whole or absent, a log that proves it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.store import Store, TakenOverError, find_store, read_json, write_json
+
+CELL = {"key": "k", "kind": "sleep", "values": {}, "upstream": []}
+HOLDER = {"submission": "s", "host": "here", "pid": 1, "job": "local-1"}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cells")
+
+
+def _claim(arguments: tuple[str, int]) -> bool:
+    return Store(Path(arguments[0])).claim("k", f"submission {arguments[1]}")
+
+
+def test_of_many_that_claim_at_once_one_gets_the_cell(store: Store) -> None:
+    with multiprocessing.get_context("fork").Pool(8) as pool:
+        claimed = pool.map(_claim, [(str(store.root), number) for number in range(64)])
+    assert sum(claimed) == 1
+
+
+def test_a_cell_goes_from_missing_to_done(store: Store) -> None:
+    assert store.state("k") == "missing"
+    store.claim("k", "s")
+    assert store.state("k") == "queued"
+    token = store.hold(CELL, HOLDER)
+    assert token is not None
+    assert store.state("k") == "running"
+    (store.work("k") / "checkpoint.pt").write_text("x")
+    done = store.publish("k", token, {"state": "done"})
+    assert store.state("k") == "done"
+    assert sorted(path.name for path in done.iterdir()) == ["cell.json", "result.json"]
+    assert [line["event"] for line in store.executions()] == ["start", "done"]
+
+
+def test_a_held_cell_is_held_once(store: Store) -> None:
+    store.claim("k", "s")
+    assert store.hold(CELL, HOLDER) is not None
+    assert store.hold(CELL, HOLDER | {"pid": 2}) is None
+
+
+def test_a_published_cell_cannot_be_held_again(store: Store) -> None:
+    store.claim("k", "s")
+    token = store.hold(CELL, HOLDER)
+    assert token is not None
+    store.publish("k", token, {"state": "done"})
+    assert store.hold(CELL, HOLDER) is None
+    assert not store.work("k").exists()
+
+
+def test_who_lost_a_cell_cannot_publish_it(store: Store) -> None:
+    store.claim("k", "s")
+    old = store.hold(CELL, HOLDER)
+    assert old is not None
+    store.drop("k", old)
+    new = store.hold(CELL, HOLDER | {"pid": 2})
+    assert new is not None
+    with pytest.raises(TakenOverError, match="no longer by this worker"):
+        store.publish("k", old, {"state": "done"})
+    store.publish("k", new, {"state": "done"})
+
+
+def test_a_full_disk_while_publishing_leaves_the_cell_unfinished(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.claim("k", "s")
+    token = store.hold(CELL, HOLDER)
+    assert token is not None
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            store.publish("k", token, {"state": "done"})
+    assert store.state("k") == "running"
+    assert sorted(path.name for path in store.work("k").iterdir()) == ["cell.json", "holder.json"]
+    store.publish("k", token, {"state": "done"})
+    assert store.is_done("k")
+
+
+def test_a_failure_is_kept_with_its_reason_until_it_is_retried(store: Store) -> None:
+    store.claim("k", "s")
+    token = store.hold(CELL, HOLDER)
+    store.fail("k", token, {"reason": "no luck"})
+    assert store.state("k") == "failed"
+    assert (store.failure("k") or {})["reason"] == "no luck"
+    store.retry("k")
+    assert store.state("k") == "missing"
+
+
+def test_a_resumed_cell_says_so_in_the_log(store: Store) -> None:
+    store.claim("k", "s")
+    token = store.hold(CELL, HOLDER)
+    assert token is not None
+    (store.work("k") / "checkpoint.pt").write_text("x")
+    store.drop("k", token)
+    store.hold(CELL, HOLDER)
+    assert [line["event"] for line in store.executions()] == ["start", "resume"]
+
+
+def test_a_small_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"old": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "dump", lambda *_args, **_kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_json(path, {"new": 2})
+    assert read_json(path) == {"old": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [("", ".dvc/cache/cells"), ("[cache]\n    type = copy\n    dir = ../shared\n", "shared/cells")],
+)
+def test_the_store_lies_beside_dvcs_cache(
+    config: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "nothing"))
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text(config)
+    assert find_store(tmp_path) == tmp_path / expected
+
+
+def test_the_store_is_where_dvc_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dvc.repo import Repo
+
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "nothing"))
+    monkeypatch.setenv("XDG_CONFIG_DIRS", str(tmp_path / "nothing"))
+    with Repo.init(str(tmp_path), no_scm=True) as repo:
+        assert find_store(tmp_path).parent == Path(str(repo.cache.local_cache_dir))
+
+
+def test_outside_a_project_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="run inside the project"):
+        find_store()

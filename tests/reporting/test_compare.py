@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from pipeline.reporting.compare import compare, comparison_markdown
+
+Row = dict[str, Any]
+COLUMN = "1/8 (1323)"
+
+
+@pytest.fixture
+def row(make_row: Callable[..., Row]) -> Callable[..., Row]:
+    def named(method: str, miou: float, **changes: Any) -> Row:
+        return make_row("table_2", {"method": method}, COLUMN, miou=miou, **changes)
+
+    return named
+
+
+def test_equal_cells_stand_side_by_side_with_their_difference(row: Callable[..., Row]) -> None:
+    frame = compare([row("MT", 60.0), row("CutMix", 61.0)], [row("CutMix", 62.5), row("MT", 59.0)])
+    assert frame[["row", "a", "b", "difference"]].to_numpy().tolist() == [["MT", 60, 59, -1], ["CutMix", 61, 62.5, 1.5]]
+    assert set(frame["table"]) == {"table_2"}
+
+
+def test_seeds_are_averaged_and_small_differences_called_noise(row: Callable[..., Row]) -> None:
+    a = [row("MT", miou, seed=seed) for seed, miou in enumerate([59.0, 61.0])]
+    frame = compare(a, [row("MT", 60.5), row("CutMix", 70.0)])
+    assert frame.loc[0, ["a", "n_a", "n_b", "difference", "is_noise"]].tolist() == [60.0, 2, 1, 0.5, True]
+
+
+def test_without_seeds_it_is_not_known_what_is_noise(row: Callable[..., Row]) -> None:
+    assert compare([row("MT", 60.0)], [row("MT", 60.1)])["is_noise"].tolist() == [None]
+
+
+def test_changed_settings_are_named(row: Callable[..., Row]) -> None:
+    slower = row("MT", 61.0, training={"lr": 0.003, "lr_factor": 1, "epochs": 20})
+    assert compare([row("MT", 60.0)], [slower])["changed"].tolist() == ["training.lr: 0.006 → 0.003"]
+
+
+def test_numbers_of_different_data_are_never_subtracted(row: Callable[..., Row]) -> None:
+    real = row("MT", 71.53, data={"name": "voc"}, scale="paper")
+    frame = compare([row("MT", 60.0)], [real])
+    assert frame[["a", "b"]].to_numpy().tolist() == [[60.0, 71.53]]
+    assert pd.isna(frame["difference"].item())
+
+
+def test_a_cell_of_one_side_is_kept_with_a_hole(row: Callable[..., Row]) -> None:
+    frame = compare([row("MT", 60.0)], [row("CutMix", 61.0)])
+    assert frame["row"].tolist() == ["MT", "CutMix"]
+    assert frame[["a", "b"]].isna().to_numpy().tolist() == [[False, True], [True, False]]
+    assert compare([], []).empty
+
+
+def test_markdown_shows_both_sides_by_name(row: Callable[..., Row]) -> None:
+    text = comparison_markdown(compare([row("MT", 60.0)], [row("MT", 59.0)]), name_a="main", name_b="HEAD~3")
+    head, _, line = text.splitlines()
+    assert [cell.strip() for cell in head.strip("|").split("|")][3:6] == ["main", "HEAD~3", "difference"]
+    assert [cell.strip() for cell in line.strip("|").split("|")][3:6] == ["60.00", "59.00", "−1.00"]

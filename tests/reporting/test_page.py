@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from pipeline.reporting.page import duration, rich, write_report
+from pipeline.reporting.rows import read_rows
+from pipeline.reporting.tables import write_table
+
+Row = dict[str, Any]
+FEW = ("table_2", "table_7", "table_a2", "table_a6", "table_x3")
+NUM_CELLS = 16 + 8 + 6 + 5 + 24
+
+
+class Page(HTMLParser):
+    """The page's ids, the attributes that point somewhere, and the text of each measured or published value."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: Counter[str] = Counter()
+        self.pointers: list[tuple[str, str]] = []
+        self.values: dict[str, str] = {}
+        self.tags: Counter[str] = Counter()
+        self._cell, self._is_value = "", False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        self.tags[tag] += 1
+        if "id" in found:
+            self.ids[found["id"]] += 1
+        names = ("href", "src", "popovertarget", "aria-labelledby", "aria-describedby", "xlink:href")
+        self.pointers += [(name, found[name]) for name in names if name in found]
+        if tag == "td":
+            self._cell = found.get("data-cell", f"{self._cell} paper" if "paper" in found.get("class", "") else "")
+        self._is_value = found.get("class") == "value"
+
+    def handle_data(self, data: str) -> None:
+        if self._is_value and self._cell and self._cell not in self.values:
+            self.values[self._cell] = data
+        self._is_value = False
+
+
+@pytest.fixture
+def few(reports_dir: Path) -> Path:
+    """`reports_dir` with a table of each kind only: figures cost time."""
+    for path in [*reports_dir.glob("cells/*.json"), *reports_dir.glob("metrics/*.json")]:
+        if path.stem not in FEW:
+            path.unlink()
+    return reports_dir
+
+
+@pytest.fixture
+def page_of(few: Path) -> Callable[..., str]:
+    return pages_of(few)
+
+
+def pages_of(reports_dir: Path) -> Callable[..., str]:
+    def page(**choices: Any) -> str:
+        return write_report(reports_dir, **choices).read_text(encoding="utf-8")
+
+    return page
+
+
+def edit(path: Path, change: Callable[[list[Row]], Any]) -> None:
+    rows = json.loads(path.read_text())
+    change(rows)
+    path.write_text(json.dumps(rows))
+
+
+def test_every_number_of_the_page_is_the_one_of_the_csv(reports_dir: Path) -> None:
+    values = Page(pages_of(reports_dir)()).values
+    noise_rows = read_rows(reports_dir / "metrics" / "table_x3.json")
+    seen = 0
+    for path in (reports_dir / "metrics").glob("*.json"):
+        write_table(path.stem, read_rows(path), reports_dir=reports_dir, noise_rows=noise_rows)
+        frame = pd.read_csv(reports_dir / "tables" / f"{path.stem}.csv", dtype=str, keep_default_na=False)
+        columns = [name for name in frame.columns if re.fullmatch(r"\S+ \(\d+\)", name)]
+        for line, record in frame.iterrows():
+            for index, column in enumerate(columns):
+                cell = f"{path.stem}-{line}-{index}"
+                assert values[cell] == (record[column] or "–")
+                if f"{cell} paper" in values:
+                    assert values[f"{cell} paper"] == (record[f"{column} published"] or "–")
+                seen += 1
+    assert seen == sum(" " not in cell for cell in values) > 150
+
+
+def test_the_page_needs_nothing_outside_itself(page_of: Callable[..., str]) -> None:
+    text = page_of()
+    page = Page(text)
+    assert page.tags["script"] == page.tags["link"] - 1 == 0  # the one link is the empty icon
+    for name, target in page.pointers:
+        assert target.startswith(("#", "data:", "tables/")) or name not in ("href", "src", "xlink:href"), target
+    assert "@import" not in text
+    assert not re.findall(r"url\((?!#|data:)", text)
+
+
+def test_ids_are_unique_and_everything_that_points_finds_its_target(page_of: Callable[..., str]) -> None:
+    page = Page(page_of())
+    assert not [name for name, count in page.ids.items() if count > 1]
+    for name, target in page.pointers:
+        if name in ("href", "xlink:href", "src"):
+            assert not target.startswith("#") or target[1:] in page.ids
+        else:
+            assert set(target.split()) <= set(page.ids), target
+
+
+def test_links_to_files_are_made_only_where_the_files_are(few: Path, page_of: Callable[..., str]) -> None:
+    assert "tables/table_7.csv" not in page_of()
+    rows = read_rows(few / "metrics" / "table_2.json")
+    write_table("table_2", rows, reports_dir=few)
+    targets = [target for name, target in Page(page_of()).pointers if name == "href" and target.startswith("tables/")]
+    assert sorted(targets) == ["tables/table_2.csv", "tables/table_2.md", "tables/table_2.tex"]
+
+
+def test_a_number_tells_its_cell_commit_job_and_settings(few: Path, page_of: Callable[..., str]) -> None:
+    row = read_rows(few / "metrics" / "table_a6.json")[2]
+    text = page_of()
+    start = text.index('id="table_a6-2-0"')
+    shown = text[start : text.index('id="table_a6-3-0"')]
+    for fact in (
+        row["key"],
+        row["train_key"],
+        row["provenance"]["commit"],
+        "local-4711",
+        "n001",
+        "best epoch",
+        "torch 2.14.1",
+    ):
+        assert fact in shown
+    assert re.search(r"<dt>lr</dt>\s*<dd>0.006</dd>", shown)
+    assert re.search(r"<dt>student, last epoch, padding ignored</dt>\s*<dd>\d+\.\d\d</dd>", shown)
+
+
+def test_an_mlflow_run_is_told_where_the_row_knows_it(few: Path, page_of: Callable[..., str]) -> None:
+    edit(few / "metrics" / "table_a6.json", lambda rows: rows[0]["provenance"].update(mlflow_run="f00ba4"))
+    assert re.search(r"<dt>mlflow run</dt><dd>f00ba4</dd>", page_of())
+
+
+def test_the_banner_says_which_data_play_which_role(page_of: Callable[..., str]) -> None:
+    text = " ".join(page_of().split())
+    assert "Other data than the paper's" in text
+    assert "<code>shapes</code> plays VOC blender;" in text
+    assert "<code>streets</code> plays Cityscapes." in text
+    assert 'class="difference"' not in text
+
+
+def test_on_the_papers_data_each_number_stands_with_its_difference_to_the_papers(
+    few: Path, page_of: Callable[..., str]
+) -> None:
+    names = {"shapes": "voc", "streets": "cityscapes"}
+    for folder in ("cells", "metrics"):
+        for path in (few / folder).glob("*.json"):
+            edit(path, lambda rows: [row["data"].update(name=names[row["data"]["name"]]) for row in rows])
+    text = page_of()
+    page = Page(text)
+    assert "Measured on the paper's data." in text
+    assert "play" not in text.replace("display", "")
+    differences = re.findall(r'class="difference">([^<]+)<', text)
+    expected = f"{float(page.values['table_2-0-0']) - 67.87:+.2f}".replace("-", "−")
+    assert differences[0] == expected
+
+
+def test_holes_say_why_and_are_counted(few: Path, page_of: Callable[..., str]) -> None:
+    text = page_of(reason=lambda cell: f"failed: node lost <{cell['partition']}>")
+    assert "failed: node lost &lt;1-8&gt;: 40 at 1/8 (1323)" in text
+    assert f"{NUM_CELLS - 1}<small> of {NUM_CELLS}</small>" in text
+
+
+def test_a_cell_that_changed_since_is_out_of_date(few: Path, page_of: Callable[..., str]) -> None:
+    edit(few / "cells" / "table_a6.json", lambda rows: rows[0]["training"].update(epochs=40))
+    text = page_of()
+    assert "measured under other values (training.epochs: 20 → 40)" in text
+    assert re.search(r"out of date</dt><dd>1</dd>", text)
+
+
+def test_a_training_shared_by_tables_is_counted_and_paid_once(few: Path, page_of: Callable[..., str]) -> None:
+    seconds: dict[str, float] = {}
+    for path in (few / "metrics").glob("*.json"):
+        seconds |= {row["train_key"]: row["train_s"] for row in read_rows(path)}
+    text = page_of()
+    assert f"<dt>trainings</dt><dd>{len(seconds)}</dd>" in text
+    assert f"<dt>training time</dt><dd>{duration(sum(seconds.values()))}</dd>" in text
+
+
+def test_labels_are_shown_as_text_whatever_they_hold(few: Path, make_row: Callable[..., Row]) -> None:
+    row = make_row("table_x9", {"variant": "<script>alert(1)</script>"}, "1/8 (1323)", miou=60)
+    for folder in ("cells", "metrics"):
+        (few / folder / "table_x9.json").write_text(json.dumps([row]))
+    page = Page(write_report(few).read_text())
+    assert page.tags["script"] == 0
+
+
+def test_pictures_in_the_folder_are_shown_with_their_captions(few: Path, page_of: Callable[..., str]) -> None:
+    (few / "figures").mkdir()
+    (few / "figures" / "fig_2.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (few / "figures" / "fig_2.txt").write_text("Entropy of one image.\n")
+    text = page_of()
+    assert '<img src="data:image/png;base64,iVBORw0KGgo=" alt="Entropy of one image.">' in text
+    assert "<figcaption>Entropy of one image.</figcaption>" in text
+
+
+def test_curves_are_drawn_from_what_the_caller_reads_and_old_ones_go(few: Path, page_of: Callable[..., str]) -> None:
+    keys = {row["train_key"] for row in read_rows(few / "metrics" / "table_x3.json")}
+    asked = []
+
+    def curves(train_key: str) -> dict[str, list[tuple[int, float]]]:
+        asked.append(train_key)
+        return {"loss/supervised": [(10, 2.0), (20, 1.0)], "val/student_miou": [(20, 40.0)]}
+
+    assert 'id="figure-curves_loss"' in page_of(curves=curves)
+    assert set(asked) <= keys
+    assert 'id="figure-curves_loss"' not in page_of()
+    assert not list((few / "figures").glob("curves_*"))
+
+
+def test_every_table_has_its_figure_where_there_is_something_to_see(page_of: Callable[..., str]) -> None:
+    ids = Page(page_of()).ids
+    for name in ("table_2_gains", "table_2_classes", "table_x3_gains", "table_a2_ablation", "table_a6_ablation"):
+        assert ids[f"figure-{name}"] == 1
+    assert ids["figure-table_7_gains"] == 0
+
+
+def test_equal_rows_give_equal_pages(page_of: Callable[..., str]) -> None:
+    assert page_of() == page_of()
+
+
+def test_a_torn_file_stops_the_report_by_name(few: Path, page_of: Callable[..., str]) -> None:
+    path = few / "metrics" / "table_a6.json"
+    path.write_text(path.read_text()[:-40])
+    with pytest.raises(ValueError, match=r"table_a6\.json: torn or edited .* `dvc repro -f evaluate@table_a6`"):
+        page_of()
+
+
+def test_a_report_of_nothing_names_the_stage_to_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no cells; `dvc repro cells` writes them"):
+        write_report(tmp_path)
+
+
+def test_nothing_measured_yet_is_a_page_of_holes(few: Path, page_of: Callable[..., str]) -> None:
+    for path in (few / "metrics").glob("*.json"):
+        path.unlink()
+    text = page_of()
+    assert f">0<small> of {NUM_CELLS}</small>" in text
+    assert "not measured yet: 40, 30, 20, 10" in text
+    assert {value for cell, value in Page(text).values.items() if " " not in cell} == {"–"}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0, "0 s"), (119.4, "119 s"), (600, "10 min"), (9000, "2.5 h"), (200_000, "2.3 days")]
+)
+def test_durations_are_written_for_people(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_subscripts_and_code_are_set_and_the_rest_escaped() -> None:
+    assert rich("L_c < α_0, `a_b` & table_1") == "L<sub>c</sub> &lt; α<sub>0</sub>, <code>a_b</code> &amp; table_1"
+
+
+def test_reporting_never_imports_torch() -> None:
+    code = "import pipeline.reporting.page, pipeline.reporting.compare, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

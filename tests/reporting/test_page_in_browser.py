@@ -1,0 +1,267 @@
+"""The page in a real browser: headless Chromium over its debugging pipe, no driver installed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from pipeline.reporting.page import write_report
+from pipeline.reporting.rows import read_rows
+from pipeline.reporting.tables import write_table
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+]
+WIRING = """import os, sys
+read, write = (os.dup(int(number)) for number in sys.argv[1:3])
+os.dup2(read, 3)
+os.dup2(write, 4)
+os.set_inheritable(3, True)
+os.set_inheritable(4, True)
+os.execv(sys.argv[3], sys.argv[3:])"""
+WIDTHS = (390, 820, 1280)
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")]
+
+
+class Browser:
+    """One tab, spoken to over file descriptors 3 and 4 (messages end with a zero byte)."""
+
+    def __init__(self, profile: Path) -> None:
+        read, self.to = os.pipe()
+        self.back, write = os.pipe()
+        command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WIRING, str(read), str(write), *command],
+            pass_fds=(read, write),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(read)
+        os.close(write)
+        self.number, self.buffer, self.session = 0, b"", ""
+        self.events: list[dict[str, Any]] = []
+        [page] = [each for each in self.send("Target.getTargets")["targetInfos"] if each["type"] == "page"]
+        self.session = self.send("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Call a method of the DevTools protocol and return its result, keeping the events that come before it."""
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": parameters}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.to, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._receive()
+            if answer.get("id") == self.number:
+                assert "error" not in answer, f"{method}: {answer.get('error')}"
+                return answer["result"]
+            self.events.append(answer)
+
+    def open(self, path: Path, *, width: int = 1280, media: str = "screen", scheme: str = "light") -> None:
+        self.events.clear()
+        feature = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.send("Emulation.setEmulatedMedia", media=media, features=feature)
+        scale = {"height": 844, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.send("Emulation.setDeviceMetricsOverride", width=width, **scale)
+        self.send("Page.navigate", url=path.as_uri())
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.events.append(self._receive())
+
+    def run(self, script: str) -> Any:
+        """Return the value of a JavaScript expression in the page."""
+        answer = self.send("Runtime.evaluate", expression=script, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def press(self, key: str) -> None:
+        code = {"Tab": 9, "Enter": 13, "Escape": 27}[key]
+        text = {"text": "\r"} if key == "Enter" else {}
+        self.send("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, windowsVirtualKeyCode=code, **text)
+        self.send("Input.dispatchKeyEvent", type="keyUp", key=key, code=key, windowsVirtualKeyCode=code)
+
+    def screenshot(self, path: Path, *, whole: bool = False) -> None:
+        data = self.send("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
+        path.write_bytes(base64.b64decode(data))
+
+    def close(self) -> None:
+        os.close(self.to)
+        self.process.terminate()
+        self.process.wait(timeout=20)
+        os.close(self.back)
+
+    def _receive(self) -> dict[str, Any]:
+        while b"\0" not in self.buffer:
+            read = os.read(self.back, 1 << 20)
+            assert read, "chromium has ended"
+            self.buffer += read
+        message, _, self.buffer = self.buffer.partition(b"\0")
+        return json.loads(message)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory, make_reports: Callable[[Path], Path]) -> Path:
+    """The page of every table, with a table's files beside it."""
+    folder = make_reports(tmp_path_factory.mktemp("reports") / "embedded")
+    for path in (folder / "metrics").glob("*.json"):
+        write_table(path.stem, read_rows(path), reports_dir=folder)
+    curves = {
+        "loss/supervised": [(step, 1 / step) for step in range(1, 40)],
+        "val/teacher_miou": [(20, 50.0), (40, 60.0)],
+    }
+    return write_report(folder, curves=lambda train_key: curves)
+
+
+def complaints(browser: Browser) -> list[Any]:
+    methods = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
+    return [event for event in browser.events if event.get("method") in methods]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_loads_quietly_asks_for_nothing_and_never_overflows(
+    browser: Browser, page: Path, width: int, scheme: str
+) -> None:
+    browser.open(page, width=width, scheme=scheme)
+    assert browser.run("document.documentElement.scrollWidth") == width
+    assert complaints(browser) == []
+    sent = [event["params"] for event in browser.events if event.get("method") == "Network.requestWillBeSent"]
+    asked = [each["request"]["url"] for each in sent]
+    assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_table_and_figure_can_be_reached_inside_its_scroller(browser: Browser, page: Path, width: int) -> None:
+    browser.open(page, width=width)
+    script = """[...document.querySelectorAll('table, figure svg')].filter(each => {
+        const box = each.closest('.scroll');
+        return box === null || each.getBoundingClientRect().width > box.scrollWidth + 1 }).length"""
+    assert browser.run(script) == 0
+    assert browser.run("document.querySelectorAll('.scroll:not([tabindex=\"0\"])').length") == 0
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_number_covers_another(browser: Browser, page: Path, width: int) -> None:
+    browser.open(page, width=width)
+    script = """(() => {
+        let found = 0;
+        for (const row of document.querySelectorAll('.results tbody tr')) {
+            const boxes = [...row.querySelectorAll('td .value')].map(each => each.getBoundingClientRect());
+            for (let i = 1; i < boxes.length; i++) if (boxes[i].left < boxes[i - 1].right + 2) found++;
+        }
+        return found })()"""
+    assert browser.run(script) == 0
+
+
+def test_every_number_the_reader_sees_is_the_one_of_the_csv(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    seen = browser.run(
+        """Object.fromEntries([...document.querySelectorAll('td.ours')].map(
+        e => [e.dataset.cell, e.querySelector('.value').innerText]))"""
+    )
+    for path in (page.parent / "tables").glob("*.csv"):
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        columns = [name for name in frame.columns if name.endswith(")")]
+        for line, record in frame.iterrows():
+            for index, column in enumerate(columns):
+                assert seen.pop(f"{path.stem}-{line}-{index}") == (record[column] or "–")
+    assert set(seen) == {"table_7-0-0", "table_7-0-1"} or not seen
+
+
+def test_every_link_leads_somewhere(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    for link in browser.run("[...document.querySelectorAll('a')].map(e => e.getAttribute('href'))"):
+        if link.startswith("#"):
+            assert browser.run(f"document.getElementById({link[1:]!r}) !== null"), link
+        else:
+            assert (page.parent / link).exists(), link
+
+
+def test_a_number_opens_its_provenance_by_keyboard_and_escape_closes_it(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    row = read_rows(page.parent / "metrics" / "table_a6.json")[0]
+    browser.run("document.querySelector('[popovertarget=\"table_a6-0-0\"]').focus()")
+    browser.press("Enter")
+    shown = browser.run("document.querySelector(':popover-open').innerText")
+    assert row["key"] in shown
+    assert row["provenance"]["commit"] in shown
+    browser.press("Tab")
+    assert browser.run("document.activeElement.closest(':popover-open') !== null")
+    browser.press("Escape")
+    assert browser.run("document.querySelector(':popover-open') === null")
+    assert browser.run("document.activeElement.getAttribute('popovertarget')") == "table_a6-0-0"
+
+
+def test_a_screen_reader_hears_what_a_number_is(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.send("Accessibility.enable")
+    nodes = browser.send("Accessibility.getFullAXTree")["nodes"]
+    names = {(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if "role" in node}
+    buttons = [name for role, name in names if role == "button"]
+    assert any(name.endswith("; where CutMix, 1/8 (1323) comes from") for name in buttons)
+    assert any(", best of its column;" in name for name in buttons)
+    assert ("table", "Table 2 Methods on VOC blender") in names
+    images = [name for role, name in names if role in ("image", "img")]
+    assert images
+    assert all(len(name) > 20 for name in images)
+    browser.send("Accessibility.disable")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground_in_both_schemes(browser: Browser, page: Path, scheme: str) -> None:
+    """WCAG AA asks for a contrast of 4.5 to 1."""
+    browser.open(page, scheme=scheme)
+    script = """(() => {
+        const linear = value => value <= .03928 ? value / 12.92 : ((value + .055) / 1.055) ** 2.4;
+        const light = colour => {
+            const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map(value => linear(value / 255));
+            return .2126 * r + .7152 * g + .0722 * b };
+        const ground = light(getComputedStyle(document.body).backgroundColor);
+        const contrast = name => {
+            const ink = light(getComputedStyle(document.querySelector(name)).color);
+            return (Math.max(ink, ground) + .05) / (Math.min(ink, ground) + .05) };
+        const names = ['h1', '.lead', '.caption', '.paper .value', '.ours .value', '.gain:not(.noise)', '.gain.noise',
+            'a', '.legend', '.banner strong', '.hole', 'figcaption', 'footer'];
+        return Object.fromEntries(names.map(name => [name, contrast(name)])) })()"""
+    for name, contrast in browser.run(script).items():
+        assert contrast >= 4.5, name
+
+
+def test_print_shows_whole_tables_in_ink_without_controls(browser: Browser, page: Path) -> None:
+    browser.open(page, media="print", scheme="dark")
+    assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert browser.run("getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
+    assert browser.run("getComputedStyle(document.querySelector('.provenance')).display") == "none"
+    browser.open(page, media="")
+    pdf = base64.b64decode(browser.send("Page.printToPDF", preferCSSPageSize=True)["data"])
+    assert pdf.startswith(b"%PDF")
+    assert 5 < pdf.count(b"/Type /Page\n") < 60

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.reporting.rows import Shown, canonical, figures_of, read_rows, why_missing, with_holes
+
+Row = dict[str, Any]
+LABELS, COLUMN = {"tau": "0.5"}, "1/4 (2646)"
+
+
+@pytest.fixture
+def row(make_row: Callable[..., Row]) -> Row:
+    return make_row("table_a6", LABELS, COLUMN, miou=61.5)
+
+
+def write(path: Path, rows: Any) -> Path:
+    path.write_text(rows if isinstance(rows, str) else json.dumps(rows))
+    return path
+
+
+def test_rows_are_read_as_they_were_written(tmp_path: Path, row: Row) -> None:
+    assert read_rows(write(tmp_path / "table_a6.json", [row])) == [row]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metrics": {}}, "done, but has no metrics"),
+        ({"state": "finished"}, "state = 'finished'; allowed are done, diverged"),
+        ({"state": "diverged"}, "does not say at which step"),
+        ({"row": {}}, "the labels of its row are expected"),
+        ({"metrics": {"student": {"best": {"padding_ignored": {"miou": None}}}}}, "miou = None; 0-100 is allowed"),
+        ({"metrics": {"student": {"best": {"padding_ignored": {"miou": 100.5}}}}}, "0-100 is allowed"),
+    ],
+)
+def test_a_row_that_makes_no_sense_is_refused_by_file_place_and_field(
+    tmp_path: Path, row: Row, change: Row, message: str
+) -> None:
+    path = write(tmp_path / "table_a6.json", [row, row | change])
+    with pytest.raises(ValueError, match="row 1: ") as caught:
+        read_rows(path)
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_a_row_that_lacks_a_field_is_refused_by_name(tmp_path: Path, row: Row) -> None:
+    del row["key"], row["train_s"]
+    with pytest.raises(ValueError, match="row 0: lacks key, train_s"):
+        read_rows(write(tmp_path / "table_a6.json", [row]))
+
+
+@pytest.mark.parametrize(("text", "message"), [("[{", "torn or edited"), ("{}", "a list of rows"), ("[3]", "mapping")])
+def test_a_torn_file_names_the_file_and_how_to_mend_it(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_rows(write(tmp_path / "table_a6.json", text))
+
+
+def test_a_missing_file_names_the_stage_that_writes_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="dvc repro evaluate@table_1"):
+        read_rows(tmp_path / "table_1.json")
+    with pytest.raises(ValueError, match="dvc repro cells`"):
+        read_rows(tmp_path / "table_1.json", measured=False)
+
+
+@pytest.mark.parametrize("field", ["network", "epoch", "padding"])
+def test_an_unknown_choice_of_figures_names_what_is_allowed(field: str) -> None:
+    with pytest.raises(ValueError, match=f"{field} = 'ema': allowed are"):
+        Shown(**{field: "ema"})
+
+
+def test_the_deployed_network_is_the_last_of_the_row(row: Row, make_row: Callable[..., Row]) -> None:
+    supervised = make_row("table_2", {"method": "SupOnly"}, COLUMN, miou=50)
+    assert figures_of(row, Shown()) == row["metrics"]["teacher"]["best"]["padding_ignored"]
+    assert figures_of(supervised, Shown()) == supervised["metrics"]["student"]["best"]["padding_ignored"]
+
+
+def test_every_choice_shows_its_own_figures(row: Row) -> None:
+    for network in ("student", "teacher"):
+        for epoch in ("best", "last"):
+            for padding in ("padding_ignored", "padding_background"):
+                shown = Shown(network=network, epoch=epoch, padding=padding)
+                assert figures_of(row, shown) == row["metrics"][network][epoch][padding]
+
+
+def test_a_method_without_a_teacher_says_so(make_row: Callable[..., Row]) -> None:
+    supervised, shown = make_row("table_2", {"method": "SupOnly"}, COLUMN, miou=50), Shown(network="teacher")
+    assert figures_of(supervised, shown) is None
+    assert why_missing(supervised, shown) == "suponly has no teacher"
+
+
+def test_labels_that_mean_one_number_are_one_row() -> None:
+    spelt = [canonical({"lr_base": value}, ["lr_base"]) for value in ("1e-3", "0.001", 0.001, "1e-03")]
+    assert len(set(spelt)) == 1
+    assert canonical({"method": "MT"}, ["method"]) != canonical({"method": "CutMix"}, ["method"])
+
+
+def as_cell(row: Row) -> Row:
+    measured = {"key", "train_key", "state", "metrics", "best_epoch", "steps", "train_s", "provenance"}
+    return {name: value for name, value in row.items() if name not in measured}
+
+
+def test_a_cell_without_a_measured_row_becomes_a_hole_with_its_reason(row: Row) -> None:
+    other = as_cell(row) | {"seed": 1}
+    found = with_holes([as_cell(row), other], [row], reason=lambda cell: f"out of memory, seed {cell['seed']}")
+    assert found[0] == row
+    assert (found[1]["state"], found[1]["reason"]) == ("missing", "out of memory, seed 1")
+
+
+def test_a_row_measured_under_other_values_is_a_hole_that_says_what_changed(row: Row) -> None:
+    cell = as_cell(row) | {"training": row["training"] | {"epochs": 40}}
+    [hole] = with_holes([cell], [row], reason=lambda cell: "never")
+    assert hole["reason"] == "measured under other values (training.epochs: 20 → 40)"
+
+
+def test_a_measured_row_that_no_cell_asks_for_is_left_out(row: Row) -> None:
+    assert with_holes([], [row], reason=lambda cell: "never") == []

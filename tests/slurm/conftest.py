@@ -1,0 +1,94 @@
+"""A real SLURM cluster for the tests of this folder; they skip, saying why, where SLURM is not installed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).parents[2] / "slurm" / "test_cluster"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running test cluster. SLURM's commands, and submitit, reach it through the environment."""
+
+    folder: Path
+
+    def run(self, *command: str) -> str:
+        """Output of a command, stripped; a command that fails raises CalledProcessError."""
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+
+    def submit(self, *arguments: str) -> str:
+        """Id of the job that sbatch makes of these arguments."""
+        return self.run("sbatch", "--parsable", *arguments)
+
+    def states(self, job: str) -> list[str]:
+        """States that squeue gives the tasks of a job, in their order; none once it ended or was forgotten."""
+        shown = subprocess.run(["squeue", "-h", "-r", "-j", job, "-S", "i", "-o", "%T"], capture_output=True, text=True)
+        return shown.stdout.split()
+
+    def wait_for(self, condition: Callable[[], bool], *, seconds: float = 60) -> None:
+        """Return once the condition holds; TimeoutError, with squeue's output, if it does not in time."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"not within {seconds} s; squeue:\n{self.run('squeue', '-r')}\n{self.run('sinfo', '-N')}"
+                )
+            time.sleep(0.2)
+
+    def kill(self, daemon: str) -> None:
+        """Let slurmctld, a node (n0, n1, …) with all that runs on it, or another daemon crash."""
+        self.run(str(TOOLS / "daemon"), "kill", daemon, str(self.folder))
+
+    def stop(self, daemon: str) -> None:
+        """Stop a daemon in order: slurmctld saves its state, jobs of a node run on."""
+        self.run(str(TOOLS / "daemon"), "stop", daemon, str(self.folder))
+
+    def start(self, daemon: str) -> None:
+        """Start a daemon again."""
+        self.run(str(TOOLS / "daemon"), "start", daemon, str(self.folder))
+
+    def down(self) -> None:
+        """End every process of the cluster and remove its folder."""
+        self.run(str(TOOLS / "down"), str(self.folder))
+
+
+@contextmanager
+def _running_cluster(*flags: str) -> Iterator[Cluster]:
+    """A cluster of its own, to which the environment points meanwhile; `flags` are those of slurm/test_cluster/up."""
+    if shutil.which("slurmctld", path="/usr/local/sbin:/usr/sbin") is None or shutil.which("sbatch") is None:
+        pytest.skip(f"SLURM is not installed here; {TOOLS / 'install'} installs it")
+    up = subprocess.run([TOOLS / "up", *flags], capture_output=True, text=True, timeout=300)
+    assert up.returncode == 0, up.stderr
+    environment = dict(re.findall(r"export (\w+)=(.*)", up.stdout))
+    cluster = Cluster(Path(environment["TEST_CLUSTER"]))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        try:
+            yield cluster
+        finally:
+            if cluster.folder.exists():
+                cluster.down()
+
+
+@pytest.fixture(scope="session")
+def running_cluster() -> Callable[..., AbstractContextManager[Cluster]]:
+    """Start a variant: `with running_cluster("--preempt", "CANCEL") as cluster`."""
+    return _running_cluster
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Three nodes of four CPUs with accounting, shared by all tests: leave it idle, and ask about jobs by their ids."""
+    with _running_cluster() as started:
+        yield started

@@ -1,0 +1,152 @@
+"""Cells on a real SLURM: every one once, whatever happens to jobs, drivers and nodes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from pipeline import attach, slurm
+from pipeline.cell import Cell, digest
+from pipeline.store import Store, find_store, read_json
+
+if TYPE_CHECKING:
+    from .conftest import Cluster
+
+pytestmark = pytest.mark.slurm
+SUBMIT = """
+import json, sys
+from pathlib import Path
+from pipeline.cell import from_json
+from pipeline.launch import submit
+from pipeline.store import Store
+store, root, cells = json.load(sys.stdin)
+submit(Store(Path(store)), [from_json(cell) for cell in cells], root=Path(root), data_root=Path(root))
+"""
+
+
+def sleeper(number: int, seconds: float) -> Cell:
+    values = {"seconds": seconds, "number": number, "dataset": "none", "partition": "-", "seed": 0}
+    return Cell("sleep", values, (), digest([number, seconds]))
+
+
+@pytest.fixture
+def site(project: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A project whose cluster is the test cluster: one training a job, asked about every two seconds."""
+    assert cluster
+    local = yaml.safe_load((project / "slurm" / "local.yaml").read_text())
+    parameters = {"timeout_min": 30, "cpus_per_task": 1, "mem_gb": 1, "slurm_signal_delay_s": 30}
+    chosen = local | {"executor": "slurm", "workers": 8, "pack": 1, "parameters": parameters}
+    (project / "slurm" / "test.yaml").write_text(yaml.safe_dump(chosen))
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("CLUSTER", "test")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(project / "nothing"))
+    monkeypatch.setattr(slurm, "SQUEUE_S", 2.0)
+    monkeypatch.setattr(slurm, "GRACE_S", 4.0)
+    monkeypatch.setattr(attach, "GRACE_S", 4.0)
+    monkeypatch.setattr(attach, "LIVENESS_S", 2.0)
+    yield project
+    subprocess.run(["scancel", "-u", os.environ.get("USER", "root")], check=False, capture_output=True)
+
+
+def send(project: Path, cells: list[Cell]) -> None:
+    given = json.dumps([str(find_store(project)), str(project), [cell.to_json() for cell in cells]])
+    subprocess.run([sys.executable, "-c", SUBMIT], input=given, text=True, check=True, cwd=project)
+
+
+def finish(project: Path, cells: list[Cell]) -> Store:
+    """Wait as a stage does, and return the store when every cell has ended."""
+    store = Store(find_store(project))
+    failures = attach.wait(store, {cell.key: cell for cell in cells}, lambda: send(project, cells), title="test")
+    assert failures == {}
+    return store
+
+
+def starts(store: Store) -> list[str]:
+    return sorted(line["key"] for line in store.executions() if line["event"] in ("start", "resume"))
+
+
+def test_every_cell_runs_once_as_one_throttled_array(site: Path) -> None:
+    cells = [sleeper(number, 0.2) for number in range(12)]
+    send(site, cells)
+    store = finish(site, cells)
+    assert starts(store) == sorted(cell.key for cell in cells)
+    (jobs,) = [read_json(path) for path in store.submissions.glob("*/jobs.json")]
+    assert jobs is not None
+    assert len(jobs["jobs"]) == 12
+    assert len({job.split("_")[0] for job in jobs["jobs"]}) == 1
+
+
+def test_a_cancelled_task_is_submitted_again(site: Path, cluster: Cluster) -> None:
+    cells = [sleeper(number, 6.0) for number in range(3)]
+    send(site, cells)
+    store = Store(find_store(site))
+    cluster.wait_for(lambda: sum(store.state(cell.key) == "running" for cell in cells) == 3)
+    victim = (store.holder(cells[1].key) or {})["job"]
+    cluster.run("scancel", "--signal=KILL", victim)
+    cluster.run("scancel", victim)
+    time.sleep(5)
+    finish(site, cells)
+    assert sorted(starts(store)) == sorted([*(cell.key for cell in cells), cells[1].key])
+
+
+def test_a_requeued_job_takes_its_cell_up_again(site: Path, cluster: Cluster) -> None:
+    cells = [sleeper(1, 8.0)]
+    send(site, cells)
+    store = Store(find_store(site))
+    cluster.wait_for(lambda: store.state(cells[0].key) == "running")
+    job = (store.holder(cells[0].key) or {})["job"]
+    cluster.run("scontrol", "requeue", job)
+    cluster.wait_for(lambda: "PENDING" in cluster.states(job), seconds=30)
+    cluster.run("scontrol", "update", f"jobid={job}", "StartTime=now")
+    finish(site, cells)
+    done = [line for line in store.executions() if line["event"] == "done"]
+    assert len(done) == 1
+
+
+def test_an_orphan_of_a_killed_driver_is_adopted_by_its_name(site: Path) -> None:
+    cells = [sleeper(number, 5.0) for number in range(2)]
+    send(site, cells)
+    store = Store(find_store(site))
+    for path in store.submissions.glob("*/jobs.json"):
+        path.unlink()  # as if the driver had died between sbatch and the record
+    finish(site, cells)
+    assert starts(store) == sorted(cell.key for cell in cells)
+
+
+def test_submission_waits_for_a_controller_that_restarts(site: Path, cluster: Cluster) -> None:
+    cells = [sleeper(1, 0.2)]
+    cluster.stop("slurmctld")
+    given = json.dumps([str(find_store(site)), str(site), [cell.to_json() for cell in cells]])
+    driver = subprocess.Popen([sys.executable, "-c", SUBMIT], stdin=subprocess.PIPE, text=True, cwd=site)
+    assert driver.stdin is not None
+    driver.stdin.write(given)
+    driver.stdin.close()
+    time.sleep(4)
+    cluster.start("slurmctld")
+    assert driver.wait(timeout=180) == 0
+    store = finish(site, cells)
+    assert starts(store) == [cells[0].key]
+
+
+def test_two_drivers_at_once_submit_a_cell_once(site: Path) -> None:
+    cells = [sleeper(number, 1.0) for number in range(6)]
+    given = json.dumps([str(find_store(site)), str(site), [cell.to_json() for cell in cells]])
+    drivers = [
+        subprocess.Popen([sys.executable, "-c", SUBMIT], stdin=subprocess.PIPE, text=True, cwd=site) for _ in range(2)
+    ]
+    for driver in drivers:
+        assert driver.stdin is not None
+        driver.stdin.write(given)
+        driver.stdin.close()
+    assert [driver.wait(timeout=120) for driver in drivers] == [0, 0]
+    store = finish(site, cells)
+    assert starts(store) == sorted(cell.key for cell in cells)

@@ -1,0 +1,139 @@
+"""The literal commands on a copy of the project at toy size: repro, again, edit, experiment, kill, clone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.store import Store, find_store
+from tests.smoke import copy_project
+
+pytestmark = pytest.mark.slow
+BIN = Path(sys.executable).parent
+
+
+class Copy:
+    """A copy of the project and DVC's commands in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = copy_project(folder)
+        self.environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "CLUSTER": "local"}
+        self.environment |= {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@localhost"}
+        self.environment |= {"GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@localhost"}
+
+    def run(self, *command: str, status: int = 0) -> str:
+        result = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False, timeout=580
+        )
+        assert result.returncode == status, result.stdout[-3000:] + result.stderr[-3000:]
+        return result.stdout + result.stderr
+
+    @property
+    def store(self) -> Store:
+        return Store(find_store(self.folder))
+
+    def events(self) -> Counter[str]:
+        return Counter(line["event"] for line in self.store.executions())
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
+    made = Copy(tmp_path_factory.mktemp("copy"))
+    made.run("dvc", "repro", "tables@table_7")
+    yield made
+    subprocess.run(["pkill", "-f", str(made.folder)], check=False)
+
+
+def test_a_table_stands_beside_the_papers(copy: Copy) -> None:
+    text = (copy.folder / "reports" / "smoke" / "tables" / "table_7.md").read_text()
+    assert "79.30" in text
+    assert "scale `smoke`" in text
+    rows = json.loads((copy.folder / "reports" / "smoke" / "metrics" / "table_7.json").read_text())
+    assert len(rows) == 8
+    assert all(row["provenance"]["commit"] for row in rows)
+
+
+def test_every_cell_ran_once_and_nothing_runs_again(copy: Copy) -> None:
+    keys = Counter(line["key"] for line in copy.store.executions() if line["event"] == "start")
+    assert set(keys.values()) == {1}
+    before = copy.events()
+    assert "didn't change" in copy.run("dvc", "repro", "tables@table_7")
+    assert copy.events() == before
+
+
+def test_a_comment_in_the_launcher_makes_nothing_stale(copy: Copy) -> None:
+    path = copy.folder / "pipeline" / "launch.py"
+    path.write_text(path.read_text() + "# a comment\n")
+    assert "Running stage" not in copy.run("dvc", "repro", "tables@table_7")
+
+
+def test_a_comment_in_the_science_links_again_and_computes_nothing(copy: Copy) -> None:
+    path = copy.folder / "pipeline" / "training" / "losses.py"
+    path.write_text(path.read_text() + "# a comment\n")
+    before = copy.events()
+    assert "Running stage 'train@table_7'" in copy.run("dvc", "repro", "tables@table_7")
+    assert copy.events() == before
+
+
+def test_an_experiment_that_a_table_holds_computes_nothing_and_shows_its_miou(copy: Copy) -> None:
+    copy.run("git", "add", "-A")
+    copy.run("git", "commit", "-q", "-m", "as built")
+    before = copy.events()
+    copy.run("dvc", "exp", "run", "-S", "alpha0=0.3", "tables@experiment")
+    assert copy.events() == before
+    shown = copy.run("dvc", "exp", "show", "--csv")
+    assert "0.3" in shown
+    assert "miou" in shown
+
+
+def test_a_new_value_computes_one_cell(copy: Copy) -> None:
+    before = copy.events()
+    copy.run("dvc", "exp", "run", "--temp", "-S", "alpha0=0.25", "tables@experiment")
+    assert copy.events() - before == Counter({"start": 2, "done": 2})  # train and evaluate; the warm start is shared
+
+
+def test_a_wrong_value_is_refused_before_anything_runs(copy: Copy) -> None:
+    before = copy.events()
+    output = copy.run("dvc", "exp", "run", "-S", "alpha0=1.5", "tables@experiment", status=255)
+    assert "alpha0 is 1.5; allowed: at least 0 and below 1" in output
+    assert copy.events() == before
+    copy.run("git", "checkout", "-q", "HEAD", "--", "params.yaml")
+
+
+def test_results_come_back_from_the_store_when_outputs_are_lost(copy: Copy) -> None:
+    before = copy.events()
+    subprocess.run(["rm", "-rf", "runs", "reports/smoke/metrics"], cwd=copy.folder, check=True)
+    copy.run("dvc", "repro", "tables@table_7")
+    assert copy.events() == before
+
+
+def test_killed_half_way_the_next_run_finishes_and_repeats_nothing(tmp_path: Path) -> None:
+    copy = Copy(tmp_path / "killed")
+    driver = subprocess.Popen(
+        ["dvc", "repro", "tables@table_a5"],
+        cwd=copy.folder,
+        env=copy.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 400
+    while copy.events()["done"] < 3:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    copy.run(sys.executable, "-m", "pipeline", "doctor")
+    copy.run("dvc", "repro", "tables@table_a5")
+    done = Counter(line["key"] for line in copy.store.executions() if line["event"] == "done")
+    assert set(done.values()) == {1}
+    assert len(done) == 15

@@ -1,0 +1,72 @@
+"""The entropy percentile against numpy's, and what it divides."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.training.entropy import entropy, percentiles, reliability, unreliable_share
+
+
+@pytest.mark.parametrize("num_valid", [1, 2, 7, 240])
+@pytest.mark.parametrize("percent", [0.0, 0.25, 20.0, 80.0, 99.75, 100.0])
+def test_percentiles_equal_numpys_over_the_valid_pixels(num_valid: int, percent: float) -> None:
+    generator = torch.Generator().manual_seed(num_valid)
+    values = torch.rand(2, 12, 10, generator=generator) * 3
+    valid = (torch.randperm(240, generator=generator) < num_valid).view(2, 12, 10)
+    expected = np.percentile(values.numpy()[valid.numpy()], percent)
+    assert percentiles(values, valid, (percent,))[0].item() == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_a_million_pixels_are_interpolated_as_exactly() -> None:
+    values = torch.rand(1_000_003, generator=torch.Generator().manual_seed(0))[None, None]
+    found = percentiles(values, torch.ones_like(values, dtype=torch.bool), (80.123,))[0].item()
+    assert found == pytest.approx(float(np.percentile(values.numpy(), 80.123)), rel=1e-6)
+
+
+def test_entropy_is_its_formula_and_at_most_log_c() -> None:
+    logits = torch.randn(1, 4, 2, 3)
+    for y in range(2):
+        for x in range(3):
+            powers = [math.exp(value) for value in logits[0, :, y, x].tolist()]
+            expected = -sum(power / sum(powers) * math.log(power / sum(powers)) for power in powers)
+            assert entropy(logits)[0, y, x].item() == pytest.approx(expected, rel=1e-5)
+    assert entropy(torch.zeros(1, 4, 1, 1)).item() == pytest.approx(math.log(4), rel=1e-6)
+    assert entropy(torch.tensor([0.0, 500.0, -500.0]).view(1, 3, 1, 1)).item() == 0
+
+
+def test_valid_pixels_are_divided_at_the_percentile() -> None:
+    values = torch.rand(2, 10, 10, generator=torch.Generator().manual_seed(0))
+    valid = torch.ones(2, 10, 10, dtype=torch.bool)
+    valid[:, 5:] = False
+    found = reliability(values, valid, 0.2)
+    threshold = np.percentile(values.numpy()[valid.numpy()], 80)
+    low = np.percentile(values.numpy()[valid.numpy()], 20)
+    for b in range(2):
+        for y in range(10):
+            for x in range(10):
+                inside, value = bool(valid[b, y, x]), values[b, y, x].item()
+                assert found.reliable[b, y, x] == (inside and value < threshold)
+                assert found.unreliable[b, y, x] == (inside and value > threshold)
+                assert found.lowest[b, y, x] == (inside and value <= low)
+
+
+def test_with_nothing_to_drop_every_valid_pixel_is_reliable() -> None:
+    valid = torch.rand(1, 4, 4) < 0.5
+    found = reliability(torch.rand(1, 4, 4), valid, 0.0)
+    assert torch.equal(found.reliable, valid)
+    assert not found.unreliable.any()
+
+
+def test_with_no_valid_pixel_nothing_is_reliable_or_unreliable() -> None:
+    found = reliability(torch.rand(1, 4, 4), torch.zeros(1, 4, 4, dtype=torch.bool), 0.2)
+    assert not (found.reliable | found.unreliable | found.lowest).any()
+
+
+def test_the_unreliable_share_falls_linearly_over_the_epochs_or_stays() -> None:
+    shares = [unreliable_share(0.2, epoch / 80, dynamic=True) for epoch in (0, 40, 79)]
+    assert shares == pytest.approx([0.2, 0.1, 0.0025])
+    assert unreliable_share(0.2, 0.9, dynamic=False) == 0.2

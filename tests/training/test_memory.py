@@ -1,0 +1,70 @@
+"""The queues against lists that are appended to and cut."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from pipeline.training.memory import MemoryBank
+
+
+def unit(values: list[float]) -> list[float]:
+    length = math.sqrt(sum(value * value for value in values))
+    return [value / length for value in values]
+
+
+def content(bank: MemoryBank, c: int) -> list[list[float]]:
+    """Return a queue's features, the oldest first."""
+    capacity, filled, head = (int(values[c]) for values in (bank.capacity, bank.filled, bank.head))
+    rows = [int(bank.offset[c]) + (head - filled + place) % capacity for place in range(filled)]
+    return [bank.features[row].tolist() for row in rows]
+
+
+def test_queues_hold_the_latest_features_of_each_class_in_order() -> None:
+    generator = torch.Generator().manual_seed(0)
+    capacities = [7, 5, 5]
+    bank = MemoryBank(capacities, channels=3, dtype="float32")
+    lists: list[list[list[float]]] = [[], [], []]
+    for _ in range(12):
+        features = torch.randn(3, 5, 3, generator=generator)
+        counts = torch.randint(0, 6, (3,), generator=generator)
+        bank.enqueue(features, counts)
+        for c in range(3):
+            lists[c] += [unit(values) for values in features[c, : int(counts[c])].tolist()]
+            lists[c] = lists[c][-capacities[c] :]
+            assert len(content(bank, c)) == len(lists[c])
+            for found, expected in zip(content(bank, c), lists[c], strict=True):
+                assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_samples_come_from_their_own_class_and_reach_every_feature() -> None:
+    bank = MemoryBank([4, 4, 4], channels=2, dtype="float32")
+    angles = torch.arange(12.0).view(3, 4) / 2
+    bank.enqueue(torch.stack([angles.cos(), angles.sin()], dim=2), torch.tensor([4, 2, 0]))
+    torch.manual_seed(0)
+    sample = bank.sample(200)
+    seen = [{round(math.atan2(y, x) % (2 * math.pi), 3) for x, y in sample[c].tolist()} for c in range(2)]
+    assert seen == [{0.0, 0.5, 1.0, 1.5}, {2.0, 2.5}]
+    assert not sample[2].any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_saved_bank_goes_on_as_before(dtype: str) -> None:
+    bank = MemoryBank([6, 3], channels=2, dtype=dtype)
+    bank.enqueue(torch.randn(2, 3, 2), torch.tensor([3, 2]))
+    other = MemoryBank([6, 3], channels=2, dtype=dtype)
+    other.load_state_dict(bank.state_dict())
+    features, counts = torch.randn(2, 3, 2), torch.tensor([1, 3])
+    for each in (bank, other):
+        each.enqueue(features, counts)
+    assert all(torch.equal(a, b) for a, b in zip(bank.buffers(), other.buffers(), strict=True))
+    assert bank.sample(3).dtype == torch.float32
+
+
+def test_values_out_of_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="queue sizes are"):
+        MemoryBank([3, 0], channels=2, dtype="float32")
+    with pytest.raises(ValueError, match="queue_dtype is 'int8'; allowed: float32, bfloat16, float16"):
+        MemoryBank([3], channels=2, dtype="int8")
