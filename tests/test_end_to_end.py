@@ -102,11 +102,12 @@ def test_a_new_value_computes_one_cell(copy: Copy) -> None:
 
 
 def test_a_wrong_value_is_refused_before_anything_runs(copy: Copy) -> None:
-    before = copy.events()
+    before, params = copy.events(), copy.folder / "params.yaml"
+    text = params.read_text()
     output = copy.run("dvc", "exp", "run", "-S", "alpha0=1.5", "tables@experiment", status=255)
     assert "alpha0 is 1.5; allowed: at least 0 and below 1" in output
     assert copy.events() == before
-    copy.run("git", "checkout", "-q", "HEAD", "--", "params.yaml")
+    params.write_text(text)  # git may take the edit of the same second and size for no edit
 
 
 def test_results_come_back_from_the_store_when_outputs_are_lost(copy: Copy) -> None:
