@@ -22,9 +22,9 @@ PACKAGE = Path(__file__).parent
 KINDS = ("warm_start", "train", "evaluate")
 SCIENCE = ("data", "models", "methods", "training", "evaluation")
 ENTRY = {
-    "warm_start": ("training/engine.py",),
-    "train": ("training/engine.py", "methods/{method}.py"),
-    "evaluate": ("evaluation/cell.py",),
+    "warm_start": ("training/engine.py", "models/backbones/{backbone}.py"),
+    "train": ("training/engine.py", "models/backbones/{backbone}.py", "methods/{method}.py"),
+    "evaluate": ("evaluation/cell.py", "models/backbones/{backbone}.py"),
 }
 """Where the code of a kind begins; all it imports from the science folders decides the result."""
 
@@ -97,7 +97,7 @@ def _cell(kind: str, values: dict[str, Any], upstream: tuple[str, ...]) -> Cell:
         "kind": kind,
         "values": values,
         "upstream": upstream,
-        "code": code_hash(kind, values.get("method", "")),
+        "code": code_hash(kind, values.get("method", ""), values["model"]["backbone"]),
         "input": input_key(values["data"], values["dataset"], values["partition"]),
     }
     return Cell(kind, values, upstream, digest(decides))
@@ -109,13 +109,13 @@ def digest(value: Any) -> str:
 
 
 @cache
-def code_hash(kind: str, method: str) -> str:
+def code_hash(kind: str, method: str, backbone: str) -> str:
     """Return the sha256 of the code that decides the result of a cell of this kind: its entry and all that imports.
 
     Comments, docstrings and layout are not hashed: they change no number. The syntax tree is Python's own, so
     another minor version of Python may give other keys.
     """
-    pending = [PACKAGE / entry.format(method=method) for entry in ENTRY.get(kind, ())]
+    pending = [PACKAGE / entry.format(method=method, backbone=backbone) for entry in ENTRY.get(kind, ())]
     trees: dict[Path, str] = {}
     while pending:
         path = pending.pop()

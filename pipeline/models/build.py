@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from pipeline.models.decoder import DecoderShape
-from pipeline.models.resnet import EncoderShape
 from pipeline.models.segnet import SegNet
-from pipeline.models.weights import load_encoder
+from pipeline.models.weights import require
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The `model` block. `weights`: null (random), `torchvision` (ImageNet, 7x7 stem) or the path of a state dict."""
+    """The `model` block: `backbone` is a module of `pipeline/models/backbones`, `encoder` what that one asks for.
 
-    stem: str
-    blocks: tuple[int, ...]
-    width: int
-    expansion: int
+    `weights`: null (random), `torchvision` or `package` (as the backbone has them), or the path of a state dict.
+    """
+
+    backbone: str
+    encoder: Mapping[str, Any]
     output_stride: int
-    multi_grid: tuple[int, ...]
     aspp_rates: tuple[int, ...]
     decoder_channels: int
     low_level_channels: int
@@ -29,31 +32,20 @@ class ModelConfig:
     weights: str | None
 
     def __post_init__(self) -> None:
-        for name in ("blocks", "multi_grid", "aspp_rates"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-            require(name, getattr(self, name), all(number >= 1 for number in getattr(self, name)), "positive numbers")
-        require("stem", self.stem, self.stem in ("deep", "7x7"), "'deep' or '7x7'")
-        require("blocks", self.blocks, len(self.blocks) == 4, "four numbers of blocks, one per stage")
+        object.__setattr__(self, "aspp_rates", tuple(self.aspp_rates))
+        require("aspp_rates", self.aspp_rates, all(rate >= 1 for rate in self.aspp_rates), "positive numbers")
         require("output_stride", self.output_stride, self.output_stride in (8, 16), "8 or 16")
-        fits = len(self.multi_grid) == self.blocks[-1]
-        require("multi_grid", self.multi_grid, fits, f"one factor per block of the last stage ({self.blocks[-1]})")
         require("dropout", self.dropout, 0 <= self.dropout < 1, "a probability below 1")
-        channels = "width expansion decoder_channels low_level_channels representation_channels"
-        for name in channels.split():
+        for name in ("decoder_channels", "low_level_channels", "representation_channels"):
             require(name, getattr(self, name), getattr(self, name) >= 1, "a positive number")
+        backbone(self.backbone).check(self.encoder, self.output_stride)
 
 
 def build_network(model: ModelConfig, *, num_classes: int, representation: bool = False) -> SegNet:
-    """Build a freshly initialised network, with ImageNet weights in its encoder where the configuration names some."""
-    network = SegNet(
-        EncoderShape(
-            stem=model.stem,
-            blocks=model.blocks,
-            width=model.width,
-            expansion=model.expansion,
-            output_stride=model.output_stride,
-            multi_grid=model.multi_grid,
-        ),
+    """Build a freshly initialised network, its encoder with pre-trained weights where the configuration names some."""
+    build_encoder = backbone(model.backbone).build_encoder
+    return SegNet(
+        build_encoder(model.encoder, output_stride=model.output_stride, weights=model.weights),
         DecoderShape(
             channels=model.decoder_channels,
             low_level_channels=model.low_level_channels,
@@ -64,13 +56,10 @@ def build_network(model: ModelConfig, *, num_classes: int, representation: bool 
         representation_channels=model.representation_channels if representation else None,
         auxiliary=model.auxiliary,
     )
-    if model.weights is not None:
-        load_encoder(network.encoder, model.weights, blocks=model.blocks)
-    return network
 
 
-def require(name: str, value: object, holds: bool, allowed: str) -> None:
-    """Refuse a value of the `model` block, saying what is allowed."""
-    if not holds:
-        message = f"model.{name} is {value!r}; allowed: {allowed}"
-        raise ValueError(message)
+def backbone(name: str) -> Any:
+    """Return the module of a backbone. Raises ValueError with the known names where there is none."""
+    known = sorted(path.stem for path in (Path(__file__).parent / "backbones").glob("[a-z]*.py"))
+    require("backbone", name, name in known, ", ".join(known))
+    return importlib.import_module(f"pipeline.models.backbones.{name}")

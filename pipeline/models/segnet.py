@@ -7,7 +7,6 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from pipeline.models.decoder import AuxiliaryHead, Decoder, DecoderShape, Head
-from pipeline.models.resnet import EncoderShape, ResNet
 
 
 class Output(NamedTuple):
@@ -36,7 +35,7 @@ class SegNet(nn.Module):
 
     def __init__(
         self,
-        encoder: EncoderShape,
+        encoder: nn.Module,
         decoder: DecoderShape,
         *,
         num_classes: int,
@@ -45,8 +44,8 @@ class SegNet(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.encoder = ResNet(encoder)
-        self.feature_channels = self.encoder.channels
+        self.encoder = encoder
+        self.feature_channels: list[int] = list(encoder.channels)  # type: ignore[arg-type]  # of every backbone
         self.decoder = Decoder(self.feature_channels, decoder)
         self.fused_channels = self.decoder.num_out
         self.classifier = Head(self.fused_channels, num_classes, decoder)

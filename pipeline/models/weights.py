@@ -35,7 +35,7 @@ def load_encoder(encoder: nn.Module, weights: str, *, blocks: tuple[int, ...]) -
     }
     if any(problems.values()):
         found = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)
-        message = f"model.weights {weights!r} does not fit the encoder (is model.stem right?): {found}"
+        message = f"model.weights {weights!r} does not fit the encoder (is model.encoder.stem right?): {found}"
         raise ValueError(message)
     encoder.load_state_dict(state)
 
@@ -44,7 +44,7 @@ def torchvision_state(blocks: tuple[int, ...]) -> dict[str, Tensor]:
     """Download (once) and return torchvision's ImageNet weights for a ResNet of these blocks."""
     if blocks not in TORCHVISION:
         allowed = ", ".join(str(list(known)) for known in TORCHVISION)
-        message = f"model.weights 'torchvision' needs model.blocks to be one of {allowed}, not {list(blocks)}"
+        message = f"model.weights 'torchvision' needs model.encoder.blocks to be one of {allowed}, not {list(blocks)}"
         raise ValueError(message)
     return TORCHVISION[blocks].get_state_dict(progress=False, check_hash=True)
 
@@ -59,3 +59,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
         message = f"model.weights {str(path)!r} must hold a plain state dict: tensors by name"
         raise ValueError(message)
     return state
+
+
+def require(name: str, value: object, holds: bool, allowed: str) -> None:
+    """Refuse a value of the `model` block, saying what is allowed."""
+    if not holds:
+        message = f"model.{name} is {value!r}; allowed: {allowed}"
+        raise ValueError(message)

@@ -22,6 +22,7 @@ from pipeline.data.open import open_batches, open_validation
 from pipeline.evaluation.cell import measure
 from pipeline.spool import Spool
 from pipeline.training.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.training.cost import begin_peak, count_step, peak_memory_mib
 from pipeline.training.method import Method, Progress
 from pipeline.training.schedule import poly
 from pipeline.training.setting import build_optimiser, make_setting
@@ -78,6 +79,7 @@ def train_cell(
     Raises Interrupted after saving where `stop()` became true.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    begin_peak(device)
     run = start_run(cell, data_root, upstream, device)
     checkpoint, spool = work / "checkpoint.pt", Spool(work / "spool.jsonl")
     if checkpoint.exists():
@@ -91,8 +93,9 @@ def train_cell(
         save_checkpoint(work / "weights.pt", state | {"steps": run.step})
     else:
         save_checkpoint(work / "weights.pt", run.snapshots)
-    result = {"state": "diverged" if diverged else "done", "steps": run.step, "train_s": round(run.trained_s, 2)}
-    return result | ({"diverged": diverged} if diverged else {}) | run.history
+    ended: dict[str, Any] = {"state": "done"} if diverged is None else {"state": "diverged", "diverged": diverged}
+    cost = {"train_s": round(run.trained_s, 2), "peak_memory_mib": peak_memory_mib(device)}
+    return ended | {"steps": run.step} | cost | run.history
 
 
 def start_run(cell: Any, data_root: Path, upstream: list[Path], device: str) -> Run:
@@ -137,7 +140,7 @@ def _loop(run: Run, spool: Spool, save: Callable[[], None], stop: Callable[[], b
     last, pending, saved = run.last_step, [], time.monotonic()
     while run.step < last:
         began = time.monotonic()
-        pending.append(train_step(run))
+        pending.append(_counted_step(run) if run.step == run.first_step else train_step(run))
         run.step += 1
         epoch_ends = run.step % run.steps_per_epoch == 0
         if epoch_ends or run.step == last or len(pending) == LOG_EVERY_STEPS:
@@ -154,6 +157,12 @@ def _loop(run: Run, spool: Spool, save: Callable[[], None], stop: Callable[[], b
                 raise Interrupted
             saved = time.monotonic()
     return None
+
+
+def _counted_step(run: Run) -> dict[str, Tensor]:
+    """Do the first step and note what each step costs."""
+    losses, run.history["cost_units"] = count_step(lambda: train_step(run), run.values)
+    return losses
 
 
 def train_step(run: Run) -> dict[str, Tensor]:

@@ -26,12 +26,9 @@ METHODS = sorted(
 )
 SIZE = 32
 MODEL: dict[str, Any] = {
-    "stem": "deep",
-    "blocks": (1, 1, 1, 1),
-    "width": 8,
-    "expansion": 1,
+    "backbone": "resnet",
+    "encoder": {"stem": "deep", "blocks": (1, 1, 1, 1), "width": 8, "expansion": 1, "multi_grid": (2,)},
     "output_stride": 8,
-    "multi_grid": (2,),
     "aspp_rates": (1, 2),
     "decoder_channels": 16,
     "low_level_channels": 16,

@@ -13,12 +13,9 @@ from pipeline.models.build import ModelConfig, build_network
 from pipeline.models.segnet import SegNet
 
 PAPER: dict[str, Any] = {
-    "stem": "deep",
-    "blocks": [3, 4, 23, 3],
-    "width": 64,
-    "expansion": 4,
+    "backbone": "resnet",
+    "encoder": {"stem": "deep", "blocks": [3, 4, 23, 3], "width": 64, "expansion": 4, "multi_grid": [2, 2, 4]},
     "output_stride": 8,
-    "multi_grid": [2, 2, 4],
     "aspp_rates": [12, 24, 36],
     "decoder_channels": 256,
     "low_level_channels": 256,
@@ -28,10 +25,7 @@ PAPER: dict[str, Any] = {
     "weights": None,
 }
 TINY = PAPER | {
-    "blocks": [1, 1, 1, 1],
-    "width": 8,
-    "expansion": 1,
-    "multi_grid": [2],
+    "encoder": {"stem": "deep", "blocks": [1, 1, 1, 1], "width": 8, "expansion": 1, "multi_grid": [2]},
     "aspp_rates": [1, 2],
     "decoder_channels": 16,
     "low_level_channels": 8,
@@ -41,7 +35,9 @@ TINY = PAPER | {
 
 
 def build(config: dict[str, Any], *, num_classes: int = 21, representation: bool = True, **changes: Any) -> SegNet:
-    return build_network(ModelConfig(**config | changes), num_classes=num_classes, representation=representation)
+    encoder = config["encoder"] | {key: changes.pop(key) for key in list(changes) if key in config["encoder"]}
+    config = config | {"encoder": encoder} | changes
+    return build_network(ModelConfig(**config), num_classes=num_classes, representation=representation)
 
 
 def num_parameters(network: nn.Module) -> int:
@@ -145,16 +141,17 @@ def test_an_output_can_be_cut_by_images() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stem": "wide"}, "model.stem is 'wide'; allowed: 'deep' or '7x7'"),
+        ({"stem": "wide"}, "model.encoder.stem is 'wide'; allowed: 'deep' or '7x7'"),
+        ({"backbone": "vgg"}, "model.backbone is 'vgg'; allowed: .*resnet"),
         ({"output_stride": 32}, "model.output_stride is 32; allowed: 8 or 16"),
         (
             {"multi_grid": [1, 2]},
-            r"model.multi_grid is \(1, 2\); allowed: one factor per block of the last",
+            r"model.encoder.multi_grid is \(1, 2\); allowed: one factor per block of the last",
         ),
-        ({"blocks": [1, 1, 1]}, "model.blocks is"),
+        ({"blocks": [1, 1, 1]}, "model.encoder.blocks is"),
         ({"aspp_rates": [0]}, "model.aspp_rates is"),
         ({"dropout": 1.0}, "model.dropout is 1.0"),
-        ({"width": 0}, "model.width is 0; allowed: a positive number"),
+        ({"width": 0}, "model.encoder.width is 0; allowed: a positive number"),
     ],
 )
 def test_a_model_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 
-from pipeline.models.resnet import EncoderShape, ResNet
+from pipeline.models.backbones.resnet import EncoderShape, ResNet
 from pipeline.models.weights import TORCHVISION, load_encoder
 
 BLOCKS = (1, 1, 1, 1)
@@ -67,7 +67,7 @@ def test_checkpoints_that_do_not_count_batches_are_accepted(tmp_path: Path) -> N
 
 def test_a_mismatch_names_every_key_that_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"model\.stem right.*missing: conv1\.0\.weight.*unexpected: conv1\.weight"
+        ValueError, match=r"model\.encoder\.stem right.*missing: conv1\.0\.weight.*unexpected: conv1\.weight"
     ) as e:
         load_encoder(make("deep"), save(tmp_path / "weights.pt", make("7x7").state_dict()), blocks=BLOCKS)
     assert "of another shape: bn1.bias" in str(e.value)
@@ -82,5 +82,5 @@ def test_weights_that_are_not_there_or_not_weights_are_refused(tmp_path: Path) -
         load_encoder(make(), str(tmp_path / "none.pt"), blocks=BLOCKS)
     with pytest.raises(ValueError, match="must hold a plain state dict"):
         load_encoder(make(), save(tmp_path / "list.pt", {"state": {"a": torch.zeros(1)}}), blocks=BLOCKS)
-    with pytest.raises(ValueError, match=r"needs model\.blocks to be one of \[3, 4, 6, 3\]"):
+    with pytest.raises(ValueError, match=r"needs model\.encoder\.blocks to be one of \[3, 4, 6, 3\]"):
         load_encoder(make(), "torchvision", blocks=BLOCKS)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision
 
-from pipeline.models.resnet import Bottleneck, EncoderShape, ResNet
+from pipeline.models.backbones.resnet import Bottleneck, EncoderShape, ResNet
 
 
 def shape(**changes: Any) -> EncoderShape:

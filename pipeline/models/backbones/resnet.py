@@ -6,10 +6,31 @@ He et al., Deep Residual Learning (2016); dilation and multi-grid as in Chen et 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
+
+from pipeline.models.weights import load_encoder, require
+
+
+def build_encoder(encoder: Mapping[str, Any], *, output_stride: int, weights: str | None) -> ResNet:
+    """Build the encoder that `model.encoder` describes, with ImageNet weights where `weights` names some."""
+    shape = EncoderShape(**encoder, output_stride=output_stride)
+    network = ResNet(shape)
+    if weights is not None:
+        load_encoder(network, weights, blocks=shape.blocks)
+    return network
+
+
+def check(encoder: Mapping[str, Any], output_stride: int) -> None:
+    """Raise ValueError or TypeError where `build_encoder` could not build."""
+    EncoderShape(**encoder, output_stride=output_stride)
+
+
+POSITIVE = "positive numbers"
 
 
 class ResNet(nn.Module):
@@ -53,6 +74,21 @@ class EncoderShape:
     expansion: int
     output_stride: int
     multi_grid: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("blocks", "multi_grid"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+            require(
+                f"encoder.{name}", getattr(self, name), all(number >= 1 for number in getattr(self, name)), POSITIVE
+            )
+        require("encoder.stem", self.stem, self.stem in ("deep", "7x7"), "'deep' or '7x7'")
+        require("encoder.blocks", self.blocks, len(self.blocks) == 4, "four numbers of blocks, one per stage")
+        fits = len(self.multi_grid) == self.blocks[-1]
+        require(
+            "encoder.multi_grid", self.multi_grid, fits, f"one factor per block of the last stage ({self.blocks[-1]})"
+        )
+        for name in ("width", "expansion"):
+            require(f"encoder.{name}", getattr(self, name), getattr(self, name) >= 1, "a positive number")
 
     def strides(self) -> tuple[int, ...]:
         """Return the stride of each stage."""
