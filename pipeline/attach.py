@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from pipeline.adopt import manifest_entry
 from pipeline.cell import Cell, chain, forget_code, read_rows
 from pipeline.ingester import start_ingester
 from pipeline.slurm import GRACE_S, cancel_jobs, live_jobs
@@ -201,15 +202,9 @@ def cancel(store: Store, keys: set[str]) -> int:
 
 
 def link_weights(store: Store, cells: dict[str, Cell], folder: Path) -> None:
-    """Hard-link the cells' weights into the stage's output folder, beside a manifest."""
+    """Hard-link the cells' weights and curves into the stage's output folder, beside a manifest of results."""
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = {}
-    for key, cell in sorted(cells.items()):
-        source, target = store.done(key) / "weights.pt", folder / f"{key[:16]}.pt"
-        target.unlink(missing_ok=True)
-        os.link(source, target)
-        manifest[key] = {"weights": target.name, "name": cell.name}
-    write_json(folder / "manifest.json", manifest)
+    write_json(folder / "manifest.json", {key: manifest_entry(store, key, folder) for key in sorted(cells)})
 
 
 def write_metrics(store: Store, root: Path, scale: str, table: str) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.adopt import adopt
 from pipeline.cell import PACKAGE, Cell, chain, digest, read_rows
 from pipeline.slurm import max_array_size
 from pipeline.store import Store, find_store, write_json
@@ -61,6 +62,8 @@ def stale_stages(root: Path, stage: str) -> list[str]:
 def launch(root: Path, scale: str, stage: str) -> list[str]:
     """Submit every missing cell of the stages that will run and whose data is there; return the submissions' ids.
 
+    What was computed elsewhere and is recorded here is adopted before.
+
     With targets, DVC may come to a table before another one's data; that table's own stage submits its cells.
     """
     store, stale = Store(find_store(root)), stale_stages(root, stage)
@@ -72,6 +75,7 @@ def launch(root: Path, scale: str, stage: str) -> list[str]:
             data = {f"partitions@{row['dataset']}", f"download@{row['data']['source']}"}
             if data.isdisjoint(stale):
                 cells |= {cell.key: cell for cell in chain(row)}
+    adopt(store, root, scale)
     return submit(store, list(cells.values()), root=root, data_root=root / "data" / scale)
 
 

@@ -14,6 +14,7 @@ shared by clones, experiments and colleagues.
 from __future__ import annotations
 
 import configparser
+import errno
 import json
 import os
 import shutil
@@ -167,6 +168,21 @@ class Store:
         (self.root / "claims" / f"{key}.json").unlink(missing_ok=True)
         return done
 
+    def adopt(self, cell: dict[str, Any], result: dict[str, Any], files: dict[str, Path]) -> bool:
+        """Publish a result that was computed elsewhere under the same key; False where it is here by now."""
+        temporary = self.root / "done" / f".{cell['key']}.{uuid.uuid4().hex[:8]}"
+        write_json(temporary / "cell.json", cell)
+        write_json(temporary / "result.json", result)
+        for name, source in files.items():
+            _link(source, temporary / name)
+        try:
+            temporary.rename(self.done(cell["key"]))
+        except OSError:
+            shutil.rmtree(temporary)
+            return False
+        self.log_execution(cell["key"], "adopted", {"kind": cell["kind"]})
+        return True
+
     def fail(self, key: str, token: str | None, reason: dict[str, Any]) -> None:
         """Record why a cell ended without a result. Its work folder stays for a look and for `retry`."""
         if token is not None:
@@ -207,6 +223,16 @@ def _create(path: Path, value: dict[str, Any]) -> bool:
     finally:
         temporary.unlink()
     return True
+
+
+def _link(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it where it lies on another file system."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copy2(source, target)
 
 
 def _fsync_folder(folder: Path) -> None:

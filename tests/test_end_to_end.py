@@ -117,6 +117,16 @@ def test_results_come_back_from_the_store_when_outputs_are_lost(copy: Copy) -> N
     assert copy.events() == before
 
 
+def test_an_empty_store_takes_over_what_git_and_the_dvc_cache_hold(copy: Copy) -> None:
+    """As after `dvc pull` in a fresh clone; an edit then makes stages run, and no cell with them."""
+    subprocess.run(["rm", "-rf", str(copy.store.root)], check=True)
+    path = copy.folder / "pipeline" / "training" / "losses.py"
+    path.write_text(path.read_text() + "# another comment\n")
+    copy.run("dvc", "repro", "tables@table_7")
+    assert set(copy.events()) == {"adopted"}
+    assert all((copy.store.done(line["key"]) / "cell.json").exists() for line in copy.store.executions())
+
+
 def test_killed_half_way_the_next_run_finishes_and_repeats_nothing(tmp_path: Path) -> None:
     copy = Copy(tmp_path / "killed")
     driver = subprocess.Popen(

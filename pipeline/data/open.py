@@ -36,7 +36,8 @@ def open_batches(values: dict[str, Any], data_root: Path, device: str, *, rank: 
     )
     return Batches(
         Samples(labelled, num_classes=num_classes),
-        Samples(unlabelled, num_classes=num_classes, masks=loading.presence),
+        # With every image labelled, the labelled ones are seen once more without their labels.
+        Samples(unlabelled or labelled, num_classes=num_classes, masks=loading.presence),
         augmentation=augmentation,
         loading=loading,
         device=device,

@@ -1,0 +1,90 @@
+"""Take over results that git and the DVC cache hold: after `dvc pull` in a fresh clone the store is still empty.
+
+A key is the hash of all that decides a result, so whatever is recorded under that key is that result. Weights and
+training results lie in the DVC cache, named by `dvc.lock`; evaluations are the rows under `reports/<scale>/metrics`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.cell import chain
+from pipeline.store import Store, read_json
+
+LOCKS = ("dvc.lock", "reports/extra/dvc.lock")
+CELL_STAGES = ("warm_start", "train")
+
+
+def adopt(store: Store, root: Path, scale: str) -> int:
+    """Publish in the store every recorded result that it lacks; return how many."""
+    adopted = 0
+    for listing in _cached_outputs(store.root.parent, root, scale):
+        adopted += _adopt_trained(store, listing)
+    for path in sorted((root / "reports" / scale / "metrics").glob("*.json")):
+        for row in read_json(path) or []:
+            adopted += _adopt_evaluated(store, row, str(path.relative_to(root)))
+    return adopted
+
+
+def _cached_outputs(cache: Path, root: Path, scale: str) -> list[dict[str, Path]]:
+    """Return what the cell stages put out as DVC recorded it: for each stage its files' names and cache paths.
+
+    Not the workspace: DVC removes a stage's outputs there before it runs the stage again.
+    """
+    found = []
+    for lock in (root / name for name in LOCKS):
+        stages = _read_lock(lock)
+        for name, stage in stages.items():
+            if name.split("@")[0] in CELL_STAGES and f"/{scale}/" in stage["outs"][0]["path"]:
+                listing = _cached(cache, stage["outs"][0]["md5"])
+                if listing.exists():
+                    files = json.loads(listing.read_text(encoding="utf-8"))
+                    found.append({file["relpath"]: _cached(cache, file["md5"]) for file in files})
+    return found
+
+
+def _read_lock(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return (yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader) or {}).get("stages", {})
+    except yaml.YAMLError:
+        return {}  # torn: DVC says so itself, and `doctor` mends it
+
+
+def _cached(cache: Path, md5: str) -> Path:
+    return cache / "files" / "md5" / md5[:2] / md5[2:]
+
+
+def _adopt_trained(store: Store, files: dict[str, Path]) -> int:
+    manifest = read_json(files["manifest.json"]) if "manifest.json" in files else None
+    adopted = 0
+    for key, record in (manifest or {}).items():
+        parts = {name: files[file] for name, file in record["files"].items()}
+        if store.state(key) == "missing" and all(path.exists() for path in parts.values()):
+            adopted += store.adopt(record["cell"], record["result"], parts)
+    return adopted
+
+
+def _adopt_evaluated(store: Store, row: dict[str, Any], source: str) -> int:
+    if store.state(row["key"]) != "missing" or (cell := chain(row)[-1]).key != row["key"]:
+        return 0
+    result = {name: row[name] for name in ("state", "metrics", "evaluate_s")}
+    result["provenance"] = {"adopted_from": source, "ended": row["provenance"]["ended"]}
+    return int(store.adopt(cell.to_json(), result, {}))
+
+
+def manifest_entry(store: Store, key: str, folder: Path) -> dict[str, Any]:
+    """Hard-link a cell's files into a stage's output folder and return what `adopt` needs to find them again."""
+    done, files = store.done(key), {}
+    for name in ("weights.pt", "spool.jsonl"):
+        if (done / name).exists():
+            files[name] = f"{key[:16]}{Path(name).suffix}"
+            (folder / files[name]).unlink(missing_ok=True)
+            os.link(done / name, folder / files[name])
+    return {"files": files, "cell": read_json(done / "cell.json"), "result": read_json(done / "result.json")}

@@ -1,0 +1,90 @@
+"""Results that were computed elsewhere: taken over under their own key, whole, once, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.adopt import adopt
+from pipeline.attach import link_weights
+from pipeline.cell import chain
+from pipeline.params import load_params, resolve_table
+from pipeline.store import Store, read_json, write_json
+
+PROJECT = Path(__file__).parents[2]
+RESULT = {"state": "done", "steps": 4, "train_s": 1.0, "provenance": {"ended": 5.0}}
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> tuple[Path, str]:
+    """A project whose DVC cache holds one trained cell, and the cell's key. Its store is empty."""
+    origin, root = Store(tmp_path / "elsewhere"), tmp_path / "project"
+    (row,) = resolve_table(load_params(PROJECT / "params.yaml"), "experiment")
+    train = chain(row)[-2]
+    files = {"weights.pt": tmp_path / "w", "spool.jsonl": tmp_path / "s"}
+    for path in files.values():
+        path.write_text(path.name)
+    assert origin.adopt(train.to_json(), RESULT, files)
+    link_weights(origin, {train.key: train}, tmp_path / "out")
+    listing = [
+        {"md5": put(root, path.read_bytes()), "relpath": path.name} for path in sorted((tmp_path / "out").iterdir())
+    ]
+    listed = put(root, json.dumps(listing).encode(), ".dir")
+    out = {"path": "runs/embedded/train/experiment", "md5": listed}
+    (root / "dvc.lock").write_text(yaml.dump({"stages": {"train@experiment": {"cmd": "c", "outs": [out]}}}))
+    return root, train.key
+
+
+def put(root: Path, content: bytes, suffix: str = "") -> str:
+    """Put a file into the DVC cache and return the name DVC gives it."""
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest() + suffix
+    path = root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return md5
+
+
+def store_of(root: Path) -> Store:
+    return Store(root / ".dvc" / "cache" / "cells")
+
+
+def test_a_trained_cell_comes_from_the_dvc_cache_whole_and_once(recorded: tuple[Path, str]) -> None:
+    (root, key), store = recorded, store_of(recorded[0])
+    assert adopt(store, root, "embedded") == 1
+    assert adopt(store, root, "embedded") == 0
+    assert read_json(store.done(key) / "result.json") == RESULT
+    assert (store.done(key) / "weights.pt").read_text() == "w"
+    assert (store.done(key) / "spool.jsonl").read_text() == "s"
+    assert (read_json(store.done(key) / "cell.json") or {})["key"] == key
+    assert [line["event"] for line in store.executions()] == ["adopted"]
+    assert [path.name for path in (store.root / "done").iterdir()] == [key]
+
+
+def test_another_scale_a_lost_file_or_a_torn_lock_gives_nothing(recorded: tuple[Path, str]) -> None:
+    (root, _), store = recorded, store_of(recorded[0])
+    assert adopt(store, root, "smoke") == 0
+    (weights,) = (
+        path for path in (root / ".dvc" / "cache" / "files").rglob("*") if path.is_file() and path.read_bytes() == b"w"
+    )
+    weights.unlink()
+    assert adopt(store, root, "embedded") == 0
+    (root / "dvc.lock").write_text("stages: {torn")
+    assert adopt(store, root, "embedded") == 0
+
+
+def test_an_evaluation_is_a_recorded_row_whose_key_is_still_its_own(tmp_path: Path) -> None:
+    (row,) = resolve_table(load_params(PROJECT / "params.yaml"), "experiment")
+    key, path = chain(row)[-1].key, tmp_path / "reports" / "embedded" / "metrics" / "experiment.json"
+    row |= RESULT | {"metrics": {"student": {}}, "evaluate_s": 1.5}
+    store = Store(tmp_path / "cells")
+    write_json(path, [row | {"key": "of other code"}])
+    assert adopt(store, tmp_path, "embedded") == 0
+    write_json(path, [row | {"key": key}])
+    assert adopt(store, tmp_path, "embedded") == 1
+    result = read_json(store.done(key) / "result.json") or {}
+    assert result["metrics"] == {"student": {}}
+    assert result["provenance"]["adopted_from"] == "reports/embedded/metrics/experiment.json"
