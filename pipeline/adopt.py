@@ -26,7 +26,8 @@ def adopt(store: Store, root: Path, scale: str) -> int:
     for listing in _cached_outputs(store.root.parent, root, scale):
         adopted += _adopt_trained(store, listing)
     for path in sorted((root / "reports" / scale / "metrics").glob("*.json")):
-        for row in read_json(path) or []:
+        rows: Any = read_json(path)
+        for row in rows or []:
             adopted += _adopt_evaluated(store, row, str(path.relative_to(root)))
     return adopted
 

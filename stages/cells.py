@@ -4,22 +4,26 @@ import sys
 from pathlib import Path
 
 from pipeline.params import all_tables, load_params, resolve_table
+from pipeline.reporting.rows import Shown
 from pipeline.store import write_json
 from pipeline.training.setting import check_row
 
 
 def main() -> int:
-    """Write `reports/<scale>/cells/<table>.json` for each table, after all of them were found right."""
+    """Write `reports/<scale>/cells/<table>.json` for each table and `shown.json`, after all of it was found right."""
     try:
         params = load_params(Path("params.yaml"))
         tables = {table: resolve_table(params, table) for table in all_tables(params)}
         for row in (row for rows in tables.values() for row in rows):
             check_row(row)
-    except ValueError as error:
+        Shown(**params["shown"])
+    except (TypeError, ValueError) as error:
         print(f"params.yaml: {error}", file=sys.stderr)
         return 1
+    folder = Path("reports") / params["scale"]
     for table, rows in tables.items():
-        write_json(Path("reports") / params["scale"] / "cells" / f"{table}.json", rows)
+        write_json(folder / "cells" / f"{table}.json", rows)
+    write_json(folder / "shown.json", params["shown"])
     return 0
 
 

@@ -4,22 +4,21 @@ import sys
 from pathlib import Path
 
 from pipeline.ingester import wait_for_ingester
-from pipeline.params import load_params
 from pipeline.reporting.page import write_report
-from pipeline.reporting.rows import Shown
+from pipeline.reporting.rows import read_shown
 from pipeline.spool import curves
 from pipeline.store import Store, find_store
 
 
 def main(scale: str) -> int:
     """Write `reports/<scale>/index.html` and `figures/`, after MLflow has seen every cell that ended."""
-    store, shown = Store(find_store()), Shown(**load_params(Path("params.yaml"))["shown"])
+    store, folder = Store(find_store()), Path("reports") / scale
 
     def curves_of(train_key: str) -> dict[str, list[tuple[int, float]]] | None:
         spool = store.done(train_key) / "spool.jsonl"
         return curves(spool) if spool.exists() else None
 
-    write_report(Path("reports") / scale, shown=shown, curves=curves_of)
+    write_report(folder, shown=read_shown(folder), curves=curves_of)
     wait_for_ingester(store, Path.cwd())
     return 0
 

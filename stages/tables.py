@@ -3,9 +3,8 @@
 import sys
 from pathlib import Path
 
-from pipeline.params import load_params
 from pipeline.reporting.page import NOISE_TABLE
-from pipeline.reporting.rows import Shown, figures_of, read_rows
+from pipeline.reporting.rows import figures_of, read_rows, read_shown
 from pipeline.reporting.tables import write_table
 from pipeline.store import write_json
 
@@ -13,7 +12,7 @@ from pipeline.store import write_json
 def main(scale: str, table: str) -> int:
     """Write `reports/<scale>/tables/<table>.csv`, `.md`, `.tex`, and `.json` for `dvc metrics`."""
     folder = Path("reports") / scale
-    shown = Shown(**load_params(Path("params.yaml"))["shown"])
+    shown = read_shown(folder)
     rows = read_rows(folder / "metrics" / f"{table}.json")
     noise = folder / "metrics" / f"{NOISE_TABLE}.json"
     write_table(table, rows, reports_dir=folder, noise_rows=read_rows(noise) if noise.exists() else (), shown=shown)

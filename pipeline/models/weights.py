@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 TORCHVISION = {
-    (3, 4, 6, 3): torchvision.models.ResNet50_Weights.IMAGENET1K_V1,
-    (3, 4, 23, 3): torchvision.models.ResNet101_Weights.IMAGENET1K_V1,
-    (3, 8, 36, 3): torchvision.models.ResNet152_Weights.IMAGENET1K_V1,
+    (3, 4, 6, 3): "ResNet50_Weights",
+    (3, 4, 23, 3): "ResNet101_Weights",
+    (3, 8, 36, 3): "ResNet152_Weights",
 }
-"""ImageNet weights by number of blocks. They have the 7x7 stem."""
+"""torchvision's ImageNet weights (`IMAGENET1K_V1`) by number of blocks. They have the 7x7 stem."""
 
 
 def load_encoder(encoder: nn.Module, weights: str, *, blocks: tuple[int, ...]) -> None:
@@ -46,7 +45,9 @@ def torchvision_state(blocks: tuple[int, ...]) -> dict[str, Tensor]:
         allowed = ", ".join(str(list(known)) for known in TORCHVISION)
         message = f"model.weights 'torchvision' needs model.encoder.blocks to be one of {allowed}, not {list(blocks)}"
         raise ValueError(message)
-    return TORCHVISION[blocks].get_state_dict(progress=False, check_hash=True)
+    from torchvision import models  # costs more than a second, and most cells need none
+
+    return getattr(models, TORCHVISION[blocks]).IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

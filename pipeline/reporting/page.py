@@ -24,6 +24,7 @@ NOISE_TABLE = "table_x3"
 """The table whose cells have several seeds; it lends its noise to tables that have one."""
 
 NOT_MEASURED = "not measured yet"
+EXPERIMENT = "experiment"
 
 
 def write_report(
@@ -109,7 +110,7 @@ def _value(value: Any) -> str:
 
 def _ordered(tables: Iterable[str]) -> list[str]:
     """Return the paper's tables in its order, then all others by name."""
-    found = set(tables)
+    found = set(tables) - {EXPERIMENT}  # an experiment shows in `dvc exp show`; the page need not be made anew for it
     return [table for table in PAPER_TABLES if table in found] + sorted(found - set(PAPER_TABLES))
 
 

@@ -52,6 +52,11 @@ class Shown:
 BY_DEFAULT = Shown()
 
 
+def read_shown(reports_dir: Path) -> Shown:
+    """Read `reports/<scale>/shown.json`, which the `cells` stage writes from `params.yaml`."""
+    return Shown(**json.loads((reports_dir / "shown.json").read_text(encoding="utf-8")))
+
+
 def read_rows(path: Path, *, measured: bool = True) -> list[Row]:
     """Read `reports/<scale>/metrics/<table>.json`, or with `measured=False` `reports/<scale>/cells/<table>.json`.
 

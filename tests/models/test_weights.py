@@ -52,7 +52,7 @@ def test_a_saved_encoder_is_loaded_whole_without_its_classifier(tmp_path: Path, 
 def test_torchvisions_weights_are_loaded_into_an_encoder_of_their_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     theirs: Any = torchvision.models.resnet50()
-    kind = type(TORCHVISION[3, 4, 6, 3])
+    kind = getattr(torchvision.models, TORCHVISION[3, 4, 6, 3])
     monkeypatch.setattr(kind, "get_state_dict", lambda self, **_: theirs.state_dict())
     encoder = make(blocks=(3, 4, 6, 3), width=64)
     load_encoder(encoder, "torchvision", blocks=(3, 4, 6, 3))
