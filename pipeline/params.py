@@ -23,7 +23,6 @@ from ruamel.yaml.error import YAMLError
 from pipeline.labels import PUBLISHED_COUNTS, column_label, row_label
 
 SECTIONS = ("data", "model", "training", "evaluation", "parameters")
-PARTITIONS = ("1-16", "1-8", "1-4", "1-2", "full")
 ROW_KEYS = ("dataset", "partition", "method", "variant", "seed")
 BLOCKS = ("scale", "seeds", "shown", "scales", "methods", "tables")
 AS_SCALE = "as the scale"

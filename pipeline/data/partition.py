@@ -19,6 +19,8 @@ from pipeline.data.lists import is_published, published_checksums, published_ids
 from pipeline.data.sources import source_identity
 
 PARTITIONS = ("1-16", "1-8", "1-4", "1-2", "full")
+"""What a data set is partitioned into unless its `data` block lists its own `partitions`."""
+
 ORDERS = ("nested", "independent", "fine_first")
 ABSENT = ("refuse", "skip")
 
@@ -131,7 +133,7 @@ def _write(data: Mapping[str, Any], dataset: str, *, source: Path, out: Path) ->
     _require(pairs(source, layout, lists.val), masks=True, what=f"validation images of {dataset}")
     _write_ids(out / "val.txt", lists.val)
     chosen: dict[str, tuple[list[str], list[str]]] = {}
-    for partition in PARTITIONS:
+    for partition in data.get("partitions", PARTITIONS):
         labelled, unlabelled = chosen[partition] = _choose(rules, lists, dataset=dataset, partition=partition)
         check_partition(labelled, unlabelled, val=lists.val, name=f"{dataset}/{partition}")
         _require(pairs(source, layout, labelled), masks=True, what=f"labelled images of {dataset}/{partition}")

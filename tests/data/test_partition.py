@@ -61,6 +61,13 @@ def test_fractions_round_up_as_published() -> None:
     assert [labelled_count(2975, partition) for partition in PARTITIONS] == [186, 372, 744, 1488, 2975]
 
 
+def test_a_data_set_may_have_fractions_of_its_own(root: Path) -> None:
+    out = root / "partitions" / "coco"
+    write_partitions(DATA | {"partitions": ["1-50", "1-25"]}, "coco", root=root, out=out)
+    assert [len(read_partition(out / partition)[0]) for partition in ("1-50", "1-25")] == [2, 4]
+    assert not (out / "1-16").exists()
+
+
 @pytest.mark.parametrize("partition", ["1_8", "1/8", "0-8", "9-8", "1-0", "", "half", "1-8-2", "-1-8"])
 def test_an_impossible_partition_is_refused_with_what_is_allowed(partition: str) -> None:
     with pytest.raises(ValueError, match=r"allowed are 'full' and fractions|must lie above 0 and at most at 1"):
