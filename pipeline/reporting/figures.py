@@ -17,6 +17,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.labels import METHOD_LABELS
 from pipeline.reporting.grid import Grid, reference_line
 from pipeline.reporting.paper import is_paper_data
 from pipeline.reporting.rows import Row, Shown, figures_of
@@ -30,9 +31,11 @@ INK = "#1b1f24"
 
 PAPER = "#8b9199"
 MEASURED = "#3d78c2"
-COLOURS = (MEASURED, "#c9722a", "#3f9a6b", "#a066b8", "#b8892b", "#c4516c", "#4da3a8", "#7a7f88", "#6f8f3a", "#8c6a52")
-NUM_OWN = 2
-"""The first colours are for the paper's own methods."""
+COLOURS = (
+    "#8b9199", "#4f5a66", "#3f9a6b", "#b8892b", "#8c6a52", "#a066b8", "#c4516c", "#6f8f3a", "#d08fb0",
+    MEASURED, "#1f4e8c", "#c9722a", "#e0a63c", "#4da3a8",
+)  # fmt: skip
+"""One for each method, in the order of `METHOD_LABELS`: SupOnly grey, U2PL the colour of all that is measured."""
 
 MAX_POINTS = 150
 """A curve is thinned to so many points: more cannot be seen."""
@@ -124,9 +127,10 @@ def gain_figure(grid: Grid) -> Figure | None:
     panels = figure.subplots(1, sides, sharey=is_paper_data(grid.data, grid.dataset), squeeze=False)[0]
     own = [line for line in grid.lines if line.entries[0].paper_names_gain]
     others = [line for line in grid.lines if line not in own and line is not base]
-    colours = [*COLOURS[: len(own)], *COLOURS[NUM_OWN:]]  # one colour for one method in every table
+    colours = colours_of([line_name(line) for line in [*own, *others]])
     for axes, is_paper in zip(panels, (False, True), strict=False):
-        for line, colour in zip([*own, *others], cycle(colours), strict=False):
+        for line in [*own, *others]:
+            colour = colours[line_name(line)]
             gains = [entry.published_gain if is_paper else entry.gain for entry in line.entries]
             width = 2.2 if line in own else 1.1
             drawn = _points(axes, gains, "o-", _typeset(line_name(line)), colour)
@@ -182,14 +186,13 @@ def curve_figure(runs: Mapping[str, Sequence[Curves]], *, group: str, ylabel: st
     width = min(3, len(metrics_shown))
     height = -(-len(metrics_shown) // width)
     figure = Figure(figsize=(2.3 * width + 1.5, 1.75 * height + 0.4), layout="constrained")
-    panels = figure.subplots(height, width, squeeze=False, sharex=True).flat
+    panels = list(figure.subplots(height, width, squeeze=False, sharex=True).flat)
+    colours = colours_of(list(runs))
     for axes, metric in zip(panels, metrics_shown, strict=False):
-        for position, (name, seeds) in enumerate(runs.items()):
-            _band(
-                axes, [curves[metric] for curves in seeds if metric in curves], name, COLOURS[position % len(COLOURS)]
-            )
+        for name, seeds in runs.items():
+            _band(axes, [curves[metric] for curves in seeds if metric in curves], name, colours[name])
         axes.set_title(metric.removeprefix(f"{group}/").replace("_", " "))
-    for axes in list(panels)[len(metrics_shown) :]:
+    for axes in panels[len(metrics_shown) :]:
         axes.set_axis_off()
     figure.supylabel(ylabel, fontsize=8.5)
     figure.supxlabel("step", fontsize=8.5)
@@ -198,6 +201,15 @@ def curve_figure(runs: Mapping[str, Sequence[Curves]], *, group: str, ylabel: st
     }
     figure.legend(handles.values(), handles.keys(), loc="outside right upper")
     return figure
+
+
+def colours_of(names: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each name: every method has its own in all figures, anything else takes what is left."""
+    fixed = dict(zip(METHOD_LABELS.values(), COLOURS, strict=True))
+    free = cycle(
+        [colour for colour in COLOURS if colour not in {fixed[name] for name in names if name in fixed}] or COLOURS
+    )
+    return {name: fixed[name] if name in fixed else next(free) for name in names}
 
 
 def _points(axes: Axes, values: Sequence[float | None], style: str, name: str, colour: str) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from pipeline.reporting.costs import costs_of, written
 from pipeline.reporting.grid import Entry, Grid
-from pipeline.reporting.wording import CODE, SUBSCRIPT, caption, difference, heading, label, legend, marks, number
+from pipeline.reporting.wording import CODE, HOLE, SUBSCRIPT, caption, difference, heading, label, legend, marks, number
 
 ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -31,6 +32,7 @@ ESCAPES = {
 def to_latex(grid: Grid) -> str:
     """Return the table as a `table` environment with caption, label and, below the rules, the marks it uses."""
     per_column = 2 if grid.has_published else 1
+    num_numbers = per_column * len(grid.columns) + len(costs_of(grid))
     first = len(grid.label_names) + 1
     lines = [
         "% \\usepackage{booktabs,amssymb}",
@@ -38,7 +40,7 @@ def to_latex(grid: Grid) -> str:
         "\\centering\\small",
         f"\\caption{{{escape(caption(grid))}}}",
         f"\\label{{tab:{grid.scale}-{grid.table.replace('_', '-')}}}",
-        f"\\begin{{tabular}}{{{'l' * len(grid.label_names)}{'r' * per_column * len(grid.columns)}}}",
+        f"\\begin{{tabular}}{{{'l' * len(grid.label_names)}{'r' * num_numbers}}}",
         "\\toprule",
         *_heads(grid, per_column, first),
         "\\midrule",
@@ -76,7 +78,8 @@ def _escape(text: str) -> str:
 def _heads(grid: Grid, per_column: int, first: int) -> list[str]:
     labels = [escape(heading(name)) for name in grid.label_names]
     if per_column == 1:
-        return [" & ".join([*labels, *map(escape, grid.columns)]) + r" \\"]
+        heads = [*grid.columns, *(cost.heading for cost in costs_of(grid))]
+        return [" & ".join([*labels, *map(escape, heads)]) + r" \\"]
     spans = [f"\\multicolumn{{2}}{{c}}{{{escape(column)}}}" for column in grid.columns]
     starts = range(first, first + 2 * len(grid.columns), 2)
     rules = "".join(f"\\cmidrule(lr){{{start}-{start + 1}}}" for start in starts)
@@ -91,6 +94,7 @@ def _row(grid: Grid, index: int) -> str:
         cells.append(_measured(entry))
         if grid.has_published:
             cells.append(_bold(number(entry.published), entry.is_published_best) + _gain(entry, entry.published_gain))
+    cells += [escape(written(line, cost, hole=HOLE)) for cost in costs_of(grid)]
     return " & ".join(cells) + r" \\"
 
 

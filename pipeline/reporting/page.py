@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from pipeline.reporting import wording
+from pipeline.reporting.costs import costs_of, written
 from pipeline.reporting.figures import INK, Curves
 from pipeline.reporting.grid import Entry, Grid, build_grid, pairs_in_order
 from pipeline.reporting.paper import PAPER_TABLES, ROLES, is_paper_data, name_of, read_published
@@ -171,6 +172,7 @@ def _section(grid: Grid, rows: Sequence[Row], reports_dir: Path, plots: Sequence
         "label_names": grid.label_names,
         "headings": [wording.heading(name) for name in grid.label_names],
         "columns": grid.columns,
+        "costs": [cost.heading for cost in costs_of(grid)],
         "lines": [_line(grid, position) for position in range(len(grid.lines))],
         "reference": wording.reference_name(grid),
         "orders": orders if comparable else [],
@@ -189,7 +191,9 @@ def _line(grid: Grid, position: int) -> dict[str, Any]:
     for column, entry in enumerate(line.entries):
         identity = f"{grid.table}-{position}-{column}"
         entries.append({"id": identity, "entry": entry, "where": f"{name}, {entry.column}"} | _numbers(entry))
-    return {"labels": [wording.label(line, label) for label in grid.label_names], "name": name, "entries": entries}
+    labels = [wording.label(line, label) for label in grid.label_names]
+    costs = [written(line, cost, hole=wording.HOLE) for cost in costs_of(grid)]
+    return {"labels": labels, "name": name, "entries": entries, "costs": costs}
 
 
 def _numbers(entry: Entry) -> dict[str, Any]:

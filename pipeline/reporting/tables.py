@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.reporting.costs import costs_of, line_cost, written
 from pipeline.reporting.grid import Entry, Grid, build_grid
 from pipeline.reporting.latex import to_latex
 from pipeline.reporting.paper import REPRODUCED, read_published
 from pipeline.reporting.rows import BY_DEFAULT, MISSING, Row, Shown
-from pipeline.reporting.wording import caption, difference, heading, label, legend, marks, number
+from pipeline.reporting.wording import HOLE, caption, difference, heading, label, legend, marks, number
 
 
 def write_table(
@@ -62,6 +63,7 @@ def to_frame(grid: Grid) -> pd.DataFrame:
             record |= _details(entry)
         if any(line.ran_as for line in grid.lines):
             record["ran as"] = line.ran_as
+        record |= {cost.heading: line_cost(line, cost) for cost in costs_of(grid)}
         records.append(record | {"scale": grid.scale, "data": grid.data})
     return pd.DataFrame(records)
 
@@ -71,12 +73,14 @@ def to_markdown(grid: Grid) -> str:
     heads = [heading(name) for name in grid.label_names]
     for column in grid.columns:
         heads += [column, "paper"] if grid.has_published else [column]
+    heads += [cost.heading for cost in costs_of(grid)]
     body = []
     for line in grid.lines:
         cells = [label(line, name) for name in grid.label_names]
         for entry in line.entries:
             cells.append(_measured(entry, grid))
             cells += [_published(entry)] if grid.has_published else []
+        cells += [written(line, cost, hole=HOLE) for cost in costs_of(grid)]
         body.append(cells)
     numeric = len(heads) - len(grid.label_names)
     rules = [":--"] * len(grid.label_names) + ["--:"] * numeric

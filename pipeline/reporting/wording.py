@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from pipeline.reporting.costs import costs_of
 from pipeline.reporting.grid import Entry, Grid, Line
 from pipeline.reporting.noise import Noise
 from pipeline.reporting.paper import CHECK_MARKS, HEADINGS, ROLES, data_phrase, is_paper_data, name_of
@@ -107,6 +108,9 @@ def legend(grid: Grid) -> list[tuple[str, str]]:
     diverged = [diverged_sentence(line, entry) for line in grid.lines for entry in line.entries if entry.num_diverged]
     if diverged:
         explained.append((DIVERGED, f"diverged, last finite figures: {'; '.join(diverged)}"))
+    explained += [(cost.heading, cost.meaning) for cost in costs_of(grid)]
+    if any(entry.gain is not None for entry in entries) and grid.noise is None:
+        explained.append((NOISE, f"not marked: {noise_fact(None)}"))
     return explained + [(HOLE, f"{reason}: {', '.join(places)}") for reason, places in holes(grid).items()]
 
 
