@@ -85,8 +85,12 @@ def as_list(value: Any) -> list[Any]:
 
 
 def all_tables(params: dict[str, Any]) -> list[str]:
-    """Return the names of all tables, the one-cell `experiment` last."""
-    return [*params["tables"], EXPERIMENT]
+    """Return the names of all tables whose data this scale has, the one-cell `experiment` last."""
+    scale, tables = params["scales"][params["scale"]], []
+    for name, spec in params["tables"].items():
+        if choose(spec.get("dataset"), PUBLISHED_COUNTS, f"tables.{name}.dataset") in scale:
+            tables.append(name)
+    return [*tables, EXPERIMENT]
 
 
 def _experiment_row(params: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import load_yaml
 from ruamel.yaml import YAML
 
+from pipeline.cell import chain
 from pipeline.params import all_tables, load_params, resolve_table
 from pipeline.training.setting import check_row
 
@@ -48,6 +49,41 @@ def test_every_table_resolves_and_every_row_can_be_built(params: dict[str, Any])
         for table in all_tables(params):
             for row in resolve_table(params, table):
                 check_row(row)
+
+
+def test_a_table_is_left_out_where_its_data_is_not_and_refused_where_there_is_no_such_data(
+    params: dict[str, Any],
+) -> None:
+    assert "table_x5" not in all_tables(params)
+    assert "table_x5" in all_tables(params | {"scale": "paper"})
+    params["tables"]["table_7"]["dataset"] = "voc_blendr"
+    with pytest.raises(ValueError, match=r"tables.table_7.dataset: 'voc_blendr' is not known; allowed: voc_classic, "):
+        all_tables(params)
+
+
+def test_the_papers_scale_is_section_4_1(params: dict[str, Any]) -> None:
+    params["scale"] = "paper"
+    voc, city = (resolve_table(params, table)[-1] for table in ("table_2", "table_3"))
+    shared = {"labelled_batch": 16, "unlabelled_batch": 16, "optimiser": "sgd", "momentum": 0.9, "power": 0.9}
+    shared |= {"head_lr_factor": 10, "scale_min": 0.5, "scale_max": 2.0, "flip_probability": 0.5}
+    assert shared.items() <= voc["training"].items()
+    assert shared.items() <= city["training"].items()
+    of_voc = {"lr": 0.001, "weight_decay": 0.0001, "crop": 513, "epochs": 80, "warm_start_epochs": 1, "criterion": "ce"}
+    of_city = {"lr": 0.01, "weight_decay": 0.0005, "crop": 769, "epochs": 200, "warm_start_epochs": 20}
+    assert of_voc.items() <= voc["training"].items()
+    assert (of_city | {"criterion": "ohem"}).items() <= city["training"].items()
+    assert voc["model"]["encoder"]["blocks"] == city["model"]["encoder"]["blocks"] == [3, 4, 23, 3]
+    assert (voc["evaluation"]["mode"], city["evaluation"]["mode"]) == ("centre", "slide")
+    queues = {"queue_size": 30000, "queue_size_class_0": 50000}
+    assert queues.items() <= next(row for row in resolve_table(params, "table_7"))["parameters"].items()
+
+
+def test_every_cell_of_the_papers_scale_has_a_key_before_any_data_is_there(params: dict[str, Any]) -> None:
+    params["scale"] = "paper"
+    cells = [cell for table in all_tables(params) for row in resolve_table(params, table) for cell in chain(row)]
+    trained = {cell.key for cell in cells if cell.kind == "train" and cell.values["dataset"] != "coco"}
+    assert len(trained) > 250
+    assert all(cell.values["data"]["name"] in ("voc", "cityscapes", "coco") for cell in cells)
 
 
 @pytest.mark.parametrize("path", sorted(PUBLISHED.glob("table_[1-7a]*.csv")), ids=lambda path: path.stem)
