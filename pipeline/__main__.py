@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline import doctor, status
 from pipeline.attach import cancel, release_dead
+from pipeline.garbage import KEPT_DAYS, find_garbage, remove, size_of
 from pipeline.ingester import follow_until_idle
 from pipeline.store import Store, find_store, read_json
 
@@ -65,13 +66,41 @@ def _parser() -> argparse.ArgumentParser:
     command("cancel", _cancel, "stop the cells of a table, or one cell; checkpoints stay").add_argument("target")
     added = command("retry", _retry, "forget the failures of all cells, or of one, so that they run again")
     added.add_argument("cell", nargs="?")
+    added = command("gc", _gc, "remove what the store keeps for no current table; only says it without --force")
+    added.add_argument("--force", action="store_true", help="remove it")
+    added.add_argument(
+        "--done", action="store_true", help="also finished cells that no current table of this clone needs"
+    )
+    added.add_argument(
+        "--days", type=float, default=KEPT_DAYS, help="spare what was touched since (default: %(default)g)"
+    )
     added = command("doctor", _doctor, "find what a crash left behind, and mend it")
     added.add_argument("--dry-run", action="store_true", help="only say it")
     added = command("track", _track, "bring MLflow up to the store")
     added.add_argument("--follow", action="store_true", help="until nothing runs any more")
     added.add_argument("--rebuild", action="store_true", help="make the database again from the store")
+    added = command("compare", _compare, "two commits, or two scales, cell by cell")
+    for side in ("a", "b"):
+        added.add_argument(side, help="a commit (HEAD~1, HEAD:smoke) or a scale under reports/")
+    added.add_argument("tables", nargs="*")
+    added.add_argument("--json", action="store_true")
+    added = command("predict", _predict, "masks and overlays for a folder of images")
+    added.add_argument("cell", help="a train cell by the first characters of its key, or a copy of its folder")
+    added.add_argument("images", type=Path)
+    added.add_argument("--out", type=Path, required=True)
+    _choice_of_network(added)
+    added = command("export", _export, "a trained network as a program that needs torch alone")
+    added.add_argument("cell", help="a train cell by the first characters of its key, or a copy of its folder")
+    added.add_argument("out", type=Path)
+    added.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), default=(513, 513))
+    _choice_of_network(added)
     command("ui", _ui, "open the MLflow UI").add_argument("--port", default="5000")
     return parser
+
+
+def _choice_of_network(added: argparse.ArgumentParser) -> None:
+    added.add_argument("--epoch", default="best", help="best or last")
+    added.add_argument("--network", default="deployed", help="deployed, student or teacher")
 
 
 def _plan(root: Path, store: Store, options: argparse.Namespace) -> None:
@@ -158,6 +187,62 @@ def _doctor(root: Path, store: Store, options: argparse.Namespace) -> int:
         print(finding)
     print(f"{len(findings)} findings" if findings else "nothing to mend")
     return 1 if findings and options.dry_run else 0
+
+
+def _gc(root: Path, store: Store, options: argparse.Namespace) -> None:
+    garbage = find_garbage(store, _keys(status.tables_of(root).values()), days=options.days, done=options.done)
+    for folder in garbage:
+        print(folder.relative_to(store.root))
+    freed = remove(garbage) if options.force else sum(map(size_of, garbage))
+    verb = "removed" if options.force else "would go (--force removes them)"
+    print(f"{len(garbage)} folders {verb}, {freed / 2**20:.1f} MiB")
+
+
+def _compare(root: Path, store: Store, options: argparse.Namespace) -> None:
+    from pipeline.params import load_params
+    from pipeline.reporting.compare import compare, comparison_markdown
+    from pipeline.reporting.sides import read_side
+
+    scale = load_params(root / "params.yaml")["scale"]
+    a, b = (read_side(root, name, scale=scale, tables=options.tables) for name in (options.a, options.b))
+    frame = compare(a, b)
+    if options.json:
+        print(frame.to_json(orient="records", indent=1))
+    else:
+        print(comparison_markdown(frame, name_a=options.a, name_b=options.b))
+
+
+def _trained(root: Path, store: Store, options: argparse.Namespace) -> Any:
+    from pipeline.predict import load_trained
+
+    folder = Path(options.cell)
+    if not folder.is_dir():
+        cell = status.find_cell(root, store, options.cell)
+        if cell.kind != "train" or not store.is_done(cell.key):
+            raise ValueError(f"{cell.name} is {store.state(cell.key)}; a train cell that is done has a network")
+        folder = store.done(cell.key)
+    return load_trained(folder, epoch=options.epoch, network=options.network)
+
+
+def _predict(root: Path, store: Store, options: argparse.Namespace) -> int:
+    from rich.progress import track
+
+    from pipeline.predict import predict_folder
+
+    done = predict_folder(_trained(root, store, options), options.images, options.out)
+    progress = track(done, description="predicting", disable=not sys.stderr.isatty())
+    left_out = [(path, reason) for path, reason in progress if reason]
+    for path, reason in left_out:
+        print(f"{path}: left out: {reason}", file=sys.stderr)
+    print(f"masks and overlays in {options.out}; {len(left_out)} images left out")
+    return 1 if left_out else 0
+
+
+def _export(root: Path, store: Store, options: argparse.Namespace) -> None:
+    from pipeline.predict import export
+
+    height, width = options.size
+    print(export(_trained(root, store, options), options.out, height=height, width=width))
 
 
 def _track(root: Path, store: Store, options: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ import yaml
 from pipeline.cell import chain
 from pipeline.store import Store, read_json
 
-LOCKS = ("dvc.lock", "reports/extra/dvc.lock")
+LOCKS = ("dvc.lock", "reports/*/dvc.lock")
 CELL_STAGES = ("warm_start", "train")
 
 
@@ -38,7 +38,7 @@ def _cached_outputs(cache: Path, root: Path, scale: str) -> list[dict[str, Path]
     Not the workspace: DVC removes a stage's outputs there before it runs the stage again.
     """
     found = []
-    for lock in (root / name for name in LOCKS):
+    for lock in (path for pattern in LOCKS for path in sorted(root.glob(pattern))):
         stages = _read_lock(lock)
         for name, stage in stages.items():
             if name.split("@")[0] in CELL_STAGES and f"/{scale}/" in stage["outs"][0]["path"]:

@@ -117,6 +117,20 @@ def test_results_come_back_from_the_store_when_outputs_are_lost(copy: Copy) -> N
     assert copy.events() == before
 
 
+def test_a_trained_cell_predicts_masks_and_two_commits_are_compared(copy: Copy) -> None:
+    manifest = json.loads((copy.folder / "runs" / "smoke" / "train" / "table_7" / "manifest.json").read_text())
+    key, images = min(manifest)[:16], copy.folder / "data" / "smoke" / "voc" / "JPEGImages"
+    copy.run(sys.executable, "-m", "pipeline", "predict", key, str(images), "--out", "predicted")
+    masks = {path.stem for path in (copy.folder / "predicted" / "masks").iterdir()}
+    assert masks == {path.stem for path in images.iterdir()}
+    subprocess.run(["rm", "-rf", "predicted"], cwd=copy.folder, check=True)
+    compared = copy.run(sys.executable, "-m", "pipeline", "compare", "HEAD", "smoke", "table_7", "--json")
+    records = json.loads(compared)
+    assert len(records) == 8
+    assert all(record["difference"] == 0 and record["changed"] == "" for record in records)
+    assert "0 folders would go" in copy.run(sys.executable, "-m", "pipeline", "gc")
+
+
 def test_an_empty_store_takes_over_what_git_and_the_dvc_cache_hold(copy: Copy) -> None:
     """As after `dvc pull` in a fresh clone; an edit then makes stages run, and no cell with them."""
     subprocess.run(["rm", "-rf", str(copy.store.root)], check=True)

@@ -1,0 +1,61 @@
+"""What the store keeps for no table: work that nobody asks for, finished submissions, unused code snapshots."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.attach import submission_alive
+from pipeline.store import Store, read_json
+
+KEPT_DAYS = 7.0
+"""What was touched within so many days stays: it may be of another clone or a colleague."""
+
+
+def find_garbage(store: Store, needed: set[str], *, days: float = KEPT_DAYS, done: bool = False) -> list[Path]:
+    """Return the folders that can go: of `work/` those of no needed, claimed or held cell; submissions whose jobs have
+    ended; snapshots that no kept submission runs from. With `done`, also finished cells that no table needs.
+    """
+    old = time.time() - 86_400 * days
+    kept = {path.stem for path in (store.root / "claims").glob("*.json")} | needed
+    garbage = [path for path in _folders(store.root / "work", old) if path.name not in kept and not _held(path)]
+    submissions = [path for path in _folders(store.submissions, old) if not submission_alive(store, path.name)]
+    staying = set(_folders(store.submissions, float("inf"))) - set(submissions)
+    used = {(read_json(path / "submission.json") or {}).get("snapshot") for path in staying}
+    garbage += submissions
+    garbage += [path for path in _folders(store.root / "snapshots", old) if path.name not in used]
+    if done:
+        garbage += [path for path in _folders(store.root / "done", old) if path.name not in needed]
+    return garbage
+
+
+def remove(folders: Iterable[Path]) -> int:
+    """Remove folders and return how many bytes they held."""
+    freed = 0
+    for folder in folders:
+        freed += size_of(folder)
+        shutil.rmtree(folder)
+    return freed
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes that only this folder holds: files that DVC's cache shares by a hard link free nothing."""
+    stats = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    return sum(stat.st_size for stat in stats if stat.st_nlink == 1)
+
+
+def _folders(parent: Path, before: float) -> list[Path]:
+    """Return the folders within `parent` that were last touched before a time."""
+    if not parent.is_dir():
+        return []
+    return sorted(path for path in parent.iterdir() if path.is_dir() and _touched(path) < before)
+
+
+def _touched(folder: Path) -> float:
+    return max([folder.stat().st_mtime, *(path.stat().st_mtime for path in folder.iterdir())])
+
+
+def _held(folder: Path) -> bool:
+    return (folder / "holder.json").exists()

@@ -1,0 +1,151 @@
+"""A trained cell used on images of one's own: masks and overlays for a folder, and a program that needs torch alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from pipeline.data.images import read_image, voc_palette, write_mask
+from pipeline.data.normalise import MEAN, STD, Normalise
+from pipeline.evaluation.cell import EPOCHS, restore
+from pipeline.evaluation.predict import Evaluation, predict, whole_logits
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+OVERLAY_SHARE = 0.5
+WINDOWS_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with the values of the cell it comes from."""
+
+    network: nn.Module
+    values: dict[str, Any]
+    name: str
+    epoch: str
+
+
+def load_trained(folder: Path, *, epoch: str = "best", network: str = "deployed") -> Trained:
+    """Load a network from a `train` cell's folder in the store (`cell.json`, `weights.pt`), or a copy of it.
+
+    `deployed` is the network the method deploys, its teacher if it has one. Raises ValueError where the folder, the
+    epoch or the network is not there.
+    """
+    for name in ("cell.json", "weights.pt"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder}: no {name} there; a trained cell's folder has cell.json and weights.pt")
+    values = json.loads((folder / "cell.json").read_text(encoding="utf-8"))["values"]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    snapshots = torch.load(folder / "weights.pt", map_location=device, weights_only=True)
+    if epoch not in EPOCHS:
+        raise ValueError(f"epoch {epoch!r}; allowed: {', '.join(EPOCHS)}")
+    states = snapshots[epoch]
+    chosen = list(states)[-1] if network == "deployed" else network
+    if chosen not in states:
+        raise ValueError(f"network {network!r}; this cell has: deployed, {', '.join(states)}")
+    return Trained(restore(values, states[chosen], device).eval(), values, chosen, epoch)
+
+
+def predict_folder(trained: Trained, images: Path, out: Path) -> Iterator[tuple[Path, str | None]]:
+    """Write `<out>/masks/*.png` (palette PNG of class ids) and `<out>/overlays/*.jpg`; yield each image as it is done.
+
+    With an image comes why it was left out, or None. Every file appears whole. Raises ValueError where the folder
+    holds no image.
+    """
+    paths = sorted(path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES and out not in path.parents)
+    if not paths:
+        raise ValueError(f"{images}: no image there; known are {', '.join(SUFFIXES)}")
+    normalise = Normalise(next(trained.network.parameters()).device)
+    for path in paths:
+        try:
+            image = read_image(path)
+        except (OSError, ValueError) as error:
+            yield path, str(error)
+            continue
+        ids = class_ids(trained, normalise(torch.from_numpy(image)[None]))
+        name = path.relative_to(images).with_suffix(".png")
+        _write(out / "masks" / name, ids)
+        _write(out / "overlays" / name.with_suffix(".jpg"), overlay(image, ids))
+        yield path, None
+
+
+@torch.inference_mode()
+def class_ids(trained: Trained, images: Tensor) -> np.ndarray:
+    """Return class ids (H, W) uint8 of a normalised image (1, 3, H, W), by sliding windows where the cell has them."""
+    block = trained.values["evaluation"]
+    evaluation = Evaluation(mode="slide" if block["mode"] == "slide" else "whole", size=block["size"])
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=block["precision"] == "bfloat16"):
+        ids = predict(trained.network, images, evaluation=evaluation, batch=WINDOWS_AT_ONCE)
+    return ids[0].to(torch.uint8).cpu().numpy()
+
+
+def overlay(image: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Return the image (H, W, 3) uint8 with the classes' colours laid over it; class 0 stays as it is."""
+    colours = np.array(voc_palette(), dtype=np.float32).reshape(256, 3)[ids]
+    mixed = (1 - OVERLAY_SHARE) * image + OVERLAY_SHARE * colours
+    return np.where((ids == 0)[..., None], image, mixed).astype(np.uint8)
+
+
+def _write(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part{path.suffix}")
+    if pixels.ndim == 2:
+        write_mask(partial, pixels)
+    else:
+        Image.fromarray(pixels).save(partial, quality=92)
+    partial.replace(path)
+
+
+class Exported(nn.Module):
+    """What is exported: RGB images (B, 3, H, W) float32, 0-255, to logits (B, C, H, W) float32."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None])
+        self.register_buffer("std", torch.tensor(STD)[:, None, None])
+
+    def forward(self, images: Tensor) -> Tensor:  # noqa: D102
+        return whole_logits(self.network, (images - self.mean) / self.std)
+
+
+def export(trained: Trained, out: Path, *, height: int, width: int) -> Path:
+    """Write `<out>/model.pt2`, a `torch.export` program, and `model.json`, which says what it is.
+
+    Batches of any size, images of the given size. Raises ValueError where the program's logits are not the network's.
+    """
+    network = (
+        trained.network.cpu().float().to(memory_format=torch.contiguous_format)
+    )  # any other layout is not saved whole
+    model = Exported(network).eval()
+    images = 255 * torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", max=1024)},))
+        expected, found = model(images[:1]), program.module()(images[:1])
+    worst = (expected - found).abs().max().item()
+    if worst > 1e-4:
+        raise ValueError(f"the exported program's logits differ from the network's by up to {worst:g}")
+    out.mkdir(parents=True, exist_ok=True)
+    partial = out / ".model.part.pt2"
+    torch.export.save(program, partial)
+    partial.replace(out / "model.pt2")
+    facts: dict[str, Any] = {
+        "network": trained.name,
+        "epoch": trained.epoch,
+        "input": "RGB float32 0-255 (B, 3, height, width)",
+    }
+    facts |= {"output": "logits (B, C, height, width)", "height": height, "width": width, "largest_difference": worst}
+    text = json.dumps(facts | {"values": trained.values}, indent=1)
+    (out / "model.json").write_text(text, encoding="utf-8")
+    return out / "model.pt2"

@@ -1,0 +1,54 @@
+"""What may go from a store, and what may not."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.garbage import find_garbage, remove
+from pipeline.store import Store, write_json
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A store with old folders: two works, one claimed; a submission that runs, one that ended; snapshots of both."""
+    store = Store(tmp_path / "cells")
+    for key in ("needed", "dropped", "claimed"):
+        write_json(store.work(key) / "cell.json", {})
+    store.claim("claimed", "running")
+    for name, job in (("running", os.getpid()), ("ended", 2**22 + 1)):
+        record = {"site": {"executor": "local"}, "snapshot": f"of_{name}", "host": "elsewhere", "time": time.time()}
+        write_json(store.submissions / name / "submission.json", record)
+        write_json(store.submissions / name / "jobs.json", {"jobs": [str(job)], "time": time.time()})
+        write_json(store.root / "snapshots" / f"of_{name}" / "code.json", {})
+    for key in ("wanted", "unwanted"):
+        write_json(store.done(key) / "result.json", {})
+    return store
+
+
+def names(garbage: list[Path]) -> list[str]:
+    return [f"{path.parent.name}/{path.name}" for path in garbage]
+
+
+def test_only_what_nobody_needs_or_runs_is_garbage(store: Store) -> None:
+    found = find_garbage(store, {"needed", "wanted"}, days=-1)
+    assert names(found) == ["work/dropped", "submissions/ended", "snapshots/of_ended"]
+    assert names(find_garbage(store, {"needed", "wanted"}, days=-1, done=True))[-1] == "done/unwanted"
+
+
+def test_what_was_touched_lately_stays(store: Store) -> None:
+    assert find_garbage(store, set(), days=1, done=True) == []
+
+
+def test_removing_tells_the_bytes_that_become_free_and_shared_files_free_none(store: Store, tmp_path: Path) -> None:
+    folder = store.done("unwanted")
+    (folder / "weights.pt").write_bytes(b"x" * 1000)
+    (folder / "spool.jsonl").write_bytes(b"y" * 500)
+    os.link(folder / "weights.pt", tmp_path / "in_the_dvc_cache")
+    (folder / "result.json").unlink()
+    assert remove([folder]) == 500
+    assert not folder.exists()
+    assert (tmp_path / "in_the_dvc_cache").stat().st_size == 1000

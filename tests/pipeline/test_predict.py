@@ -1,0 +1,124 @@
+"""A trained network on images of one's own: any size, any file, and outside the project."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.cell import chain
+from pipeline.data.images import read_mask
+from pipeline.evaluation.cell import restore
+from pipeline.models.build import ModelConfig, build_network
+from pipeline.params import load_params, resolve_table
+from pipeline.predict import Trained, class_ids, export, load_trained, overlay, predict_folder
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A train cell's folder as the store has it, with networks that were never trained."""
+    params = load_params(PROJECT / "params.yaml") | {"scale": "smoke"}
+    (row,) = resolve_table(params, "experiment")
+    train = chain(row)[-2]
+    made, states = tmp_path_factory.mktemp("cell"), {}
+    for seed, name in enumerate(("student", "teacher")):
+        torch.manual_seed(seed)
+        network = build_network(ModelConfig(**row["model"]), num_classes=21, representation=True)
+        states[name] = network.state_dict()
+    torch.save({"best": states, "last": states}, made / "weights.pt")
+    (made / "cell.json").write_text(json.dumps(train.to_json()))
+    return made
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    made = tmp_path / "images"
+    (made / "more").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for name, size in (("a.jpg", (40, 64)), ("more/b.png", (33, 51))):
+        Image.fromarray(generator.integers(0, 255, (*size, 3), dtype=np.uint8)).save(made / name)
+    (made / "torn.jpg").write_bytes((made / "a.jpg").read_bytes()[:200])
+    (made / "notes.txt").write_text("no image")
+    return made
+
+
+def test_every_image_gets_a_mask_of_its_own_size_and_what_cannot_be_read_is_named(
+    folder: Path, images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = dict(predict_folder(load_trained(folder), images, out))
+    assert [path.name for path, reason in done.items() if reason is None] == ["a.jpg", "b.png"]
+    assert "cannot be read as an image" in str(done[images / "torn.jpg"])
+    assert read_mask(out / "masks" / "a.png", 21).shape == (40, 64)
+    assert read_mask(out / "masks" / "more" / "b.png", 21).shape == (33, 51)
+    with Image.open(out / "overlays" / "more" / "b.jpg") as shown:
+        assert shown.size == (51, 33)
+    assert not [path for path in out.rglob("*") if ".part" in path.name]
+
+
+def test_the_masks_are_the_networks_own_answer(folder: Path) -> None:
+    trained = load_trained(folder)
+    image = torch.randn(1, 3, 40, 64)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = trained.network(image).logits
+    expected = torch.nn.functional.interpolate(logits, (40, 64), mode="bilinear", align_corners=True).argmax(1)[0]
+    assert (class_ids(trained, image) == expected.numpy()).mean() > 0.999  # ties in bfloat16 may fall either way
+
+
+def test_sliding_windows_are_used_where_the_cell_was_evaluated_so(folder: Path) -> None:
+    trained = load_trained(folder)
+    values = trained.values | {"evaluation": trained.values["evaluation"] | {"mode": "slide", "size": 32}}
+    assert class_ids(Trained(trained.network, values, "teacher", "best"), torch.randn(1, 3, 40, 64)).shape == (40, 64)
+
+
+def test_the_deployed_network_is_the_teacher_and_others_can_be_asked_for(folder: Path) -> None:
+    assert load_trained(folder).name == "teacher"
+    student = load_trained(folder, network="student", epoch="last")
+    state = torch.load(folder / "weights.pt", weights_only=True)["last"]["student"]
+    expected = restore(student.values, state, "cpu").state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in student.network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epoch": "third"}, "epoch 'third'; allowed: best, last"),
+        ({"network": "uncle"}, "network 'uncle'; this cell has: deployed, student, teacher"),
+    ],
+)
+def test_what_a_cell_does_not_have_is_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_trained(folder, **changes)
+
+
+def test_an_empty_folder_and_one_that_is_no_cell_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no image there; known are"):
+        list(predict_folder(load_trained(folder), tmp_path, tmp_path / "out"))
+    with pytest.raises(ValueError, match=r"no cell\.json there"):
+        load_trained(tmp_path)
+
+
+def test_background_stays_as_it_is_in_an_overlay() -> None:
+    image = np.full((1, 2, 3), 100, dtype=np.uint8)
+    assert overlay(image, np.array([[0, 1]], dtype=np.uint8)).tolist() == [[[100, 100, 100], [114, 50, 50]]]
+
+
+def test_an_exported_program_gives_the_networks_logits_for_any_batch(folder: Path, tmp_path: Path) -> None:
+    trained = load_trained(folder)
+    path = export(trained, tmp_path / "exported", height=40, width=48)
+    program = torch.export.load(path).module()
+    for num in (1, 3):
+        images = 255 * torch.rand(num, 3, 40, 48)
+        with torch.no_grad():
+            found = program(images)
+        assert found.shape == (num, 21, 40, 48)
+    facts = json.loads((path.parent / "model.json").read_text())
+    assert facts["largest_difference"] < 1e-4
+    assert (facts["network"], facts["height"], facts["width"]) == ("teacher", 40, 48)
