@@ -213,7 +213,7 @@ def _compare(root: Path, store: Store, options: argparse.Namespace) -> None:
 
 
 def _trained(root: Path, store: Store, options: argparse.Namespace) -> Any:
-    from pipeline.predict import load_trained
+    from pipeline.trained.predict import load_trained
 
     folder = Path(options.cell)
     if not folder.is_dir():
@@ -227,7 +227,7 @@ def _trained(root: Path, store: Store, options: argparse.Namespace) -> Any:
 def _predict(root: Path, store: Store, options: argparse.Namespace) -> int:
     from rich.progress import track
 
-    from pipeline.predict import predict_folder
+    from pipeline.trained.predict import predict_folder
 
     done = predict_folder(_trained(root, store, options), options.images, options.out)
     progress = track(done, description="predicting", disable=not sys.stderr.isatty())
@@ -239,7 +239,7 @@ def _predict(root: Path, store: Store, options: argparse.Namespace) -> int:
 
 
 def _export(root: Path, store: Store, options: argparse.Namespace) -> None:
-    from pipeline.predict import export
+    from pipeline.trained.predict import export
 
     height, width = options.size
     print(export(_trained(root, store, options), options.out, height=height, width=width))

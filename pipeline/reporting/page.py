@@ -38,7 +38,7 @@ def write_report(
     """Write `<reports_dir>/index.html` and the figures it shows, `<reports_dir>/figures/*.svg`; return the page's path.
 
     `reports_dir` is `reports/<scale>`, beside `reports/published`; its `cells/`, `metrics/` and `tables/` are read, and
-    so is every picture that lies in `figures/` already (its caption in a `.txt` beside it). `curves(train_key)` returns
+    so is every picture in `pictures/` (its caption in a `.txt` beside it). `curves(train_key)` returns
     a run's metrics, None where they are not at hand; `reason(cell)` says why a cell was not measured. Raises ValueError
     on a torn file, or where no cell is described.
     """

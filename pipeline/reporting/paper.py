@@ -99,6 +99,7 @@ OWN_TITLES = {
     "table_x2": "SupOnly as published against equal steps",
     "table_x3": "All methods over several seeds",
     "table_x4": "PseudoSeg as its own paper studies it",
+    "table_x5": "PseudoSeg on COCO",
 }
 """Titles of tables that the paper does not have."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,6 @@ from pipeline.reporting.wording import line_name, measured_on, reference_name
 CURVES_FROM = ("table_x3", "table_2", "table_3", "table_1")
 """The tables whose runs' curves are shown: the first of them that has any."""
 
-DRAWN_HERE = ("*_gains.svg", "*_ablation.svg", "*_classes.svg", "curves_*.svg")
 PICTURES = (".png", ".svg", ".jpg")
 GROUPS = {
     "loss": ("loss", "Every loss, weights applied"),
@@ -46,16 +46,17 @@ class Plot:
 def write_plots(
     grids: Sequence[Grid], rows: Mapping[str, list[Row]], folder: Path, *, curves: Callable[[str], Curves | None]
 ) -> list[Plot]:
-    """Draw every figure that the rows and curves allow into `folder`; return them and the pictures found there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in (path for pattern in DRAWN_HERE for path in folder.glob(pattern)):
-        path.unlink()  # what is not drawn again is out of date
+    """Draw every figure that the rows and curves allow into `folder`; return them and the pictures beside it.
+
+    Pictures are what lies in `pictures/` next to `folder`, drawn from networks or put there, the caption in a `.txt`.
+    """
+    shutil.rmtree(folder, ignore_errors=True)  # what is not drawn again is out of date
+    folder.mkdir(parents=True)
     plots = []
     for grid in grids:
         plots += _table_figures(grid, folder)
     plots += _curve_figures(grids, folder, curves)
-    ours = {plot.path for plot in plots}
-    for path in sorted(path for path in folder.iterdir() if path.suffix in PICTURES and path not in ours):
+    for path in sorted(path for path in (folder.parent / "pictures").glob("*") if path.suffix in PICTURES):
         words = path.with_suffix(".txt")
         caption = words.read_text(encoding="utf-8").strip() if words.exists() else path.stem.replace("_", " ")
         plots.append(Plot(path=path, caption=caption, table=None, is_ours=False))

@@ -203,9 +203,9 @@ def test_labels_are_shown_as_text_whatever_they_hold(few: Path, make_row: Callab
 
 
 def test_pictures_in_the_folder_are_shown_with_their_captions(few: Path, page_of: Callable[..., str]) -> None:
-    (few / "figures").mkdir()
-    (few / "figures" / "fig_2.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    (few / "figures" / "fig_2.txt").write_text("Entropy of one image.\n")
+    (few / "pictures").mkdir()
+    (few / "pictures" / "fig_2.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (few / "pictures" / "fig_2.txt").write_text("Entropy of one image.\n")
     text = page_of()
     assert '<img src="data:image/png;base64,iVBORw0KGgo=" alt="Entropy of one image.">' in text
     assert "<figcaption>Entropy of one image.</figcaption>" in text

@@ -16,7 +16,7 @@ from pipeline.data.images import read_mask
 from pipeline.evaluation.cell import restore
 from pipeline.models.build import ModelConfig, build_network
 from pipeline.params import load_params, resolve_table
-from pipeline.predict import Trained, class_ids, export, load_trained, overlay, predict_folder
+from pipeline.trained.predict import Trained, class_ids, export, load_trained, overlay, predict_folder
 
 PROJECT = Path(__file__).parents[2]
 

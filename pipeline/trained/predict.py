@@ -17,6 +17,7 @@ from pipeline.data.images import read_image, voc_palette, write_mask
 from pipeline.data.normalise import MEAN, STD, Normalise
 from pipeline.evaluation.cell import EPOCHS, restore
 from pipeline.evaluation.predict import Evaluation, predict, whole_logits
+from pipeline.models.segnet import SegNet
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 OVERLAY_SHARE = 0.5
@@ -27,7 +28,7 @@ WINDOWS_AT_ONCE = 4
 class Trained:
     """A network with the values of the cell it comes from."""
 
-    network: nn.Module
+    network: SegNet
     values: dict[str, Any]
     name: str
     epoch: str

@@ -1,0 +1,105 @@
+"""Which of the paper's figures can be drawn from the cells of a scale, from which rows, and with what words beneath."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from pipeline.data.layout import pairs, read_partition
+from pipeline.data.open import open_validation
+from pipeline.data.samples import Samples
+from pipeline.reporting.figures import save_figure
+from pipeline.reporting.paper import data_phrase
+from pipeline.reporting.rows import Row, read_rows
+from pipeline.store import Store
+from pipeline.trained.pictures import entropy_figure, feature_figure, prediction_figure
+from pipeline.trained.predict import Trained, load_trained
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A row to find: the table it stands in, the method, and parameters it must have."""
+
+    table: str
+    method: str
+    parameters: tuple[tuple[str, object], ...] = ()
+
+
+SUPONLY, NO_FILTER, U2PL = "SupOnly", "contrast without entropy filter", "U2PL"
+CHOSEN_BY = "Images are chosen by rank of U2PL's gain in pixel accuracy over SupOnly, the best first, the worst last."
+
+
+def write_gallery(reports_dir: Path, *, store: Store, data_root: Path) -> Iterator[str]:
+    """Write every figure whose cells are there into `<reports_dir>/pictures`; yield a line for each, drawn or not."""
+    out = reports_dir / "pictures"
+    out.mkdir(parents=True, exist_ok=True)
+    voc = {SUPONLY: Wanted("table_2", "suponly"), U2PL: Wanted("table_2", "u2pl")}
+    city = {SUPONLY: Wanted("table_3", "suponly"), U2PL: Wanted("table_3", "u2pl")}
+    negatives = (("negatives", "all"),)
+    sides = (
+        ("figure_4", voc | {NO_FILTER: Wanted("table_4", "u2pl", negatives)}, "1-4"),
+        ("figure_a1", city | {NO_FILTER: Wanted("table_a2", "u2pl", negatives)}, "1-2"),
+        ("figure_a2", voc, "1-4"),
+        ("figure_2", {U2PL: voc[U2PL]}, "1-4"),
+    )
+    for name, wanted, partition in sides:
+        rows = {side: find_row(reports_dir, one, partition) for side, one in wanted.items()}
+        absent = [side for side, row in rows.items() if row is None or not store.is_done(row["train_key"])]
+        if absent:
+            yield f"{name}: not drawn, since no trained cell is at hand for {', '.join(absent)} at {partition}"
+            continue
+        found = {side: row for side, row in sorted(rows.items(), key=_order) if row is not None}
+        figure, caption = _draw(name, found, store, data_root)
+        save_figure(figure, out / f"{name}.png")
+        (out / f"{name}.txt").write_text(f"{caption}\n", encoding="utf-8")
+        yield f"{name}: drawn from " + ", ".join(f"{side} {row['train_key'][:8]}" for side, row in found.items())
+
+
+def find_row(reports_dir: Path, wanted: Wanted, partition: str) -> Row | None:
+    """Return the first measured row that fits, or None."""
+    path = reports_dir / "metrics" / f"{wanted.table}.json"
+    for row in read_rows(path) if path.exists() else []:
+        fits = row["method"] == wanted.method and row["partition"] == partition and row["state"] == "done"
+        if fits and all(row["parameters"].get(key) == value for key, value in wanted.parameters):
+            return row
+    return None
+
+
+def _order(item: tuple[str, Row | None]) -> int:
+    return (SUPONLY, NO_FILTER, U2PL).index(item[0])
+
+
+def _draw(name: str, rows: dict[str, Row], store: Store, data_root: Path) -> tuple[Figure, str]:
+    networks = {side: load_trained(store.done(row["train_key"])) for side, row in rows.items()}
+    row = rows[U2PL]
+    where = f"{data_phrase(row['data']['name'], row['dataset'])}, {row['column']}, seed {row['seed']}, best epoch"
+    number = name.removeprefix("figure_").upper()
+    if name == "figure_2":
+        share = row["parameters"]["alpha0"]
+        return _entropy(networks[U2PL], data_root, share), (
+            f"As the paper's Figure 2: entropy of an unlabelled image, its pseudo-labels where entropy is among the "
+            f"lower {100 * (1 - share):g} %, and the class probabilities of a reliable and an unreliable pixel (dots). "
+            f"U2PL, {where}."
+        )
+    samples = open_validation(row, data_root)
+    if name == "figure_a2":
+        return feature_figure(networks, samples), (
+            f"As the paper's Figure {number}: the decoder's features of labelled validation pixels by t-SNE, "
+            f"coloured by true class. {where.capitalize()}."
+        )
+    return prediction_figure(networks, samples), (
+        f"As the paper's Figure {number}: predictions on {where}. Boxes: where SupOnly and U2PL differ most. "
+        + CHOSEN_BY
+    )
+
+
+def _entropy(trained: Trained, data_root: Path, share: float) -> Figure:
+    """Draw the figure for the unlabelled image in the middle of its list."""
+    values = trained.values
+    _, ids = read_partition(data_root / "partitions" / values["dataset"] / values["partition"])
+    pair = pairs(data_root / values["data"]["source"], values["data"]["layout"], [ids[len(ids) // 2]])
+    image, _ = Samples(pair, num_classes=values["data"]["num_classes"], masks=False)[0]
+    return entropy_figure(trained, image, share=share)

@@ -1,0 +1,134 @@
+"""Figures that need networks: what is chosen, what is boxed, which pixels count, and which cells they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.cell import chain
+from pipeline.data.images import IGNORED
+from pipeline.models.build import ModelConfig, build_network
+from pipeline.params import load_params, resolve_table
+from pipeline.store import Store, write_json
+from pipeline.trained.gallery import write_gallery
+from pipeline.trained.pictures import (
+    POINTS_PER_CLASS,
+    Scene,
+    accuracy,
+    difference_boxes,
+    entropy_figure,
+    median_pixel,
+    pixel_features,
+    prediction_figure,
+)
+from pipeline.trained.predict import Trained, load_trained
+
+PROJECT = Path(__file__).parents[2]
+SIZE = 32
+
+
+class Images:
+    """Noise with masks of two classes and an ignored border, as `Samples` gives them."""
+
+    def __len__(self) -> int:
+        return 30
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        generator = np.random.default_rng(index)
+        mask = np.repeat([[0, 3]], SIZE, axis=0).repeat(SIZE // 2, axis=1).astype(np.uint8)
+        mask[0] = IGNORED
+        return generator.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8), mask
+
+
+def smoke_rows(table: str) -> list[dict[str, Any]]:
+    return resolve_table(load_params(PROJECT / "params.yaml") | {"scale": "smoke"}, table)
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[str, Trained]:
+    (row,) = smoke_rows("experiment")
+    made = {}
+    for seed, name in enumerate(("SupOnly", "U2PL")):
+        torch.manual_seed(seed)
+        network = build_network(ModelConfig(**row["model"]), num_classes=21).eval()
+        made[name] = Trained(network, chain(row)[-2].values, "student", "best")
+    return made
+
+
+def test_boxes_hold_the_largest_regions_of_difference_and_no_ignored_pixel() -> None:
+    mask, first = np.zeros((10, 10), dtype=np.uint8), np.zeros((10, 10), dtype=np.uint8)
+    last = first.copy()
+    last[1:4, 2:6] = 1  # 12 pixels
+    last[6:8, 6:8] = 2  # 4
+    last[9, 0] = 3  # 1
+    mask[9, 5:] = IGNORED
+    last[9, 5:] = 4  # ignored
+    assert difference_boxes(Scene(np.zeros((10, 10, 3)), mask, (first, first, last))) == [(1, 2, 3, 4), (6, 6, 2, 2)]
+    assert difference_boxes(Scene(np.zeros((10, 10, 3)), mask, (first, first))) == []
+
+
+def test_accuracy_is_over_labelled_pixels() -> None:
+    scene = Scene(
+        np.zeros((1, 4, 3)), np.array([[0, 1, 1, IGNORED]]), (np.array([[0, 1, 2, 2]]), np.array([[0, 1, 1, 1]]))
+    )
+    assert (accuracy(scene, 0), accuracy(scene, -1)) == (pytest.approx(2 / 3), 1.0)
+
+
+def test_a_predictions_figure_has_a_panel_for_image_label_and_each_network(networks: dict[str, Trained]) -> None:
+    samples: Any = Images()
+    figure = prediction_figure(networks, samples)
+    assert [axes.get_title(loc="center") for axes in figure.axes[:4]] == ["image", "label", "SupOnly", "U2PL"]
+    assert len(figure.axes) == 16
+    assert all(len(axes.get_images()) == 1 for axes in figure.axes)
+
+
+def test_the_pixel_shown_is_the_median_of_its_part() -> None:
+    uncertainty = np.array([[0.0, 1.0, 2.0], [3.0, 4.0, 10.0]])
+    assert median_pixel(uncertainty, uncertainty < 2.5) == (0, 1)
+    assert median_pixel(uncertainty, uncertainty > 2.5) == (1, 1)
+
+
+def test_pseudo_labels_are_shown_for_the_reliable_share_alone(networks: dict[str, Trained]) -> None:
+    figure = entropy_figure(networks["U2PL"], Images()[0][0], share=0.25)
+    panels = {axes.get_title(loc="center"): axes for axes in figure.axes}
+    labels = np.asarray(panels["reliable pseudo-labels"].get_images()[0].get_array())
+    assert (labels == 255).all(axis=-1).mean() == pytest.approx(0.25, abs=0.01)
+    bars = [axes for axes in figure.axes if axes.patches]
+    assert [sum(bar.get_height() for bar in axes.patches) for axes in bars] == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_features_are_of_labelled_pixels_and_as_many_of_each_class(networks: dict[str, Trained]) -> None:
+    samples: Any = Images()
+    features, classes = pixel_features(networks["U2PL"], samples, seed=0)
+    assert sorted(set(classes.tolist())) == [0, 3]
+    assert np.bincount(classes)[[0, 3]].tolist() == [POINTS_PER_CLASS] * 2
+    assert features.shape == (2 * POINTS_PER_CLASS, networks["U2PL"].network.fused_channels)
+    again, _ = pixel_features(networks["U2PL"], samples, seed=0)
+    assert np.array_equal(features, again)
+
+
+def test_figures_are_drawn_from_the_cells_that_are_there_and_the_others_are_named(
+    tmp_path: Path, data_root: Path
+) -> None:
+    """U2PL alone is trained: Figure 2 can be drawn; 4, A1 and A2 lack SupOnly."""
+    store, reports = Store(tmp_path / "cells"), tmp_path / "reports" / "smoke"
+    row = next(row for row in smoke_rows("table_2") if (row["method"], row["partition"]) == ("u2pl", "1-4"))
+    train = chain(row)[-2]
+    network = build_network(ModelConfig(**row["model"]), num_classes=21, representation=True)
+    states = {name: network.state_dict() for name in ("student", "teacher")}
+    torch.save({"best": states, "last": states}, tmp_path / "weights.pt")
+    assert store.adopt(train.to_json(), {"state": "done"}, {"weights.pt": tmp_path / "weights.pt"})
+    measured = {"state": "done", "metrics": {"teacher": {}}, "train_s": 1.0, "provenance": {}, "key": "k"}
+    write_json(reports / "metrics" / "table_2.json", [row | measured | {"train_key": train.key}])
+    lines = list(write_gallery(reports, store=store, data_root=data_root))
+    assert lines[0] == (
+        "figure_4: not drawn, since no trained cell is at hand for SupOnly, contrast without entropy filter at 1-4"
+    )
+    assert lines[-1] == f"figure_2: drawn from U2PL {train.key[:8]}"
+    assert sorted(path.name for path in (reports / "pictures").iterdir()) == ["figure_2.png", "figure_2.txt"]
+    assert "`shapes` data playing VOC blender, 1/4 (2646)" in (reports / "pictures" / "figure_2.txt").read_text()
+    assert load_trained(store.done(train.key)).name == "teacher"
