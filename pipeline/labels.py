@@ -13,6 +13,9 @@ PUBLISHED_COUNTS: dict[str, dict[str, int]] = {
 }
 """Labelled images of each partition in the paper (Tables 1-3), all 10,582, and PseudoSeg's of COCO."""
 
+TRAINING_IMAGES = {"voc_classic": 10582, "voc_blender": 10582, "cityscapes": 2975, "coco": 118287}
+"""All training images of each data set, labelled or not."""
+
 METHOD_LABELS = {
     "suponly": "SupOnly",
     "mean_teacher": "MT",
