@@ -9,19 +9,22 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 import yaml
 
 from pipeline import attach, slurm
-from pipeline.cell import Cell, digest
+from pipeline.cell import Cell, chain, digest
+from pipeline.params import load_params, resolve_table
 from pipeline.store import Store, find_store, read_json
 
 if TYPE_CHECKING:
     from .conftest import Cluster
 
 pytestmark = pytest.mark.slurm
+PROJECT = Path(__file__).parents[2]
 SUBMIT = """
 import json, sys
 from pathlib import Path
@@ -29,7 +32,8 @@ from pipeline.cell import from_json
 from pipeline.launch import submit
 from pipeline.store import Store
 store, root, cells = json.load(sys.stdin)
-submit(Store(Path(store)), [from_json(cell) for cell in cells], root=Path(root), data_root=Path(root))
+data_root = Path(root) / "data" / "smoke"
+submit(Store(Path(store)), [from_json(cell) for cell in cells], root=Path(root), data_root=data_root)
 """
 
 
@@ -57,16 +61,17 @@ def site(project: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> It
     subprocess.run(["scancel", "-u", os.environ.get("USER", "root")], check=False, capture_output=True)
 
 
-def send(project: Path, cells: list[Cell]) -> None:
-    given = json.dumps([str(find_store(project)), str(project), [cell.to_json() for cell in cells]])
+def send(project: Path, cells: list[Cell], *, root: Path | None = None) -> None:
+    """Submit cells, by default to the project's own store."""
+    given = json.dumps([str(root or find_store(project)), str(project), [cell.to_json() for cell in cells]])
     subprocess.run([sys.executable, "-c", SUBMIT], input=given, text=True, check=True, cwd=project)
 
 
-def finish(project: Path, cells: list[Cell]) -> Store:
+def finish(project: Path, cells: list[Cell], *, root: Path | None = None) -> Store:
     """Wait as a stage does, and return the store when every cell has ended."""
-    store = Store(find_store(project))
-    failures = attach.wait(store, {cell.key: cell for cell in cells}, lambda: send(project, cells), title="test")
-    assert failures == {}
+    store = Store(root or find_store(project))
+    keyed = {cell.key: cell for cell in cells}
+    assert attach.wait(store, keyed, lambda: send(project, cells, root=root), title="test") == {}
     return store
 
 
@@ -150,3 +155,58 @@ def test_two_drivers_at_once_submit_a_cell_once(site: Path) -> None:
     assert [driver.wait(timeout=120) for driver in drivers] == [0, 0]
     store = finish(site, cells)
     assert starts(store) == sorted(cell.key for cell in cells)
+
+
+def cells_of_a_minute() -> list[Cell]:
+    """U2PL at toy size with so many epochs that there is time to interrupt it, and queues that fill."""
+    params = load_params(PROJECT / "params.yaml") | {"scale": "smoke"}
+    (row,) = resolve_table(params, "experiment")
+    row["training"] |= {"epochs": 40, "warm_start_epochs": 2, "evaluate_every_epochs": 20, "unlabelled_batch": 4}
+    row["parameters"] |= {"anchor_threshold": 0.0}
+    return chain(row)
+
+
+def reached(store: Store, key: str) -> int:
+    """The last step that the cell's spool tells of."""
+    spool = store.work(key) / "spool.jsonl"
+    lines = spool.read_text().splitlines() if spool.exists() else []
+    steps = [json.loads(line).get("step", 0) for line in lines if line.endswith("}")]
+    return max(steps, default=0)
+
+
+def interrupt(cluster: Cluster, store: Store, key: str, *command: str) -> None:
+    """Let the cell get on by some steps, then do to its job what the command says, and let it start again at once."""
+    before = reached(store, key)
+    cluster.wait_for(lambda: store.state(key) == "running" and reached(store, key) > before + 15, seconds=120)
+    job = (store.holder(key) or {})["job"]
+    cluster.run(*command, job)
+    cluster.wait_for(lambda: "PENDING" in cluster.states(job), seconds=60)
+    cluster.run("scontrol", "update", f"jobid={job}", "StartTime=now")
+
+
+def assert_equal(left: Any, right: Any) -> None:
+    if isinstance(left, dict):
+        assert left.keys() == right.keys()
+        for key in left:
+            assert_equal(left[key], right[key])
+    else:
+        assert torch.equal(left, right)
+
+
+def test_preempted_twice_and_out_of_time_once_a_training_ends_with_the_same_bits(site: Path, cluster: Cluster) -> None:
+    cells = cells_of_a_minute()
+    _, train, evaluate = cells
+    calm, rough = finish(site, cells, root=site / "calm"), Store(site / "rough")
+    send(site, cells, root=rough.root)
+    interrupt(cluster, rough, train.key, "scontrol", "requeue")
+    interrupt(cluster, rough, train.key, "scontrol", "requeue")
+    interrupt(cluster, rough, train.key, "scancel", "--signal=USR2")  # as SLURM does before the time limit
+    finish(site, cells, root=rough.root)
+    events = [line["event"] for line in rough.executions() if line["key"] == train.key]
+    assert events == ["start", "resume", "resume", "resume", "done"]
+    weights = [torch.load(store.done(train.key) / "weights.pt", weights_only=True) for store in (calm, rough)]
+    assert_equal(*weights)
+    results = [read_json(store.done(evaluate.key) / "result.json") or {} for store in (calm, rough)]
+    assert results[0]["metrics"] == results[1]["metrics"]
+    trained = read_json(rough.done(train.key) / "result.json") or {}
+    assert trained["provenance"]["restarts"] == 3
