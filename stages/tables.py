@@ -3,8 +3,7 @@
 import sys
 from pathlib import Path
 
-from pipeline.reporting.page import NOISE_TABLE
-from pipeline.reporting.rows import figures_of, read_rows, read_shown
+from pipeline.reporting.rows import NOISE_TABLE, figures_of, read_rows, read_shown
 from pipeline.reporting.tables import write_table
 from pipeline.store import write_json
 

@@ -19,10 +19,7 @@ from pipeline.reporting.figures import INK, Curves
 from pipeline.reporting.grid import Entry, Grid, build_grid, pairs_in_order
 from pipeline.reporting.paper import PAPER_TABLES, ROLES, is_paper_data, name_of, read_published
 from pipeline.reporting.plots import Plot, table_plots, write_plots
-from pipeline.reporting.rows import BY_DEFAULT, MISSING, SETTINGS, STALE, Row, Shown, read_rows, with_holes
-
-NOISE_TABLE = "table_x3"
-"""The table whose cells have several seeds; it lends its noise to tables that have one."""
+from pipeline.reporting.rows import BY_DEFAULT, MISSING, NOISE_TABLE, SETTINGS, STALE, Row, Shown, read_rows, with_holes
 
 NOT_MEASURED = "not measured yet"
 EXPERIMENT = "experiment"

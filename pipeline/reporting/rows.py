@@ -26,6 +26,9 @@ MISSING = "missing"
 STALE = "measured under other values"
 """How the reason of a hole begins whose cell has changed since it was measured."""
 
+NOISE_TABLE = "table_x3"
+"""The table whose cells have several seeds; it lends its noise to tables that have one."""
+
 NETWORKS = ("deployed", "student", "teacher")
 EPOCHS = ("best", "last")
 PADDINGS = ("padding_ignored", "padding_background")
