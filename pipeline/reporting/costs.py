@@ -27,10 +27,10 @@ COSTS = (
         decimals=2,
     ),
     Cost(field="steps", heading="steps", meaning="training steps, those of a shared warm start included", decimals=0),
-    Cost(field="train_s", heading="train (s)", meaning="wall time of training without the warm start", decimals=1),
+    Cost(field="train_s", heading="train s", meaning="wall time of training without the warm start", decimals=1),
     Cost(
         field="peak_memory_mib",
-        heading="memory (MiB)",
+        heading="memory MiB",
         meaning="most memory while training: the device's, or without one that of the whole process",
         decimals=0,
     ),

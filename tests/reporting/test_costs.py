@@ -29,7 +29,7 @@ def priced(make_row: Callable[..., Row]) -> list[Row]:
 def test_every_format_shows_the_mean_cost_of_a_line(reports_dir: Path, priced: list[Row]) -> None:
     write_table("table_x3", priced, reports_dir=reports_dir)
     frame = pd.read_csv(reports_dir / "tables" / "table_x3.csv").set_index("method")
-    assert frame.loc["MT", ["units a step", "steps", "train (s)", "memory (MiB)"]].tolist() == [2.33, 400, 20.5, 950]
+    assert frame.loc["MT", ["units a step", "steps", "train s", "memory MiB"]].tolist() == [2.33, 400, 20.5, 950]
     markdown = (reports_dir / "tables" / "table_x3.md").read_text()
     [line] = [line for line in markdown.splitlines() if line.startswith("| MT")]
     assert [cell.strip() for cell in line.split("|")[-5:-1]] == ["2.33", "400", "20.5", "950"]

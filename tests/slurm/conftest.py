@@ -45,6 +45,15 @@ class Cluster:
                 )
             time.sleep(0.2)
 
+    def restart_requeued(self, job: str) -> None:
+        """Start a job that is being requeued at once, which SLURM would do after two minutes.
+
+        Not before its nodes have let go of it: one that still ends a job refuses the same job, which then fails.
+        """
+        self.wait_for(lambda: self.states(job) == ["PENDING"])
+        self.wait_for(lambda: set(self.run("sinfo", "-h", "-N", "-o", "%T").split()) == {"idle"})
+        self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+
     def kill(self, daemon: str) -> None:
         """Let slurmctld, a node (n0, n1, …) with all that runs on it, or another daemon crash."""
         self.run(str(TOOLS / "daemon"), "kill", daemon, str(self.folder))

@@ -93,9 +93,8 @@ def test_a_requeued_job_starts_again_when_told_to(cluster: Cluster, tmp_path: Pa
     job = cluster.submit(*starts.arguments)
     cluster.wait_for(lambda: len(starts.nodes) == 1)
     cluster.run("scontrol", "requeue", job)
-    cluster.wait_for(lambda: cluster.states(job) == ["PENDING"])
-    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
-    cluster.wait_for(lambda: len(starts.nodes) == 2, seconds=8)
+    cluster.restart_requeued(job)
+    cluster.wait_for(lambda: len(starts.nodes) == 2, seconds=30)
     cluster.run("scancel", job)
 
 

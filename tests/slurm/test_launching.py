@@ -110,8 +110,7 @@ def test_a_requeued_job_takes_its_cell_up_again(site: Path, cluster: Cluster) ->
     cluster.wait_for(lambda: store.state(cells[0].key) == "running")
     job = (store.holder(cells[0].key) or {})["job"]
     cluster.run("scontrol", "requeue", job)
-    cluster.wait_for(lambda: "PENDING" in cluster.states(job), seconds=30)
-    cluster.run("scontrol", "update", f"jobid={job}", "StartTime=now")
+    cluster.restart_requeued(job)
     finish(site, cells)
     done = [line for line in store.executions() if line["event"] == "done"]
     assert len(done) == 1
@@ -180,8 +179,7 @@ def interrupt(cluster: Cluster, store: Store, key: str, *command: str) -> None:
     cluster.wait_for(lambda: store.state(key) == "running" and reached(store, key) > before + 15, seconds=120)
     job = (store.holder(key) or {})["job"]
     cluster.run(*command, job)
-    cluster.wait_for(lambda: "PENDING" in cluster.states(job), seconds=60)
-    cluster.run("scontrol", "update", f"jobid={job}", "StartTime=now")
+    cluster.restart_requeued(job)
 
 
 def assert_equal(left: Any, right: Any) -> None:
