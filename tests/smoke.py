@@ -37,12 +37,15 @@ def _left_out(place: str, names: list[str]) -> set[str]:
 
 
 def main() -> int:
-    """Run it; return DVC's exit status."""
+    """Run it; return the exit status of the stage that failed, or 0."""
     folder = copy_project(Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="smoke-")))
     targets = [f"tables@{table}" for table in TABLES]
     status = subprocess.run(["dvc", "repro", *targets], cwd=folder, check=False).returncode
-    if status == 0:
-        status = subprocess.run(["dvc", "repro", "--single-item", "report"], cwd=folder, check=False).returncode
+    for stage in ("pictures", "report"):  # not through DVC, which wants all tables for them
+        if status == 0:
+            status = subprocess.run(
+                [sys.executable, "-m", f"stages.{stage}", "smoke"], cwd=folder, check=False
+            ).returncode
     if status == 0:
         print((folder / "reports" / "smoke" / "tables" / "table_7.md").read_text())
         print(f"all of it: {folder / 'reports' / 'smoke' / 'index.html'}")

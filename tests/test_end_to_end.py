@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.store import Store, find_store
-from tests.smoke import copy_project
+from tests.smoke import PROJECT, TABLES, copy_project
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
@@ -139,6 +139,16 @@ def test_an_empty_store_takes_over_what_git_and_the_dvc_cache_hold(copy: Copy) -
     copy.run("dvc", "repro", "tables@table_7")
     assert set(copy.events()) == {"adopted"}
     assert all((copy.store.done(line["key"]) / "cell.json").exists() for line in copy.store.executions())
+
+
+def test_the_smoke_run_ends_with_a_page_that_has_its_tables(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.smoke", str(tmp_path / "smoke")]
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "CLUSTER": "local"}
+    result = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=400)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    page = (tmp_path / "smoke" / "reports" / "smoke" / "index.html").read_text()
+    assert all(f'id="{table}"' in page for table in TABLES if table != "experiment")
+    assert "figure_4: not drawn" in result.stdout  # Table 2 is no part of it
 
 
 def test_killed_half_way_the_next_run_finishes_and_repeats_nothing(tmp_path: Path) -> None:
