@@ -28,6 +28,9 @@ ENTRY = {
 }
 """Where the code of a kind begins; all it imports from the science folders decides the result."""
 
+NO_CONTENT = ("path", "title")
+"""Keys of a data block that say where a folder is and how it is called, not what is in it."""
+
 LATER_TRAINING_KEYS = ("evaluate_every_epochs",)
 """Training keys that a warm start does not read."""
 
@@ -93,14 +96,23 @@ def _warm_start(row: dict[str, Any], initialisation: int) -> Cell:
 
 
 def _cell(kind: str, values: dict[str, Any], upstream: tuple[str, ...]) -> Cell:
+    data = {name: value for name, value in values["data"].items() if name not in NO_CONTENT}
+    model = values["model"] | {"weights": weights_identity(values["model"]["weights"])}
     decides = {
         "kind": kind,
-        "values": values,
+        "values": values | {"data": data, "model": model},
         "upstream": upstream,
         "code": code_hash(kind, values.get("method", ""), values["model"]["backbone"]),
-        "input": input_key(values["data"], values["dataset"], values["partition"]),
+        "input": input_key(data | {"path": values["data"].get("path")}, values["dataset"], values["partition"]),
     }
     return Cell(kind, values, upstream, digest(decides))
+
+
+@cache
+def weights_identity(weights: str | None) -> str | None:
+    """Return the name of packaged weights, the sha256 of the file where `weights` is a path."""
+    path = Path(weights or "")
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else weights
 
 
 def digest(value: Any) -> str:

@@ -25,6 +25,9 @@ from pipeline.labels import PUBLISHED_COUNTS, column_label, row_label
 SECTIONS = ("data", "model", "training", "evaluation", "parameters")
 ROW_KEYS = ("dataset", "partition", "method", "variant", "seed")
 BLOCKS = ("scale", "seeds", "shown", "scales", "methods", "tables")
+OF_THE_SCALE = ("common", "sources", "shown")
+"""The keys of a scale that are no data set."""
+
 AS_SCALE = "as the scale"
 """A value of a variant that undoes what the method's own schedule changed."""
 
@@ -70,7 +73,8 @@ def resolve_table(params: dict[str, Any], table: str) -> list[dict[str, Any]]:
     lengths = {key: len(values) for key, values in varied.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"tables.{table}: the lists that make rows differ in length: {lengths}")
-    fixed = {key: value for key, value in spec.items() if key not in varied and key not in ("partition", "seed")}
+    elsewhere = (*varied, "partition", "seed", "scale")
+    fixed = {key: value for key, value in spec.items() if key not in elsewhere}
     num_rows = next(iter(lengths.values()), 1)
     rows = []
     for index, partition, seed in product(range(num_rows), as_list(spec["partition"]), seeds):
@@ -85,10 +89,14 @@ def as_list(value: Any) -> list[Any]:
 
 
 def all_tables(params: dict[str, Any]) -> list[str]:
-    """Return the names of all tables whose data this scale has, the one-cell `experiment` last."""
+    """Return the names of all tables that this scale has the data of, the one-cell `experiment` last.
+
+    A table that names a `scale` is of that scale alone.
+    """
     scale, tables = params["scales"][params["scale"]], []
     for name, spec in params["tables"].items():
-        if choose(spec.get("dataset"), PUBLISHED_COUNTS, f"tables.{name}.dataset") in scale:
+        is_here = spec.get("scale", params["scale"]) == params["scale"]
+        if choose(spec.get("dataset"), PUBLISHED_COUNTS, f"tables.{name}.dataset") in scale and is_here:
             tables.append(name)
     return [*tables, EXPERIMENT]
 
@@ -113,7 +121,8 @@ def _resolve(params: dict[str, Any], row: dict[str, Any], table: str, varied: di
     where = f"tables.{table}"
     method = choose(row.get("method"), params["methods"], f"{where}.method")
     scale = params["scales"][params["scale"]]
-    dataset = choose(row.get("dataset"), [key for key in scale if key not in ("common", "sources")], f"{where}.dataset")
+    datasets = [key for key in scale if key not in OF_THE_SCALE]
+    dataset = choose(row.get("dataset"), datasets, f"{where}.dataset")
     choose(row["partition"], PUBLISHED_COUNTS[dataset], f"{where}.partition of {dataset}")
     block = params["methods"][method]
     merged: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}

@@ -16,14 +16,15 @@ def main() -> int:
         tables = {table: resolve_table(params, table) for table in all_tables(params)}
         for row in (row for rows in tables.values() for row in rows):
             check_row(row)
-        Shown(**params["shown"])
+        shown = params["shown"] | params["scales"][params["scale"]].get("shown", {})
+        Shown(**shown)
     except (TypeError, ValueError) as error:
         print(f"params.yaml: {error}", file=sys.stderr)
         return 1
     folder = Path("reports") / params["scale"]
     for table, rows in tables.items():
         write_json(folder / "cells" / f"{table}.json", rows)
-    write_json(folder / "shown.json", params["shown"])
+    write_json(folder / "shown.json", shown)
     return 0
 
 

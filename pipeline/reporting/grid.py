@@ -125,7 +125,7 @@ def _reference(table: str, label_names: list[str], lines: list[Line]) -> dict[st
 
 def data_of(row: Row) -> str:
     """Return the name of the data that a row was measured on, which may only play the role in `row["dataset"]`."""
-    return row["data"]["name"]
+    return row["data"].get("title", row["data"]["name"])
 
 
 def _ran_as(rows: list[Row], labels: dict[str, str]) -> str:

@@ -41,15 +41,18 @@ class Shown:
     network: str = "deployed"
     epoch: str = "best"
     padding: str = "padding_ignored"
+    classes: tuple[int, ...] | None = None  # whose mean IoU is meant; None: all
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", None if self.classes is None else tuple(self.classes))
         for name, allowed in (("network", NETWORKS), ("epoch", EPOCHS), ("padding", PADDINGS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} = {getattr(self, name)!r}: allowed are {', '.join(allowed)}")
 
     def __str__(self) -> str:
         padding = "padding ignored" if self.padding == "padding_ignored" else "padding counted as background"
-        return f"{self.network} network, {self.epoch} epoch, {padding}"
+        classes = "" if self.classes is None else f", mean of {len(self.classes)} classes"
+        return f"{self.network} network, {self.epoch} epoch, {padding}{classes}"
 
 
 BY_DEFAULT = Shown()
@@ -159,7 +162,11 @@ def figures_of(row: Row, shown: Shown) -> dict[str, Any] | None:
     network = network_of(row, shown.network)
     if network is None:
         return None
-    return row["metrics"][network].get(shown.epoch, {}).get(shown.padding)
+    figures = row["metrics"][network].get(shown.epoch, {}).get(shown.padding)
+    if figures is None or shown.classes is None:
+        return figures
+    chosen = [figures["iou"][index] or 0.0 for index in shown.classes]  # as everywhere, an absent class counts 0
+    return figures | {"miou": sum(chosen) / len(chosen)}
 
 
 def why_missing(row: Row, shown: Shown) -> str:
