@@ -92,7 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("images", type=Path)
     added.add_argument("--out", type=Path, required=True)
     _choice_of_network(added)
-    added = command("export", _export, "a trained network as a program that needs torch alone")
+    added = command("export", _export, "a trained network as a program that needs torch alone, ONNX, or MLflow model")
+    added.add_argument("--as", dest="form", choices=("program", "onnx", "mlflow"), default="program")
     added.add_argument("cell", help="a train cell by the first characters of its key, or a copy of its folder")
     added.add_argument("out", type=Path)
     added.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), default=(513, 513))
@@ -238,24 +239,23 @@ def _compare(root: Path, store: Store, options: argparse.Namespace) -> None:
         print(comparison_markdown(frame, name_a=options.a, name_b=options.b))
 
 
-def _trained(root: Path, store: Store, options: argparse.Namespace) -> Any:
-    from pipeline.trained.predict import load_trained
-
+def _trained(root: Path, store: Store, options: argparse.Namespace) -> Path:
     folder = Path(options.cell)
     if not folder.is_dir():
         cell = status.find_cell(root, store, options.cell)
         if cell.kind != "train" or not store.is_done(cell.key):
             raise ValueError(f"{cell.name} is {store.state(cell.key)}; a train cell that is done has a network")
         folder = store.done(cell.key)
-    return load_trained(folder, epoch=options.epoch, network=options.network)
+    return folder
 
 
 def _predict(root: Path, store: Store, options: argparse.Namespace) -> int:
     from rich.progress import track
 
-    from pipeline.trained.predict import predict_folder
+    from pipeline.trained.predict import load_trained, predict_folder
 
-    done = predict_folder(_trained(root, store, options), options.images, options.out)
+    trained = load_trained(_trained(root, store, options), epoch=options.epoch, network=options.network)
+    done = predict_folder(trained, options.images, options.out)
     progress = track(done, description="predicting", disable=not sys.stderr.isatty())
     left_out = [(path, reason) for path, reason in progress if reason]
     for path, reason in left_out:
@@ -265,10 +265,10 @@ def _predict(root: Path, store: Store, options: argparse.Namespace) -> int:
 
 
 def _export(root: Path, store: Store, options: argparse.Namespace) -> None:
-    from pipeline.trained.predict import export
+    from pipeline.trained.forms import export_as
 
-    height, width = options.size
-    print(export(_trained(root, store, options), options.out, height=height, width=width))
+    folder, choice = _trained(root, store, options), (options.epoch, options.network)
+    print(*export_as(options.form, folder, options.out, choice=choice, size=options.size, store=store), sep="\n")
 
 
 def _track(root: Path, store: Store, options: argparse.Namespace) -> None:

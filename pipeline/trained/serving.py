@@ -1,0 +1,30 @@
+"""What `mlflow models serve` runs: the exported program behind images in, class ids out. Needs torch, numpy and mlflow.
+
+MLflow copies this file into the model and executes it there, so it imports nothing of the pipeline.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlflow
+import numpy as np
+import torch
+
+
+class Served(mlflow.pyfunc.PythonModel):
+    """RGB images (B, height, width, 3) uint8 to class ids (B, height, width) uint8."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the program that was exported with the model."""
+        self.program = torch.export.load(context.artifacts["program"]).module()
+
+    # MLflow reads annotations of this method as the model's schema, which its signature already is.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+        """Return the class of every pixel."""
+        images = torch.from_numpy(np.asarray(model_input)).permute(0, 3, 1, 2).float()  # (B, 3, height, width)
+        with torch.no_grad():
+            return self.program(images).argmax(1).to(torch.uint8).numpy()
+
+
+mlflow.models.set_model(Served())

@@ -1,0 +1,100 @@
+"""Networks outside the project: ONNX in ONNX Runtime, an MLflow model logged to its run and served."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.database import Database, tracking_uri
+from pipeline.store import Store
+from pipeline.trained.forms import export_as
+from pipeline.trained.predict import Exported, load_trained
+from tests.trained.test_predict import folder as trained_folder
+
+folder = trained_folder
+SIZE = (40, 48)
+CHOICE = ("best", "deployed")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the exporters' own making
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+
+def test_the_onnx_file_gives_the_networks_logits_for_any_batch(folder: Path, tmp_path: Path) -> None:
+    (place,) = export_as("onnx", folder, tmp_path / "out", choice=CHOICE, size=SIZE, store=Store(tmp_path / "cells"))
+    session = onnxruntime.InferenceSession(place, providers=["CPUExecutionProvider"])
+    model = Exported(load_trained(folder).network.float()).eval()
+    for num in (1, 3):
+        images = 255 * torch.rand(num, 3, *SIZE)
+        with torch.no_grad():
+            expected = model(images).numpy()
+        found = session.run(None, {"images": images.numpy()})[0]
+        assert found.shape == (num, 21, *SIZE)
+        assert np.abs(found - expected).max() < 1e-3
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.slow
+def test_the_mlflow_model_is_logged_to_its_run_and_served(folder: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "cells")
+    store.root.mkdir()
+    key = json.loads((folder / "cell.json").read_text())["key"]
+    database = Database(tracking_uri(store.root), "u2pl")
+    run = database.create("train", {"cell_key": key, "store": str(store.root)}, start_ms=1000)
+    database.set_status(run, "FINISHED", end_ms=2000)
+    program = tmp_path / "out"
+    saved, logged = export_as("mlflow", folder, program, choice=CHOICE, size=SIZE, store=store)
+    found = database.client.get_run(run)
+    assert (found.info.status, found.info.end_time) == ("FINISHED", 2000)
+    assert [f"models:/{output.model_id}" for output in found.outputs.model_outputs] == [logged]
+    image = np.random.default_rng(0).integers(0, 255, (1, *SIZE, 3), dtype=np.uint8)
+    answer = serve(Path(saved), image, tmp_path)
+    with torch.no_grad():
+        expected = Exported(load_trained(folder).network.float()).eval()(torch.from_numpy(image).permute(0, 3, 1, 2))
+    assert (answer == expected.argmax(1).numpy()).mean() > 0.999
+    Image.fromarray(answer[0].astype(np.uint8))  # one class id a pixel
+
+
+def serve(model: Path, image: np.ndarray, folder: Path) -> np.ndarray:
+    """Ask a real `mlflow models serve` on a free port for the classes of one image."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["mlflow", "models", "serve", "-m", str(model), "--env-manager", "local", "--port", str(port)]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    log = (folder / "serve.log").open("w")
+    server = subprocess.Popen(
+        [sys.executable, "-m", *command], stdout=log, stderr=log, env=environment, start_new_session=True
+    )
+    try:
+        body = json.dumps({"inputs": image.tolist()}).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"}
+        )
+        until = time.monotonic() + 120
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as response:
+                    return np.asarray(json.load(response)["predictions"])
+            except (ConnectionError, urllib.error.URLError):
+                assert server.poll() is None, (folder / "serve.log").read_text()
+                assert time.monotonic() < until, (folder / "serve.log").read_text()
+                time.sleep(0.5)
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(30)
+        log.close()
