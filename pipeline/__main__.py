@@ -265,7 +265,7 @@ def _predict(root: Path, store: Store, options: argparse.Namespace) -> int:
 
 
 def _export(root: Path, store: Store, options: argparse.Namespace) -> None:
-    from pipeline.trained.forms import export_as
+    from pipeline.export import export_as
 
     folder, choice = _trained(root, store, options), (options.epoch, options.network)
     print(*export_as(options.form, folder, options.out, choice=choice, size=options.size, store=store), sep="\n")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from pipeline.database import Database
 
 SERVING = Path(__file__).with_name("serving.py")
 NEEDED = ("torch", "numpy", "mlflow")
@@ -22,21 +22,31 @@ def save_mlflow_model(program: Path, out: Path, *, height: int, width: int) -> P
 
     partial = out / ".mlflow.part"
     shutil.rmtree(partial, ignore_errors=True)
-    mlflow.pyfunc.save_model(str(partial), **description(program, height=height, width=width))
+    with _quiet():
+        mlflow.pyfunc.save_model(str(partial), **description(program, height=height, width=width))
     shutil.rmtree(out / "mlflow", ignore_errors=True)
     partial.replace(out / "mlflow")
     return out / "mlflow"
 
 
-def log_mlflow_model(program: Path, database: Database, run_id: str, *, size: tuple[int, int]) -> str:
+def log_mlflow_model(program: Path, *, uri: str, experiment: str, run_id: str, size: tuple[int, int]) -> str:
     """Log the model to a run, whose state and times stay as they are; return its address, `models:/…`."""
     import mlflow
     from mlflow.models import Model
 
-    mlflow.set_tracking_uri(database.uri)
-    mlflow.set_experiment(experiment_id=database.experiment)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_experiment(experiment_id=experiment)
     described = description(program, height=size[0], width=size[1])
-    return Model.log(None, mlflow.pyfunc, run_id=run_id, name="model", **described).model_uri
+    with _quiet():
+        return Model.log(None, mlflow.pyfunc, run_id=run_id, name="model", **described).model_uri
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """MLflow warns that it would rather read the schema from type hints; the signature is the schema."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def description(program: Path, *, height: int, width: int) -> dict[str, Any]:

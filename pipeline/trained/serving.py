@@ -19,8 +19,7 @@ class Served(mlflow.pyfunc.PythonModel):
         """Load the program that was exported with the model."""
         self.program = torch.export.load(context.artifacts["program"]).module()
 
-    # MLflow reads annotations of this method as the model's schema, which its signature already is.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
         """Return the class of every pixel."""
         images = torch.from_numpy(np.asarray(model_input)).permute(0, 3, 1, 2).float()  # (B, 3, height, width)
         with torch.no_grad():

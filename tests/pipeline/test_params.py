@@ -151,6 +151,18 @@ def test_dvc_yaml_has_every_table_with_its_data_set() -> None:
         assert {row["data"]["source"] for row in rows} == {item["source"]}
 
 
+def test_a_table_of_one_scale_is_left_out_of_the_others() -> None:
+    loaded = load_params(PROJECT / "params.yaml")
+    items = YAML(typ="safe").load((PROJECT / "reports" / "laptop" / "dvc.yaml").read_text())["vars"][1]["items"]
+    assert not set(items) & set(all_tables(loaded))
+    at_laptop = loaded | {"scale": "laptop"}
+    assert set(items) <= set(all_tables(at_laptop))
+    for table, item in items.items():
+        rows = resolve_table(at_laptop, table)
+        assert {row["dataset"] for row in rows} == {item["dataset"]}
+        assert "scale" not in rows[0]["row"]
+
+
 def test_the_experiment_follows_the_top_level_keys(params: dict[str, Any]) -> None:
     (default,) = resolve_table(params, "experiment")
     in_table_7 = [row for row in resolve_table(params, "table_7") if row["column"].startswith("1/4")]

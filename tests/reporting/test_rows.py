@@ -119,3 +119,15 @@ def test_a_row_measured_under_other_values_is_a_hole_that_says_what_changed(row:
 
 def test_a_measured_row_that_no_cell_asks_for_is_left_out(row: Row) -> None:
     assert with_holes([], [row], reason=lambda cell: "never") == []
+
+
+def test_the_mean_of_chosen_classes_counts_an_absent_one_as_zero(make_row: Any) -> None:
+    row = make_row("table_2", {"method": "SupOnly"}, COLUMN, miou=50)
+    figures = row["metrics"]["student"]["best"]["padding_ignored"]
+    figures["iou"] = [80.0, None, 40.0, 20.0]
+    chosen = figures_of(row, Shown(classes=(0, 1, 2)))
+    assert chosen is not None
+    assert chosen["miou"] == pytest.approx(40.0)
+    assert chosen["iou"] == figures["iou"]
+    assert figures["miou"] == 50
+    assert "mean of 3 classes" in str(Shown(classes=(0, 1, 2)))

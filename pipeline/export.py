@@ -10,9 +10,6 @@ from pipeline.database import Database, tracking_uri
 from pipeline.store import Store
 from pipeline.trained.predict import export, load_trained
 
-FORMS = ("program", "onnx", "mlflow")
-
-
 Size = tuple[int, int]
 
 
@@ -37,5 +34,6 @@ def export_as(form: str, folder: Path, out: Path, *, choice: tuple[str, str], si
     key = json.loads((folder / "cell.json").read_text(encoding="utf-8"))["key"]
     database = Database(tracking_uri(store.root), os.environ.get("MLFLOW_EXPERIMENT_NAME", "u2pl"))
     if run := database.find(key, str(store.root.resolve())):
-        places.append(log_mlflow_model(program, database, run[0], size=size))
+        facts = {"uri": database.uri, "experiment": database.experiment, "run_id": run[0]}
+        places.append(log_mlflow_model(program, **facts, size=size))
     return places

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from pipeline.database import Database, tracking_uri
+from pipeline.export import export_as
 from pipeline.store import Store
-from pipeline.trained.forms import export_as
 from pipeline.trained.predict import Exported, load_trained
 from tests.trained.test_predict import folder as trained_folder
 
