@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     added = command("status", _status, "the cells of every table by state, and what runs now")
     added.add_argument("--watch", action="store_true", help="again every two seconds")
     added.add_argument("--json", action="store_true")
+    added = command("tables", _tables, "tables from the cells that are done so far, with holes and their reasons")
+    added.add_argument("tables", nargs="*")
+    added.add_argument("--scale", help="default: that of params.yaml")
     added = command("logs", _logs, "the log of a cell")
     added.add_argument("cell", help="the first characters of its key")
     added.add_argument("-f", "--follow", action="store_true")
@@ -143,25 +146,17 @@ def _forecast(root: Path, options: argparse.Namespace) -> None:
 
 
 def _status(root: Path, store: Store, options: argparse.Namespace) -> None:
-    while True:
-        tables = {
-            f"{scale}/{table}": status.counts(store, rows) for (scale, table), rows in status.tables_of(root).items()
-        }
-        now = status.running(store)
-        if options.json:
-            print(json.dumps({"tables": tables, "running": now}, indent=1))
-        else:
-            if options.watch:
-                print("\033[H\033[J", end="")
-            print(f"{'table':24}" + "".join(f"{state:>9}" for state in status.STATES))
-            for name, states in tables.items():
-                print(f"{name:24}" + "".join(f"{states[state] or '-':>9}" for state in status.STATES))
-            for line in now:
-                facts = ", ".join(f"{name} {value}" for name, value in line.items() if name != "cell")
-                print(f"  {line['cell']}: {facts}")
-        if not options.watch:
-            return
-        time.sleep(2)
+    from pipeline.live import show_status
+
+    show_status(root, store, watch=options.watch, as_json=options.json)
+
+
+def _tables(root: Path, store: Store, options: argparse.Namespace) -> None:
+    from pipeline.params import load_params
+    from pipeline.partial import tables_so_far
+
+    scale = options.scale or load_params(root / "params.yaml")["scale"]
+    print(*tables_so_far(root, store, scale=scale, tables=options.tables), sep="\n")
 
 
 def _logs(root: Path, store: Store, options: argparse.Namespace) -> None:

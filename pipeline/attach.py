@@ -208,14 +208,15 @@ def link_weights(store: Store, cells: dict[str, Cell], folder: Path) -> None:
 
 
 def write_metrics(store: Store, root: Path, scale: str, table: str) -> None:
-    """Write the measured rows of a table: each resolved row with its result and where that comes from."""
-    rows = []
-    for row in read_rows(root / "reports" / scale / "cells" / f"{table}.json"):
-        *_, train, evaluate = chain(row)
-        trained = json.loads((store.done(train.key) / "result.json").read_text())
-        evaluated = json.loads((store.done(evaluate.key) / "result.json").read_text())
-        rows.append(
-            row | trained | evaluated | {"key": evaluate.key, "train_key": train.key, "state": trained["state"]}
-        )
-        rows[-1]["provenance"] = trained["provenance"]
+    """Write the measured rows of a table."""
+    rows = [measured_row(store, row) for row in read_rows(root / "reports" / scale / "cells" / f"{table}.json")]
     write_json(root / "reports" / scale / "metrics" / f"{table}.json", rows)
+
+
+def measured_row(store: Store, row: dict[str, Any]) -> dict[str, Any]:
+    """Return a resolved row with its results, whose cells are done, and where they come from."""
+    *_, train, evaluate = chain(row)
+    trained = json.loads((store.done(train.key) / "result.json").read_text())
+    evaluated = json.loads((store.done(evaluate.key) / "result.json").read_text())
+    own = {"key": evaluate.key, "train_key": train.key, "state": trained["state"], "provenance": trained["provenance"]}
+    return row | trained | evaluated | own

@@ -6,14 +6,12 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from pipeline.cell import Cell, chain, read_rows
-from pipeline.spool import curves
-from pipeline.store import Store, read_json
+from pipeline.store import Store
 
 STATES = ("done", "running", "queued", "missing", "failed")
 
@@ -55,23 +53,6 @@ def counts(store: Store, rows: list[dict[str, Any]]) -> dict[str, int]:
     """Return how many distinct cells of a table are in each state."""
     found = Counter(store.state(key) for key in {cell.key for row in rows for cell in chain(row)})
     return {state: found[state] for state in STATES}
-
-
-def running(store: Store) -> list[dict[str, Any]]:
-    """Return the cells under way: name, node, job, since when, step and last mIoU."""
-    found = []
-    for path in sorted((store.root / "work").glob("*/holder.json")):
-        holder, cell = read_json(path), read_json(path.with_name("cell.json"))
-        if holder is None or cell is None:
-            continue
-        spool = path.with_name("spool.jsonl")
-        last = {name: points[-1] for name, points in curves(spool).items()} if spool.exists() else {}
-        step = max((point[0] for point in last.values()), default=0)
-        scores = {name: round(value, 2) for name, (_, value) in last.items() if name.endswith("_miou")}
-        cell_name = Cell(cell["kind"], cell["values"], tuple(cell["upstream"]), cell["key"]).name
-        age = round(time.time() - holder["time"])
-        found.append({"cell": cell_name, "node": holder["host"], "job": holder["job"], "s": age, "step": step} | scores)
-    return found
 
 
 def plan(root: Path, store: Store, targets: list[str]) -> list[dict[str, Any]]:

@@ -1,0 +1,108 @@
+"""What runs now, and how far it is: the board of `python -m pipeline status`."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from pipeline.cell import from_json
+from pipeline.spool import read
+from pipeline.status import STATES, counts, tables_of
+from pipeline.store import Store, read_json
+
+REFRESH_S = 2.0
+STEP_OF = re.compile(r"step \d+ of (\d+)")
+"""How the log of a training names its length."""
+
+
+def show_status(root: Path, store: Store, *, watch: bool, as_json: bool) -> None:
+    """Print the tables' cells by state and what runs now: once, or with `watch` again and again until Ctrl-C."""
+    if as_json:
+        tables = {name: dict(states) for name, states in _tables(root, store).items()}
+        print(json.dumps({"tables": tables, "running": running(store)}, indent=1))
+    elif watch and sys.stdout.isatty():
+        with Live(_board(root, store), screen=True, auto_refresh=False) as live:
+            while True:
+                time.sleep(REFRESH_S)
+                live.update(_board(root, store), refresh=True)
+    else:
+        Console(soft_wrap=True).print(_board(root, store))
+
+
+def running(store: Store) -> list[dict[str, Any]]:
+    """Return the cells under way: name, node, job, restarts, seconds, step of how many, epoch, mIoU, seconds left.
+
+    What is not known yet is left out. The time left follows from the steps since the job took the cell.
+    """
+    restarts = Counter(line["key"] for line in store.executions() if line["event"] == "resume")
+    found = []
+    for path in sorted((store.root / "work").glob("*/holder.json")):
+        holder, record = read_json(path), read_json(path.with_name("cell.json"))
+        if holder is None or record is None:  # it ended just now
+            continue
+        cell, age_s = from_json(record), round(time.time() - holder["time"])
+        facts = {"cell": cell.name, "node": holder["host"], "job": holder["job"], "restarts": restarts[cell.key]}
+        found.append(facts | {"s": age_s} | _progress(path.parent, cell.values, holder["time"]))
+    return found
+
+
+def _progress(work: Path, values: Mapping[str, Any], since: float) -> dict[str, Any]:
+    """Return what the spool and the log of a cell say of its progress since the time `since` (seconds)."""
+    spool, log = work / "spool.jsonl", work / "log.txt"
+    records = list(read(spool)) if spool.exists() else []
+    if not records:
+        return {}
+    step = max(record.step for record in records)
+    progress: dict[str, Any] = {"step": step}
+    lengths = STEP_OF.findall(log.read_text(encoding="utf-8", errors="replace")) if log.exists() else []
+    if lengths:
+        steps = int(lengths[-1])
+        progress |= {"steps": steps, "epoch": min(step * values["training"]["epochs"] // steps + 1, _epochs(values))}
+        own = [record for record in records if record.time_ms >= 1000 * since]
+        if own and own[-1].step > own[0].step:
+            pace_s = (own[-1].time_ms - own[0].time_ms) / 1000 / (own[-1].step - own[0].step)
+            progress["left_s"] = round(max(steps - step, 0) * pace_s)
+    for record in records:
+        progress |= {name: round(value, 2) for name, value in record.metrics.items() if name.endswith("_miou")}
+    return progress
+
+
+def _epochs(values: Mapping[str, Any]) -> int:
+    return values["training"]["epochs"]
+
+
+def _tables(root: Path, store: Store) -> dict[str, Mapping[str, int]]:
+    return {f"{scale}/{table}": counts(store, rows) for (scale, table), rows in tables_of(root).items()}
+
+
+def _board(root: Path, store: Store) -> Group:
+    """Return both tables as they are to be drawn."""
+    tables = Table("table", box=None)
+    for state in STATES:
+        tables.add_column(state, justify="right")
+    for name, states in _tables(root, store).items():
+        tables.add_row(name, *(str(states[state] or "-") for state in STATES))
+    cells = Table("running", "node", "job", "epoch", "step", "mIoU", "time left", "restarts", box=None)
+    for line in running(store):
+        scores = ", ".join(f"{value:g}" for name, value in line.items() if name.endswith("_miou"))
+        step = f"{line['step']} of {line['steps']}" if "steps" in line else str(line.get("step", "-"))
+        left = _minutes(line["left_s"]) if "left_s" in line else "-"
+        cells.add_row(
+            line["cell"], line["node"], line["job"], str(line.get("epoch", "-")), step, scores or "-", left,
+            str(line["restarts"]),
+        )  # fmt: skip
+    return Group(tables, cells)
+
+
+def _minutes(seconds: int) -> str:
+    return f"{seconds} s" if seconds < 120 else f"{seconds / 60:.0f} min"

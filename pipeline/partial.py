@@ -1,0 +1,56 @@
+"""Tables from what is there so far: measured rows, and holes that say what their cells wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.attach import measured_row
+from pipeline.cell import Cell, chain, read_rows
+from pipeline.reporting.grid import build_grid
+from pipeline.reporting.paper import read_published
+from pipeline.reporting.rows import MISSING, Row, read_shown
+from pipeline.reporting.tables import to_markdown
+from pipeline.store import Store
+
+
+def tables_so_far(root: Path, store: Store, *, scale: str, tables: Sequence[str]) -> list[str]:
+    """Return tables of a scale in Markdown; nothing is computed or written. `tables`: names, or none for all.
+
+    Raises ValueError for a table whose cells were never written.
+    """
+    folder = root / "reports" / scale
+    known = sorted(path.stem for path in (folder / "cells").glob("*.json"))
+    wanted = list(tables) or known
+    if unknown := [table for table in wanted if table not in known]:
+        raise ValueError(f"{unknown[0]}: no such table at scale {scale}; allowed: {', '.join(known) or 'none yet'}")
+    shown, texts = read_shown(folder), []
+    for table in wanted:
+        rows = rows_so_far(store, folder / "cells" / f"{table}.json")
+        if any(row["state"] != MISSING for row in rows):
+            published = read_published(table, root / "reports" / "published")
+            texts.append(to_markdown(build_grid(table, rows, published=published, noise_rows=[], shown=shown)))
+        else:
+            texts.append(f"{table}: none of its {len(rows)} cells is done\n")
+    return texts
+
+
+def rows_so_far(store: Store, cells: Path) -> list[Row]:
+    """Return the measured row of each cell that is done, and a hole for every other."""
+    rows = []
+    for row in read_rows(cells):
+        *warm, train, evaluate = chain(row)
+        if store.is_done(train.key) and store.is_done(evaluate.key):
+            rows.append(measured_row(store, row))
+        else:
+            rows.append(row | {"state": MISSING, "reason": _reason(store, [*warm, train, evaluate])})
+    return rows
+
+
+def _reason(store: Store, cells: list[Cell]) -> str:
+    """Say what the first cell that is not done waits for."""
+    for cell in cells:
+        if failure := store.failure(cell.key):
+            return f"{cell.kind} failed: {failure['reason']}"
+    waiting = next(cell for cell in cells if not store.is_done(cell.key))
+    return f"{waiting.kind} {store.state(waiting.key)}".replace("missing", "not started")

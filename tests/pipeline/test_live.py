@@ -1,0 +1,113 @@
+"""The board: what a running cell's files say of its progress."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.cell import chain
+from pipeline.live import running, show_status
+from pipeline.params import load_params, resolve_table
+from pipeline.partial import rows_so_far, tables_so_far
+from pipeline.spool import Spool
+from pipeline.store import Store, write_json
+
+PROJECT = Path(__file__).parents[2]
+PARAMS = load_params(PROJECT / "params.yaml") | {"scale": "smoke"}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cells")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    rows = resolve_table(PARAMS, "table_7")
+    write_json(tmp_path / "reports" / "smoke" / "cells" / "table_7.json", rows)
+    write_json(tmp_path / "reports" / "smoke" / "shown.json", PARAMS["shown"])
+    (tmp_path / "reports" / "published").symlink_to(PROJECT / "reports" / "published")
+    return tmp_path
+
+
+def hold(store: Store, *, age_s: float) -> Path:
+    """A train cell that a worker took `age_s` seconds ago and has logged two steps of."""
+    (row,) = resolve_table(PARAMS, "experiment")
+    train = chain(row)[-2]
+    work = store.work(train.key)
+    work.mkdir(parents=True, exist_ok=True)
+    write_json(work / "cell.json", train.to_json())
+    holder = {"host": "n1", "job": "7_2", "time": time.time() - age_s, "submission": "s", "pid": 1, "token": "t"}
+    write_json(work / "holder.json", holder)
+    return work
+
+
+def test_a_cell_that_logged_nothing_yet_has_no_step_and_no_time_left(store: Store) -> None:
+    hold(store, age_s=5)
+    (line,) = running(store)
+    assert (line["node"], line["job"], line["restarts"]) == ("n1", "7_2", 0)
+    assert line["s"] in (5, 6)
+    assert not {"step", "left_s", "epoch"} & set(line)
+
+
+def test_the_time_left_follows_the_pace_since_the_job_took_the_cell(store: Store) -> None:
+    work = hold(store, age_s=100)
+    now_ms = time.time_ns() // 1_000_000
+    lines = [(5, now_ms - 900_000), (10, now_ms - 60_000), (30, now_ms - 20_000)]  # the first is an earlier life's
+    text = [json.dumps({"step": step, "time_ms": at, "metrics": {"loss/a": 1.0}}) for step, at in lines]
+    (work / "spool.jsonl").write_text("".join(f"{line}\n" for line in text))
+    (work / "log.txt").write_text("step 10 of 40: loss/a 1\nstep 30 of 40: loss/a 1\n")
+    (line,) = running(store)
+    assert (line["step"], line["steps"], line["left_s"]) == (30, 40, 20)
+    assert line["epoch"] == 2  # of the two that smoke has
+
+
+def test_the_last_scores_and_the_restarts_are_shown(
+    store: Store, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = hold(store, age_s=1)
+    spool = Spool(work / "spool.jsonl")
+    spool.append(2, {"val/student_miou": 40.123})
+    spool.append(4, {"val/student_miou": 50.456})
+    store.log_execution(work.name, "resume", {})
+    (line,) = running(store)
+    assert (line["val/student_miou"], line["restarts"]) == (50.46, 1)
+    show_status(project, store, watch=True, as_json=False)  # no terminal: once
+    board = capsys.readouterr().out
+    assert "50.46" in board
+    assert "smoke/table_7" in board
+    assert "\x1b" not in board
+    show_status(project, store, watch=False, as_json=True)
+    assert json.loads(capsys.readouterr().out)["running"][0]["restarts"] == 1
+
+
+def finish(store: Store, row: dict[str, object], miou: float) -> None:
+    *_, train, evaluate = chain(row)
+    figures = {"best": {"padding_ignored": {"miou": miou, "iou": [miou] * 21}}}
+    for cell, result in ((train, {"state": "done", "provenance": {}, "train_s": 1.0}), (evaluate, {"metrics": {
+        "teacher": figures}})):  # fmt: skip
+        store.done(cell.key).mkdir(parents=True)
+        write_json(store.done(cell.key) / "result.json", result)
+
+
+def test_a_table_so_far_has_what_is_done_and_says_why_the_rest_is_not(store: Store, project: Path) -> None:
+    rows = resolve_table(PARAMS, "table_7")
+    finish(store, rows[0], 61.5)
+    *_, train, _ = chain(rows[2])
+    store.fail(train.key, None, {"reason": "disk full"})
+    found = rows_so_far(store, project / "reports" / "smoke" / "cells" / "table_7.json")
+    assert [row["state"] for row in found].count("done") == 1
+    assert found[2]["reason"] == "train failed: disk full"
+    assert found[3]["reason"] == "warm_start not started"
+    (text,) = tables_so_far(project, store, scale="smoke", tables=["table_7"])
+    assert "61.50" in text
+    assert "disk full" in text
+
+
+def test_a_table_without_any_result_says_so_and_an_unknown_one_is_refused(store: Store, project: Path) -> None:
+    assert tables_so_far(project, store, scale="smoke", tables=[]) == ["table_7: none of its 8 cells is done\n"]
+    with pytest.raises(ValueError, match=r"table_9: no such table at scale smoke; allowed: table_7"):
+        tables_so_far(project, store, scale="smoke", tables=["table_9"])
