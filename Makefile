@@ -33,6 +33,7 @@ check: $(READY)  ## formatting, lint, types, then the suite
 bench: $(READY)  ## what loading and the pipeline itself cost, each beside a baseline
 	python -m tests.benchmarks.loading
 	python -m tests.benchmarks.pipeline
+	python -m tests.benchmarks.laptop
 
 ui: $(READY)  ## the MLflow UI over this repository's runs
 	python -m pipeline ui

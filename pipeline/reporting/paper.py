@@ -100,6 +100,8 @@ OWN_TITLES = {
     "table_x3": "All methods over several seeds",
     "table_x4": "PseudoSeg as its own paper studies it",
     "table_x5": "PseudoSeg on COCO",
+    "table_x6": "Real photographs and an ImageNet encoder, blender lists",
+    "table_x7": "Real photographs and an ImageNet encoder, classic lists",
 }
 """Titles of tables that the paper does not have."""
 
