@@ -5,22 +5,43 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from pipeline.database import Database, tracking_uri
-from pipeline.store import Store
-from pipeline.trained.predict import export, load_trained
+from pipeline.store import Store, read_json
+from pipeline.trained.card import write_card
+from pipeline.trained.predict import Trained, export, load_trained
 
 Size = tuple[int, int]
 
 
 def export_as(form: str, folder: Path, out: Path, *, choice: tuple[str, str], size: Size, store: Store) -> list[str]:
-    """Write one form of the trained cell in `folder` into `out`; return where it is.
+    """Write one form of the trained cell in `folder`, and its model card, into `out`; return where they are.
 
     `choice` is the epoch and the network, `size` height and width in pixels. An MLflow model comes with the program
     that it runs, and is logged to the cell's run where MLflow has one.
     """
-    height, width = size
     trained = load_trained(folder, epoch=choice[0], network=choice[1])
+    places = _write(form, trained, out, folder=folder, size=size, store=store)
+    cell, result = read_json(folder / "cell.json") or {}, read_json(folder / "result.json") or {}
+    facts = {"cell": cell["key"], "commit": result.get("provenance", {}).get("commit"), "steps": result.get("steps")}
+    figures = find_figures(store, cell["key"], trained)
+    return [*places, str(write_card(trained, out, form=form, size=size, facts=facts, figures=figures))]
+
+
+def find_figures(store: Store, train_key: str, trained: Trained) -> dict[str, Any] | None:
+    """Return `{"miou", "iou"}` of this network as an `evaluate` cell of the store measured it, or None."""
+    for path in (store.root / "done").glob("*/cell.json"):
+        cell = read_json(path)
+        if cell and cell["kind"] == "evaluate" and cell["upstream"] == [train_key]:
+            metrics = (read_json(path.with_name("result.json")) or {}).get("metrics", {})
+            paddings = metrics.get(trained.name, {}).get(trained.epoch, {})
+            return paddings.get(trained.values["evaluation"]["select"])
+    return None
+
+
+def _write(form: str, trained: Trained, out: Path, *, folder: Path, size: Size, store: Store) -> list[str]:
+    height, width = size
     if form == "onnx":
         from pipeline.trained.onnx import export_onnx
 

@@ -35,7 +35,7 @@ pytestmark = [
 
 
 def test_the_onnx_file_gives_the_networks_logits_for_any_batch(folder: Path, tmp_path: Path) -> None:
-    (place,) = export_as("onnx", folder, tmp_path / "out", choice=CHOICE, size=SIZE, store=Store(tmp_path / "cells"))
+    place, card = export_as("onnx", folder, tmp_path / "out", choice=CHOICE, size=SIZE, store=Store(tmp_path / "cells"))
     session = onnxruntime.InferenceSession(place, providers=["CPUExecutionProvider"])
     model = Exported(load_trained(folder).network.float()).eval()
     for num in (1, 3):
@@ -45,7 +45,8 @@ def test_the_onnx_file_gives_the_networks_logits_for_any_batch(folder: Path, tmp
         found = session.run(None, {"images": images.numpy()})[0]
         assert found.shape == (num, 21, *SIZE)
         assert np.abs(found - expected).max() < 1e-3
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.onnx"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "model.onnx"]
+    assert run_code_of(Path(card)).shape == (1, *SIZE)
 
 
 @pytest.mark.slow
@@ -57,7 +58,7 @@ def test_the_mlflow_model_is_logged_to_its_run_and_served(folder: Path, tmp_path
     run = database.create("train", {"cell_key": key, "store": str(store.root)}, start_ms=1000)
     database.set_status(run, "FINISHED", end_ms=2000)
     program = tmp_path / "out"
-    saved, logged = export_as("mlflow", folder, program, choice=CHOICE, size=SIZE, store=store)
+    saved, logged, card = export_as("mlflow", folder, program, choice=CHOICE, size=SIZE, store=store)
     found = database.client.get_run(run)
     assert (found.info.status, found.info.end_time) == ("FINISHED", 2000)
     assert [f"models:/{output.model_id}" for output in found.outputs.model_outputs] == [logged]
@@ -67,6 +68,16 @@ def test_the_mlflow_model_is_logged_to_its_run_and_served(folder: Path, tmp_path
         expected = Exported(load_trained(folder).network.float()).eval()(torch.from_numpy(image).permute(0, 3, 1, 2))
     assert (answer == expected.argmax(1).numpy()).mean() > 0.999
     Image.fromarray(answer[0].astype(np.uint8))  # one class id a pixel
+    assert "mlflow models serve -m mlflow --env-manager local" in Path(card).read_text()
+
+
+def run_code_of(card: Path) -> np.ndarray:
+    """Run what the card says on a photograph of another size; return the classes."""
+    generator = np.random.default_rng(0)
+    Image.fromarray(generator.integers(0, 255, (30, 70, 3), dtype=np.uint8)).save(card.parent / "image.jpg")
+    code = card.read_text().split("```python\n")[1].split("```")[0] + "np.save('classes.npy', np.asarray(classes))\n"
+    subprocess.run([sys.executable, "-c", code], cwd=card.parent, check=True)
+    return np.load(card.parent / "classes.npy")
 
 
 def serve(model: Path, image: np.ndarray, folder: Path) -> np.ndarray:
