@@ -48,10 +48,10 @@ VALUE_LABELS: dict[str, tuple[str, Callable[[Any], str]]] = {
 COMPONENTS = ("contrast", "queue", "dpa", "prt", "negatives")
 
 
-def column_label(dataset: str, partition: str) -> str:
-    """Return the paper's header of a partition, e.g. `1/8 (1323)`."""
+def column_label(dataset: str, partition: str, *, whole: bool) -> str:
+    """Return the paper's header of a partition, e.g. `1/8 (1323)`; of a subset of the data set `1/8` alone."""
     fraction = "Full" if partition == "full" else partition.replace("-", "/")
-    return f"{fraction} ({PUBLISHED_COUNTS[dataset][partition]})"
+    return f"{fraction} ({PUBLISHED_COUNTS[dataset][partition]})" if whole else fraction
 
 
 def row_label(varied: list[str], row: dict[str, Any], parameters: dict[str, Any]) -> dict[str, str]:

@@ -149,7 +149,7 @@ def _resolve(params: dict[str, Any], row: dict[str, Any], table: str, varied: di
         "table": table,
         "scale": params["scale"],
         "row": row_label(list(varied), {"method": method, "variant": variant} | row, merged["parameters"]),
-        "column": column_label(dataset, row["partition"]),
+        "column": column_label(dataset, row["partition"], whole=merged["data"].get("absent") != "skip"),
         **described,
         **networks,
         **merged,
