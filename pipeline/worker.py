@@ -24,6 +24,7 @@ from submitit.helpers import DelayedSubmission
 
 from pipeline.cell import Cell, from_json
 from pipeline.store import Store, TakenOverError, read_json
+from pipeline.team import announce, follow, join_team, team_size
 
 POLL_S = 0.2
 ORDER = {"evaluate": 0, "train": 1, "warm_start": 2, "sleep": 3}
@@ -67,7 +68,15 @@ class Worker:
         requeue = signal.signal(signal.SIGUSR2, stop.set)
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, stop.set)
-        published = run_submission(Store(Path(self.store_root)), self.submission, limit=self.limit, stop=stop)
+        store, published = Store(Path(self.store_root)), 0
+        if join_team() == 0:
+            published = run_submission(store, self.submission, limit=self.limit, stop=stop)
+            announce(None)
+        else:
+            record = read_submission(store, self.submission)
+            follow(
+                lambda cell, work: compute(from_json(cell), store, record, work=work, stop=stop), stopped=StoppedError
+            )
         if stop.signal == signal.SIGUSR2 and callable(requeue):
             requeue(signal.SIGUSR2, None)  # submitit's own: asks SLURM to queue this job again
         if stop():
@@ -81,10 +90,7 @@ class Worker:
 
 def run_submission(store: Store, submission: str, *, limit: int | None, stop: Stop) -> int:
     """Take and run the submission's cells until none is left that this worker could run."""
-    record = read_json(store.submissions / submission / "submission.json")
-    if record is None:
-        raise ValueError(f"{store.submissions / submission}: no such submission")
-    os.environ.setdefault("OMP_NUM_THREADS", str(record["threads"]))
+    record = read_submission(store, submission)
     cells = [from_json(cell) for cell in record["cells"]]
     job = job_id()
     holder = {"submission": submission, "host": socket.gethostname(), "pid": os.getpid(), "job": job}
@@ -103,6 +109,15 @@ def run_submission(store: Store, submission: str, *, limit: int | None, stop: St
         else:
             break
     return published
+
+
+def read_submission(store: Store, submission: str) -> dict[str, Any]:
+    """Return what a submission's driver wrote down: its cells, its site, where its data lies."""
+    record = read_json(store.submissions / submission / "submission.json")
+    if record is None:
+        raise ValueError(f"{store.submissions / submission}: no such submission")
+    os.environ.setdefault("OMP_NUM_THREADS", str(record["threads"]))
+    return record
 
 
 def job_id() -> str:
@@ -140,7 +155,8 @@ def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, s
     try:
         with (work / "log.txt").open("a", encoding="utf-8", buffering=1) as log, redirect_stdout(log):
             print(f"{time.strftime('%F %T')} {cell.name} on {socket.gethostname()} as job {job_id()}")
-            result = compute(cell, store, record, stop=stop)
+            announce(cell.to_json())
+            result = compute(cell, store, record, work=work, stop=stop)
         result["provenance"] = provenance(store, cell, record, started=started)
         store.publish(cell.key, token, result)
     except StoppedError:
@@ -156,12 +172,14 @@ def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, s
             log.write(report)
         reason = {"reason": f"{type(error).__name__}: {error}", "name": cell.name, "log": str(work / "log.txt")}
         store.fail(cell.key, token, reason)
+        if team_size() > 1:
+            raise  # the other ranks may still wait inside the cell: end the job with them
         return False
     return True
 
 
-def compute(cell: Cell, store: Store, record: dict[str, Any], *, stop: Stop) -> dict[str, Any]:
-    """Run the science of a cell in its work folder and return its result."""
+def compute(cell: Cell, store: Store, record: dict[str, Any], *, work: Path, stop: Stop) -> dict[str, Any]:
+    """Run the science of a cell in a work folder and return its result; every rank of a team calls it."""
     if cell.kind == "sleep":  # what the launching benchmarks submit: a cell that costs nothing but time
         time.sleep(cell.values["seconds"])
         return {"state": "done"}
@@ -171,7 +189,7 @@ def compute(cell: Cell, store: Store, record: dict[str, Any], *, stop: Stop) -> 
     from pipeline.training.engine import Interrupted, train_cell
 
     torch.set_num_threads(record["threads"])
-    work, data = store.work(cell.key), Path(record["data_root"])
+    data = Path(record["data_root"])
     upstream = [store.done(key) for key in cell.upstream]
     try:
         if cell.kind == "evaluate":
@@ -189,6 +207,7 @@ def provenance(store: Store, cell: Cell, record: dict[str, Any], *, started: flo
     return {name: record[name] for name in recorded} | {
         "node": socket.gethostname(),
         "job": job_id(),
+        "ranks": team_size(),
         "gpu": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in ("torch", "torchvision")},
         "restarts": restarts,

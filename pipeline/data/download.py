@@ -63,7 +63,9 @@ def is_intact(path: Path, remote: Remote) -> bool:
 
 
 def file_matches(path: Path, checksum: str) -> bool:
-    """Return whether a file has the checksum `<algorithm>:<hexadecimal digits>`."""
+    """Return whether a file has the checksum `<algorithm>:<hexadecimal digits>`; with none, any whole file does."""
+    if not checksum:
+        return True
     algorithm, _, digits = checksum.partition(":")
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest() == digits

@@ -1,19 +1,63 @@
 """Published lists of labelled and unlabelled images: fetched at a pinned commit and verified, never carried along.
 
-A family is named after the paper whose authors published it; families differ, even at equal counts.
+A family is named after the paper whose authors published it; families differ, even at equal counts. `u2pl`: U2PL's,
+each list with its checksum. `cps`: those of Cross Pseudo Supervision, which UniMatch and CorrMatch use too.
+`pseudoseg`: PseudoSeg's, those of VOC as CPS carries them. Of the latter two we have no checksums: the commit is
+pinned, the count checked, and `dvc.lock` holds on to what was found. They name labelled images only; all other
+training images are unlabelled.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.data.download import fetch
-from pipeline.data.layout import read_ids
+from pipeline.data.layout import read_ids, unique
 from pipeline.data.published import Remote
 
-FAMILIES = ("u2pl",)
+GITHUB = "https://raw.githubusercontent.com"
+U2PL_URL = f"{GITHUB}/Haochen-Wang409/U2PL/ab3d2be313d4d6b2885e7a0213d4fce82a803b79/data/splits"
+CPS_URL = f"{GITHUB}/charlesCXK/TorchSemiSeg/d859611bc540a0f524f3db8e5fc23fe79da516ec/DATA"
+WSS_URL = f"{GITHUB}/googleinterns/wss/8069dbe8b68b409a891224508f35c6ae5ecec4c9/data_splits"
 
-U2PL_URL = "https://raw.githubusercontent.com/Haochen-Wang409/U2PL/ab3d2be313d4d6b2885e7a0213d4fce82a803b79/data/splits"
+
+@dataclass(frozen=True)
+class List:
+    """A labelled list without checksum: its address, how many images it names, and how a line names one."""
+
+    url: str
+    count: int
+    to_id: Callable[[str], str] = str.strip
+
+
+def _street(line: str) -> str:
+    """Return the id of CPS's `/images/train/<city>_<frame>.png <mask>`: U2PL's path of the same image."""
+    name = line.split(maxsplit=1)[0].rpartition("/")[2].removesuffix(".png")
+    return f"leftImg8bit/train/{name.partition('_')[0]}/{name}_leftImg8bit.png"
+
+
+def _coco(line: str) -> str:
+    """Return the id of `train2017/<id>`."""
+    return line.strip().rpartition("/")[2]
+
+
+CPS = {
+    ("voc_blender", part): List(f"{CPS_URL}/pascal_voc/subset_train_aug/train_aug_labeled_{part}.txt", count)
+    for part, count in {"1-16": 662, "1-8": 1323, "1-4": 2646, "1-2": 5291}.items()
+} | {
+    ("cityscapes", part): List(f"{CPS_URL}/city/config_new/subset_train/train_aug_labeled_{part}.txt", count, _street)
+    for part, count in {"1-16": 186, "1-8": 372, "1-4": 744, "1-2": 1488}.items()
+}
+PSEUDOSEG = {
+    ("voc_classic", part): List(f"{CPS_URL}/pascal_voc/subset_train_aug/pseudoseg_labeled_{part}.txt", count)
+    for part, count in {"1-16": 92, "1-8": 183, "1-4": 366, "1-2": 732}.items()
+} | {
+    ("coco", f"1-{whole}"): List(f"{WSS_URL}/coco/{whole}_all.txt", count, _coco)
+    for whole, count in {512: 232, 256: 463, 128: 925, 64: 1849, 32: 3697}.items()
+}
+
 U2PL_FOLDERS = {
     ("voc_classic", "1-16"): "pascal/92",
     ("voc_classic", "1-8"): "pascal/183",
@@ -60,40 +104,60 @@ U2PL_SHA256 = {
     "pascal/5291/unlabeled.txt": "7594c243192ee8decac87d733eb977fea16ede88f9b0cf7759c73251e7f0a82c",
 }
 
+UNVERIFIED = {"cps": CPS, "pseudoseg": PSEUDOSEG}
+FAMILIES = ("u2pl", *UNVERIFIED)
 
-def published_ids(family: str, dataset: str, *, partition: str, folder: Path) -> tuple[list[str], list[str]]:
+
+def published_ids(family: str, dataset: str, *, partition: str, folder: Path) -> tuple[list[str], list[str] | None]:
     """Return the labelled and unlabelled ids of a published partition, fetched into `folder`.
 
-    Raises ValueError where the family has no such partition, and where a list has not the count of its name.
+    None in place of the unlabelled ones: all other training images. Raises ValueError where the family has no such
+    partition, and where a list has not the count it must have.
     """
-    place = published_folder(family, dataset, partition)
-    labelled, unlabelled = (read_ids(fetch(remote, folder)) for remote in _remotes(place))
-    expected = int(place.rpartition("/")[2])
+    names, expected = _names(family, dataset, partition)
+    files = [fetch(remote, folder) for remote in _remotes(family, names)]
+    if family == "u2pl":
+        labelled, unlabelled = (read_ids(file) for file in files)
+    else:
+        lines = read_ids(files[0])
+        labelled = unique([UNVERIFIED[family][dataset, partition].to_id(line) for line in lines], str(files[0]))
+        unlabelled = None
     if len(labelled) != expected:
-        raise ValueError(f"list {place} of {family} names {len(labelled)} labelled images; it must name {expected}")
+        raise ValueError(f"list {names[0]} of {family} names {len(labelled)} labelled images; it must name {expected}")
     return labelled, unlabelled
 
 
 def is_published(family: str, dataset: str, partition: str) -> bool:
     """Return whether a partition is a family's; where `full` is none of its lists, it is simply all masks."""
-    return family != "seeded" and (partition != "full" or (dataset, partition) in U2PL_FOLDERS)
+    return family != "seeded" and (partition != "full" or (dataset, partition) in _partitions(family))
 
 
-def published_folder(family: str, dataset: str, partition: str) -> str:
-    """Return where a family keeps a partition, relative to its lists; its last part is the labelled count."""
+def published_identity(family: str, dataset: str, partition: str) -> list[str]:
+    """Return what stands for the lists of a partition before anything is downloaded: checksums, else addresses."""
+    names, _ = _names(family, dataset, partition)
+    return [remote.checksum or remote.urls[0] for remote in _remotes(family, names)]
+
+
+def _partitions(family: str) -> list[tuple[str, str]]:
+    """Return the data sets and partitions that a family has lists of."""
     if family not in FAMILIES:
         raise ValueError(f"list family is {family!r}; allowed are {FAMILIES} and 'seeded'")
-    if (dataset, partition) not in U2PL_FOLDERS:
-        known = [part for role, part in U2PL_FOLDERS if role == dataset]
+    return list(U2PL_FOLDERS if family == "u2pl" else UNVERIFIED[family])
+
+
+def _names(family: str, dataset: str, partition: str) -> tuple[list[str], int]:
+    """Return where a family keeps a partition's lists, and how many labelled images there are."""
+    if (dataset, partition) not in _partitions(family):
+        known = [part for role, part in _partitions(family) if role == dataset]
         raise ValueError(f"{family} published no partition {partition!r} of {dataset!r}; it has {known}")
-    return U2PL_FOLDERS[dataset, partition]
+    if family == "u2pl":
+        folder = U2PL_FOLDERS[dataset, partition]
+        return [f"{folder}/{which}.txt" for which in ("labeled", "unlabeled")], int(folder.rpartition("/")[2])
+    listed = UNVERIFIED[family][dataset, partition]
+    return [listed.url], listed.count
 
 
-def published_checksums(family: str, dataset: str, partition: str) -> list[str]:
-    """Return the sha256 of the lists of a partition: its identity before anything is downloaded."""
-    return [remote.checksum for remote in _remotes(published_folder(family, dataset, partition))]
-
-
-def _remotes(place: str) -> list[Remote]:
-    names = [f"{place}/{which}.txt" for which in ("labeled", "unlabeled")]
-    return [Remote(f"splits/{name}", (f"{U2PL_URL}/{name}",), f"sha256:{U2PL_SHA256[name]}") for name in names]
+def _remotes(family: str, names: list[str]) -> list[Remote]:
+    if family == "u2pl":
+        return [Remote(f"splits/{name}", (f"{U2PL_URL}/{name}",), f"sha256:{U2PL_SHA256[name]}") for name in names]
+    return [Remote(f"splits/{family}/{name.rpartition('/')[2]}", (name,), "") for name in names]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.layout import Pair, list_ids, pairs, unique
-from pipeline.data.lists import is_published, published_checksums, published_ids
+from pipeline.data.lists import is_published, published_identity, published_ids
 from pipeline.data.sources import source_identity
 
 PARTITIONS = ("1-16", "1-8", "1-4", "1-2", "full")
@@ -77,7 +77,7 @@ def input_key(data: Mapping[str, Any], dataset: str, partition: str) -> str:
     identity = {
         "data": {key: value for key, value in data.items() if key != "path"},  # content counts, not its place
         "partition": partition,
-        "lists": published_checksums(family, dataset, partition) if published else None,
+        "lists": published_identity(family, dataset, partition) if published else None,
         "source": source_identity(data),
         "code": [hashlib.sha256(Path(__file__).with_name(name).read_bytes()).hexdigest() for name in CODE],
     }
@@ -166,9 +166,11 @@ def _choose(rules: Rules, lists: Lists, *, dataset: str, partition: str) -> tupl
     """Return the labelled and unlabelled ids of one partition."""
     if is_published(rules.family, dataset, partition):
         with tempfile.TemporaryDirectory() as folder:
-            both = published_ids(rules.family, dataset, partition=partition, folder=Path(folder))
-        labelled, unlabelled = (_present(ids, lists.train, rules, f"{dataset}/{partition}") for ids in both)
-        return labelled, unlabelled
+            labelled, others = published_ids(rules.family, dataset, partition=partition, folder=Path(folder))
+        labelled = _present(labelled, lists.train, rules, f"{dataset}/{partition}")
+        if others is None:
+            return labelled, sorted(set(lists.train) - set(labelled))
+        return labelled, _present(others, lists.train, rules, f"{dataset}/{partition}")
     salt = f"{rules.partition_seed} {partition}" if rules.order == "independent" else f"{rules.partition_seed}"
     order = _shuffled(lists.pool, salt)
     if rules.order == "fine_first":

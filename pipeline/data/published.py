@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Remote:
-    """A published file: its name on a mirror, where it is published, and `sha256:…` or `md5:…` of its content."""
+    """A published file: its name on a mirror, where it is published, and `sha256:…` or `md5:…` of its content.
+
+    An empty checksum: the address, at a pinned commit, is all that is known of the content.
+    """
 
     name: str
     urls: tuple[str, ...]

@@ -74,7 +74,7 @@ class ImagePool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         pooled = self.conv(x.mean(dim=(2, 3), keepdim=True))  # (B, F, 1, 1)
-        if self.training and len(x) == 1 and not isinstance(self.bn, nn.SyncBatchNorm):
+        if self.training and len(x) == 1 and type(self.bn) is nn.BatchNorm2d:
             # One image is one value per channel, which has no variance: fall back on the running statistics.
             norm = self.bn
             mean, var = norm.running_mean, norm.running_var

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from pipeline.data.batch import IGNORED
 
@@ -29,13 +29,11 @@ class ConfidenceBank(nn.Module):
 
     @torch.no_grad()
     def update(self, logits: Tensor, mask: Tensor) -> None:
-        """Average in what logits (B, C, H, W) say of the labelled mask (B, H, W), over the images of all ranks."""
+        """Average in what logits (B, C, H, W) say of the labelled mask (B, H, W)."""
         totals, counts = true_class_sums(logits, mask)  # (B, C)
         if self.mean == "image":
             totals, counts = totals / counts.clamp(min=1), (counts > 0).float()
         sums = torch.stack([totals.sum(dim=0), counts.sum(dim=0)])  # (2, C)
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(sums)
         observed, present = sums[0] / sums[1].clamp(min=1), sums[1] > 0
         moved = self.momentum * self.confidence + (1 - self.momentum) * observed
         kept = moved if self.absent_class == "zero" else self.confidence

@@ -1,7 +1,7 @@
 """The one training loop. A method says what the loss of a batch is; everything else is here.
 
 A run is a pure function of its cell: the batch of a step, and torch's random state before it, follow from (seed,
-step, rank) alone. So a resumed run continues to the last bit with nothing but networks, optimiser and step count saved.
+step) alone. So a resumed run continues to the last bit with nothing but networks, optimiser and step count saved.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pipeline.data.loader import Batches
 from pipeline.data.open import open_batches, open_validation
 from pipeline.evaluation.cell import measure
 from pipeline.spool import Spool
+from pipeline.training import ranks
 from pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.training.cost import begin_peak, count_step, peak_memory_mib
 from pipeline.training.method import Method, Progress
@@ -76,14 +77,16 @@ def train_cell(
     """Train a `warm_start` or `train` cell in its work folder, from its checkpoint if there is one.
 
     Writes `weights.pt` there and returns the result record: state `done` or `diverged`, steps, seconds, best epoch.
-    Raises Interrupted after saving where `stop()` became true.
+    Raises Interrupted after saving where `stop()` became true. Of several ranks each calls it, all but the first with
+    a work folder nobody looks at.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     begin_peak(device)
     run = start_run(cell, data_root, upstream, device)
     checkpoint, spool = work / "checkpoint.pt", Spool(work / "spool.jsonl")
-    if checkpoint.exists():
-        _resume(run, load_checkpoint(checkpoint, cell.key, device))
+    saved = ranks.told(lambda: load_checkpoint(checkpoint, cell.key, device) if checkpoint.exists() else None)
+    if saved is not None:
+        _resume(run, saved)
     diverged = _loop(run, spool, lambda: _save(run, cell.key, checkpoint, spool), stop)
     if diverged and cell.kind == "train" and not run.snapshots:
         _evaluate(run, spool)  # nothing finite was ever measured: what stands is what the broken networks say
@@ -103,7 +106,7 @@ def start_run(cell: Any, data_root: Path, upstream: list[Path], device: str) -> 
     values, training = cell.values, cell.values["training"]
     torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a tenth of a step
-    batches = open_batches(values, data_root, device)
+    batches = open_batches(values, data_root, device, rank=ranks.rank(), ranks=ranks.size())
     steps_per_epoch = training["steps_per_epoch"] or batches.steps_per_epoch
     warm_steps, total_steps = (training[key] * steps_per_epoch for key in ("warm_start_epochs", "epochs"))
     setting = make_setting(values)
@@ -118,6 +121,8 @@ def start_run(cell: Any, data_root: Path, upstream: list[Path], device: str) -> 
         first, last, validation = (warm_steps if upstream else 0), total_steps, open_validation(values, data_root)
     if training["channels_last"]:
         method = method.to(memory_format=torch.channels_last)
+    if ranks.size() > 1:
+        ranks.spread(method)
     optimiser = build_optimiser(method, training)
     if upstream:
         load_warm_start(
@@ -128,9 +133,9 @@ def start_run(cell: Any, data_root: Path, upstream: list[Path], device: str) -> 
     return Run(method, optimiser, batches, validation, values, first, last, total_steps, step=first)
 
 
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """Return the seed of torch's generators before a step: a well-mixed function of its arguments."""
-    value = (seed * 1_000_003 + step) * 1_000_003 + rank
+def step_seed(seed: int, step: int) -> int:
+    """Return the seed of torch's generators before a step, on every rank: a well-mixed function of its arguments."""
+    value = (seed * 1_000_003 + step) * 1_000_003
     value = (value ^ (value >> 31)) * 0x9E3779B97F4A7C15
     return (value ^ (value >> 29)) & 0x7FFF_FFFF_FFFF_FFFF
 
@@ -151,17 +156,21 @@ def _loop(run: Run, spool: Spool, save: Callable[[], None], stop: Callable[[], b
         if run.validation is not None and (run.step == last or (epoch_ends and _evaluation_due(run))):
             _evaluate(run, spool)
         run.trained_s += time.monotonic() - began
-        if not pending and run.step < last and (stop() or time.monotonic() - saved > CHECKPOINT_S):
+        if pending or run.step == last:
+            continue
+        stopping = ranks.agreed(stop())
+        if stopping or time.monotonic() - saved > CHECKPOINT_S:
             save()
-            if stop():
-                raise Interrupted
             saved = time.monotonic()
+        if stopping:
+            raise Interrupted
     return None
 
 
 def _counted_step(run: Run) -> dict[str, Tensor]:
-    """Do the first step and note what each step costs."""
-    losses, run.history["cost_units"] = count_step(lambda: train_step(run), run.values)
+    """Do the first step and note what each step costs, all ranks together."""
+    losses, units = count_step(lambda: train_step(run), run.values)
+    run.history["cost_units"] = units * ranks.size()
     return losses
 
 
@@ -171,13 +180,15 @@ def train_step(run: Run) -> dict[str, Tensor]:
     lr = training["lr"] * training["lr_factor"] * poly(run.step, run.total_steps, power=training["power"])
     for group in run.optimiser.param_groups:
         group["lr"] = lr * group["lr_factor"]
-    batch = run.batches(run.step)
+    batch = ranks.whole_batch(run.batches(run.step))
     torch.manual_seed(step_seed(run.values["seed"], run.step))
     run.method.train()
-    with torch.autocast(batch.labelled.device.type, torch.bfloat16, enabled=training["precision"] == "bfloat16"):
+    precision = torch.autocast(batch.labelled.device.type, torch.bfloat16, enabled=training["precision"] == "bfloat16")
+    with precision, ranks.spreading():
         losses = run.method.losses(batch, run.progress)
     run.optimiser.zero_grad(set_to_none=True)
     torch.stack(list(losses.values())).sum().backward()
+    ranks.average_gradients(run.method)
     run.optimiser.step()
     run.method.after_step(run.step - run.first_step)
     return {name: loss.detach() for name, loss in losses.items()}
@@ -231,6 +242,8 @@ def _evaluate(run: Run, spool: Spool) -> None:
 
 
 def _save(run: Run, key: str, path: Path, spool: Spool) -> None:
+    if ranks.rank() > 0:
+        return
     spool.sync()
     state = {
         "key": key,

@@ -54,7 +54,7 @@ class Method(nn.Module):
     """A method answers one question: what is the loss of this batch?
 
     All its state is sub-modules and buffers, so `state_dict()` is its checkpoint. It draws random numbers from
-    torch's default generator, which the engine seeds from (seed, step, rank) before every step.
+    torch's default generator, which the engine seeds from (seed, step) before every step.
     """
 
     student: SegNet

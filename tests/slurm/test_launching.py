@@ -156,11 +156,16 @@ def test_two_drivers_at_once_submit_a_cell_once(site: Path) -> None:
     assert starts(store) == sorted(cell.key for cell in cells)
 
 
-def cells_of_a_minute() -> list[Cell]:
+def cells_of_a_minute(**training: Any) -> list[Cell]:
     """U2PL at toy size with so many epochs that there is time to interrupt it, and queues that fill."""
     params = load_params(PROJECT / "params.yaml") | {"scale": "smoke"}
     (row,) = resolve_table(params, "experiment")
-    row["training"] |= {"epochs": 40, "warm_start_epochs": 2, "evaluate_every_epochs": 20, "unlabelled_batch": 4}
+    row["training"] |= {
+        "epochs": 40,
+        "warm_start_epochs": 2,
+        "evaluate_every_epochs": 20,
+        "unlabelled_batch": 4,
+    } | training
     row["parameters"] |= {"anchor_threshold": 0.0}
     return chain(row)
 
@@ -208,3 +213,23 @@ def test_preempted_twice_and_out_of_time_once_a_training_ends_with_the_same_bits
     assert results[0]["metrics"] == results[1]["metrics"]
     trained = read_json(rough.done(train.key) / "result.json") or {}
     assert trained["provenance"]["restarts"] == 3
+
+
+def test_two_nodes_train_one_cell_and_end_with_the_same_bits_after_interruptions(site: Path, cluster: Cluster) -> None:
+    """The nodes of the test cluster have no address of their own: they meet on this host."""
+    chosen = yaml.safe_load((site / "slurm" / "test.yaml").read_text())
+    chosen["parameters"] |= {"nodes": 2, "tasks_per_node": 1}
+    chosen["setup"] = ["export MASTER_ADDR=127.0.0.1"]
+    (site / "slurm" / "test.yaml").write_text(yaml.safe_dump(chosen))
+    cells = cells_of_a_minute(labelled_batch=2, epochs=30)
+    train = cells[1]
+    calm, rough = finish(site, cells, root=site / "calm"), Store(site / "rough")
+    send(site, cells, root=rough.root)
+    interrupt(cluster, rough, train.key, "scontrol", "requeue")
+    interrupt(cluster, rough, train.key, "scancel", "--signal=USR2")
+    finish(site, cells, root=rough.root)
+    events = [line["event"] for line in rough.executions() if line["key"] == train.key]
+    assert events == ["start", "resume", "resume", "done"]
+    weights = [torch.load(store.done(train.key) / "weights.pt", weights_only=True) for store in (calm, rough)]
+    assert_equal(*weights)
+    assert (read_json(rough.done(train.key) / "result.json") or {})["provenance"]["ranks"] == 2
