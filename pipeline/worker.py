@@ -69,6 +69,7 @@ class Worker:
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, stop.set)
         store, published = Store(Path(self.store_root)), 0
+        store.share_with_group()
         if join_team() == 0:
             published = run_submission(store, self.submission, limit=self.limit, stop=stop)
             announce(None)
