@@ -26,6 +26,9 @@ from pipeline.store import Store, find_store, read_json, write_json
 
 POLL_S = 0.5
 LIVENESS_S = 5.0
+BUSY_SHARE = 0.02
+"""What share of its time the waiting process may spend on looking, however many cells there are."""
+
 MAX_LOST = 3
 """A cell whose worker died this often, without a word and without getting further, has failed."""
 
@@ -79,19 +82,22 @@ def wait(store: Store, cells: dict[str, Cell], start: Any, *, title: str) -> dic
     """Wait until every cell is done or failed, starting what nobody runs; return the failures by key."""
     from pipeline.progress import Board
 
-    checked = 0.0
+    next_check, states = 0.0, dict.fromkeys(cells, "missing")
     with Board(store, title) as board:
         while True:
-            states = {key: store.state(key) for key in cells}
+            began = time.monotonic()
+            states = {key: state if state == "done" else store.state(key) for key, state in states.items()}
             if all(state in ("done", "failed") for state in states.values()):
                 break
+            looked_s = time.monotonic() - began
             if "missing" in states.values():
                 start()
-            if time.monotonic() - checked > LIVENESS_S:
+            if time.monotonic() > next_check:
+                began = time.monotonic()
                 release_dead(store)
-                checked = time.monotonic()
+                next_check = began + max(LIVENESS_S, (time.monotonic() - began) / BUSY_SHARE)
             board.show(states)
-            time.sleep(POLL_S)
+            time.sleep(max(POLL_S, looked_s / BUSY_SHARE))
     failures = {key: store.failure(key) for key in cells if states[key] == "failed"}
     return {key: failure or {"reason": "forgotten"} for key, failure in failures.items()}
 
