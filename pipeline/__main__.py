@@ -104,7 +104,17 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), default=(513, 513))
     _choice_of_network(added)
     command("ui", _ui, "open the MLflow UI").add_argument("--port", default="5000")
+    added = command("completion", _completion, "shell code that makes `pipeline` this program and completes its words")
+    added.add_argument("shell", choices=("bash", "zsh"))
     return parser
+
+
+def _completion(_root: Path, _store: Store, options: argparse.Namespace) -> None:
+    import shtab
+
+    parser = _parser()
+    parser.prog = "pipeline"
+    print('alias pipeline="python -m pipeline"', shtab.complete(parser, options.shell), sep="\n")
 
 
 def _choice_of_network(added: argparse.ArgumentParser) -> None:
