@@ -21,6 +21,8 @@ from pipeline.garbage import KEPT_DAYS, find_garbage, remove, size_of
 from pipeline.ingester import follow_until_idle
 from pipeline.store import Store, find_store, read_json
 
+TRAINED = "a train cell: the first characters of its key, a table of one row (`experiment`), or a copy of its folder"
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status."""
@@ -91,18 +93,28 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("tables", nargs="*")
     added.add_argument("--json", action="store_true")
     added = command("predict", _predict, "masks and overlays for a folder of images")
-    added.add_argument("cell", help="a train cell by the first characters of its key, or a copy of its folder")
+    added.add_argument("cell", help=TRAINED)
     added.add_argument("images", type=Path)
     added.add_argument("--out", type=Path, required=True)
     _choice_of_network(added)
     added = command("export", _export, "a trained network as a program that needs torch alone, ONNX, or MLflow model")
     added.add_argument("--as", dest="form", choices=("program", "onnx", "mlflow"), default="program")
-    added.add_argument("cell", help="a train cell by the first characters of its key, or a copy of its folder")
+    added.add_argument("cell", help=TRAINED)
     added.add_argument("out", type=Path)
     added.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), default=(513, 513))
     _choice_of_network(added)
     command("ui", _ui, "open the MLflow UI").add_argument("--port", default="5000")
+    added = command("completion", _completion, "shell code that makes `pipeline` this program and completes its words")
+    added.add_argument("shell", choices=("bash", "zsh"))
     return parser
+
+
+def _completion(_root: Path, _store: Store, options: argparse.Namespace) -> None:
+    import shtab
+
+    parser = _parser()
+    parser.prog = "pipeline"
+    print('alias pipeline="python -m pipeline"', shtab.complete(parser, options.shell), sep="\n")
 
 
 def _choice_of_network(added: argparse.ArgumentParser) -> None:
@@ -234,22 +246,13 @@ def _compare(root: Path, store: Store, options: argparse.Namespace) -> None:
         print(comparison_markdown(frame, name_a=options.a, name_b=options.b))
 
 
-def _trained(root: Path, store: Store, options: argparse.Namespace) -> Path:
-    folder = Path(options.cell)
-    if not folder.is_dir():
-        cell = status.find_cell(root, store, options.cell)
-        if cell.kind != "train" or not store.is_done(cell.key):
-            raise ValueError(f"{cell.name} is {store.state(cell.key)}; a train cell that is done has a network")
-        folder = store.done(cell.key)
-    return folder
-
-
 def _predict(root: Path, store: Store, options: argparse.Namespace) -> int:
     from rich.progress import track
 
     from pipeline.trained.predict import load_trained, predict_folder
 
-    trained = load_trained(_trained(root, store, options), epoch=options.epoch, network=options.network)
+    folder = status.find_trained(root, store, options.cell)
+    trained = load_trained(folder, epoch=options.epoch, network=options.network)
     done = predict_folder(trained, options.images, options.out)
     progress = track(done, description="predicting", disable=not sys.stderr.isatty())
     left_out = [(path, reason) for path, reason in progress if reason]
@@ -262,7 +265,7 @@ def _predict(root: Path, store: Store, options: argparse.Namespace) -> int:
 def _export(root: Path, store: Store, options: argparse.Namespace) -> None:
     from pipeline.export import export_as
 
-    folder, choice = _trained(root, store, options), (options.epoch, options.network)
+    folder, choice = status.find_trained(root, store, options.cell), (options.epoch, options.network)
     print(*export_as(options.form, folder, options.out, choice=choice, size=options.size, store=store), sep="\n")
 
 

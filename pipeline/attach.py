@@ -21,11 +21,14 @@ import psutil
 from pipeline.adopt import manifest_entry
 from pipeline.cell import Cell, chain, forget_code, read_rows
 from pipeline.ingester import start_ingester
-from pipeline.slurm import GRACE_S, cancel_jobs, live_jobs
+from pipeline.slurm import GRACE_S, cancel_jobs, died_of_memory, live_jobs
 from pipeline.store import Store, find_store, read_json, write_json
 
 POLL_S = 0.5
 LIVENESS_S = 5.0
+BUSY_SHARE = 0.02
+"""What share of its time the waiting process may spend on looking, however many cells there are."""
+
 MAX_LOST = 3
 """A cell whose worker died this often, without a word and without getting further, has failed."""
 
@@ -36,6 +39,7 @@ def run_stage(kind: str, scale: str, table: str) -> int:
 
     root = Path.cwd()  # not DVC_ROOT, which in an experiment's own workspace still names the project's
     store = Store(find_store(root))
+    store.share_with_group()
     path = root / "reports" / scale / "cells" / f"{table}.json"
     keep_lock(root)
     start_ingester(store, root)
@@ -78,19 +82,22 @@ def wait(store: Store, cells: dict[str, Cell], start: Any, *, title: str) -> dic
     """Wait until every cell is done or failed, starting what nobody runs; return the failures by key."""
     from pipeline.progress import Board
 
-    checked = 0.0
+    next_check, states = 0.0, dict.fromkeys(cells, "missing")
     with Board(store, title) as board:
         while True:
-            states = {key: store.state(key) for key in cells}
+            began = time.monotonic()
+            states = {key: state if state == "done" else store.state(key) for key, state in states.items()}
             if all(state in ("done", "failed") for state in states.values()):
                 break
+            looked_s = time.monotonic() - began
             if "missing" in states.values():
                 start()
-            if time.monotonic() - checked > LIVENESS_S:
+            if time.monotonic() > next_check:
+                began = time.monotonic()
                 release_dead(store)
-                checked = time.monotonic()
+                next_check = began + max(LIVENESS_S, (time.monotonic() - began) / BUSY_SHARE)
             board.show(states)
-            time.sleep(POLL_S)
+            time.sleep(max(POLL_S, looked_s / BUSY_SHARE))
     failures = {key: store.failure(key) for key in cells if states[key] == "failed"}
     return {key: failure or {"reason": "forgotten"} for key, failure in failures.items()}
 
@@ -136,7 +143,9 @@ def _count_loss(store: Store, key: str, holder: dict[str, Any]) -> None:
     """Log that a worker died without a word, and give up on a cell that goes nowhere between its deaths."""
     checkpoint = store.work(key) / "checkpoint.pt"
     reached = checkpoint.stat().st_mtime if checkpoint.exists() else None
-    store.log_execution(key, "lost", {"host": holder["host"], "job": holder["job"], "checkpoint": reached})
+    memory = not holder["job"].startswith("local-") and died_of_memory(holder["job"])
+    facts = {"host": holder["host"], "job": holder["job"], "checkpoint": reached, "memory": memory}
+    store.log_execution(key, "lost", facts)
     losses = [line for line in store.executions() if line["key"] == key and line["event"] == "lost"]
     if len([line for line in losses[-MAX_LOST:] if line["checkpoint"] == reached]) >= MAX_LOST:
         reason = f"its worker died {MAX_LOST} times at the same step, the last as job {holder['job']}"
@@ -147,17 +156,22 @@ def _count_loss(store: Store, key: str, holder: dict[str, Any]) -> None:
 def holder_dead(store: Store, holder: dict[str, Any]) -> bool:
     """Tell whether the worker that holds a cell is surely gone."""
     if holder["job"].startswith("local-"):
-        return holder["host"] == socket.gethostname() and not _process_alive(holder["pid"], holder["time"])
+        return holder["host"] == socket.gethostname() and not _process_alive(holder["pid"], _clock(holder))
     jobs = live_jobs(store, since=holder["time"] + GRACE_S)
     return jobs is not None and not any(holder["job"] in numbers for numbers in jobs.values())
 
 
 def _process_alive(pid: int, since: float) -> bool:
+    """Tell whether a process of this host lives that was there at `since` by this host's clock."""
     try:
         process = psutil.Process(pid)
         return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= since + 1
     except psutil.NoSuchProcess:
         return False
+
+
+def _clock(record: dict[str, Any]) -> float:
+    return record.get("clock", record["time"])  # absent in what older versions wrote
 
 
 def submission_alive(store: Store, submission: str) -> bool:
@@ -166,10 +180,10 @@ def submission_alive(store: Store, submission: str) -> bool:
     record, jobs = read_json(folder / "submission.json"), read_json(folder / "jobs.json")
     if record is None:
         return False
-    if jobs is None and record["host"] == socket.gethostname() and _process_alive(record["pid"], record["time"]):
+    if jobs is None and record["host"] == socket.gethostname() and _process_alive(record["pid"], _clock(record)):
         return True  # it is being submitted
     if record["site"]["executor"] != "slurm":
-        return jobs is not None and any(_process_alive(int(job), record["time"] + 60) for job in jobs["jobs"])
+        return jobs is not None and any(_process_alive(int(job), _clock(record) + 60) for job in jobs["jobs"])
     # By name: that finds orphans, whose submission was cut off before their ids were written down.
     live = live_jobs(store, since=(jobs or record)["time"] + GRACE_S)
     return live is None or record["job_name"] in live
@@ -182,7 +196,7 @@ def interrupt(store: Store, cells: dict[str, Cell]) -> None:
         record, jobs = read_json(folder / "submission.json"), read_json(folder / "jobs.json")
         if record and jobs and record["site"]["executor"] == "local":
             for job in jobs["jobs"]:
-                if _process_alive(int(job), record["time"] + 60):
+                if _process_alive(int(job), _clock(record) + 60):
                     os.kill(int(job), signal.SIGTERM)  # the job's controller hands it on to its worker
 
 

@@ -13,6 +13,10 @@ PUBLISHED_COUNTS: dict[str, dict[str, int]] = {
 }
 """Labelled images of each partition in the paper (Tables 1-3), all 10,582, and PseudoSeg's of COCO."""
 
+OWN_PARTITIONS = ("1-16", "1-8", "1-4", "1-2", "full")
+PARTITIONS = {name: tuple(counts) for name, counts in PUBLISHED_COUNTS.items()} | {"folder": OWN_PARTITIONS}
+"""What each role may be partitioned into; `folder` is a folder of one's own, which the paper has no counts of."""
+
 TRAINING_IMAGES = {"voc_classic": 10582, "voc_blender": 10582, "cityscapes": 2975, "coco": 118287}
 """All training images of each data set, labelled or not."""
 
@@ -49,9 +53,10 @@ COMPONENTS = ("contrast", "queue", "dpa", "prt", "negatives")
 
 
 def column_label(dataset: str, partition: str, *, whole: bool) -> str:
-    """Return the paper's header of a partition, e.g. `1/8 (1323)`; of a subset of the data set `1/8` alone."""
+    """Return the paper's header of a partition, e.g. `1/8 (1323)`; of a subset, or one's own images, `1/8` alone."""
     fraction = "Full" if partition == "full" else partition.replace("-", "/")
-    return f"{fraction} ({PUBLISHED_COUNTS[dataset][partition]})" if whole else fraction
+    counts = PUBLISHED_COUNTS.get(dataset)
+    return f"{fraction} ({counts[partition]})" if counts and whole else fraction
 
 
 def row_label(varied: list[str], row: dict[str, Any], parameters: dict[str, Any]) -> dict[str, str]:

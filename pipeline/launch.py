@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import yaml
 
 from pipeline.adopt import adopt
 from pipeline.cell import PACKAGE, Cell, chain, digest, read_rows
-from pipeline.slurm import max_array_size
+from pipeline.slurm import JOB_PREFIX, max_array_size
 from pipeline.store import Store, find_store, write_json
 from pipeline.worker import COUNTED, Worker
 
@@ -67,6 +68,7 @@ def launch(root: Path, scale: str, stage: str) -> list[str]:
     With targets, DVC may come to a table before another one's data; that table's own stage submits its cells.
     """
     store, stale = Store(find_store(root)), stale_stages(root, stage)
+    store.share_with_group()
     prefixes = ("warm_start@", "train@", "evaluate@")
     tables = dict.fromkeys(name.split("@")[1] for name in stale if name.startswith(prefixes))
     cells: dict[str, Cell] = {}
@@ -81,11 +83,11 @@ def launch(root: Path, scale: str, stage: str) -> list[str]:
 
 def submit(store: Store, cells: list[Cell], *, root: Path, data_root: Path) -> list[str]:
     """Claim the cells that are missing in the store and submit them: one submission for each class of resources."""
-    site = load_site(root)
+    site, grown = load_site(root), memory_losses(store)
     classes: dict[str, tuple[dict[str, Any], list[Cell]]] = {}
     for cell in cells:
         if store.state(cell.key) == "missing":
-            parameters = resources(site, cell)
+            parameters = resources(site, cell, doublings=grown[cell.key])
             classes.setdefault(json.dumps(parameters, sort_keys=True), (parameters, []))[1].append(cell)
     submissions = []
     for parameters, members in classes.values():
@@ -98,17 +100,28 @@ def submit(store: Store, cells: list[Cell], *, root: Path, data_root: Path) -> l
     return submissions
 
 
-def resources(site: dict[str, Any], cell: Cell) -> dict[str, Any]:
-    """Return the submitit keywords of a cell: for all jobs, over them those of its kind, over them its data set's."""
+def resources(site: dict[str, Any], cell: Cell, *, doublings: int = 0) -> dict[str, Any]:
+    """Return the submitit keywords of a cell: for all jobs, over them those of its kind, over them its data set's.
+
+    `mem_gb`, where it is among them, is doubled for each time that the cell died for want of memory.
+    """
     dataset = site["datasets"].get(cell.values["dataset"], {})
-    return site["parameters"] | site["kinds"].get(cell.kind, {}) | dataset
+    parameters = site["parameters"] | site["kinds"].get(cell.kind, {}) | dataset
+    if doublings and "mem_gb" in parameters:
+        parameters["mem_gb"] *= 2**doublings
+    return parameters
+
+
+def memory_losses(store: Store) -> Counter[str]:
+    """Return how often each cell died for want of memory."""
+    return Counter(line["key"] for line in store.executions() if line["event"] == "lost" and line.get("memory"))
 
 
 def _record(store: Store, submission: str, cells: list[Cell], root: Path) -> dict[str, Any]:
     commit, dirty = _commit(root)
     return {
         "submission": submission,
-        "job_name": f"cells-{submission}",
+        "job_name": f"{JOB_PREFIX}{submission}",
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "root": str(root),
@@ -117,7 +130,8 @@ def _record(store: Store, submission: str, cells: list[Cell], root: Path) -> dic
         "dirty": dirty,
         "dvc_stage": os.environ.get("DVC_STAGE"),
         "dvc_experiment": os.environ.get("DVC_EXP_NAME"),
-        "time": time.time(),
+        "time": store.now(),
+        "clock": time.time(),
         "cells": [cell.to_json() for cell in cells],
     }
 
@@ -133,7 +147,7 @@ def _send(store: Store, record: dict[str, Any]) -> None:
         for cell in record["cells"]:
             store.release(cell["key"])
         raise
-    write_json(folder / "jobs.json", {"jobs": jobs, "time": time.time()})
+    write_json(folder / "jobs.json", {"jobs": jobs, "time": store.now()})
 
 
 def take_snapshot(store: Store) -> Path:

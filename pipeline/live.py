@@ -45,19 +45,19 @@ def running(store: Store) -> list[dict[str, Any]]:
     What is not known yet is left out. The time left follows from the steps since the job took the cell.
     """
     restarts = Counter(line["key"] for line in store.executions() if line["event"] == "resume")
-    found = []
+    found, now = [], store.now()
     for path in sorted((store.root / "work").glob("*/holder.json")):
         holder, record = read_json(path), read_json(path.with_name("cell.json"))
         if holder is None or record is None:  # it ended just now
             continue
-        cell, age_s = from_json(record), round(time.time() - holder["time"])
+        cell, age_s = from_json(record), round(now - holder["time"])
         facts = {"cell": cell.name, "node": holder["host"], "job": holder["job"], "restarts": restarts[cell.key]}
-        found.append(facts | {"s": age_s} | _progress(path.parent, cell.values, holder["time"]))
+        found.append(facts | {"s": age_s} | _progress(path.parent, cell.values, holder.get("clock", holder["time"])))
     return found
 
 
 def _progress(work: Path, values: Mapping[str, Any], since: float) -> dict[str, Any]:
-    """Return what the spool and the log of a cell say of its progress since the time `since` (seconds)."""
+    """Return what the spool and the log of a cell say of its progress since `since`, by the clock of its host."""
     spool, log = work / "spool.jsonl", work / "log.txt"
     records = list(read(spool)) if spool.exists() else []
     if not records:

@@ -20,7 +20,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.labels import PUBLISHED_COUNTS, column_label, row_label
+from pipeline.labels import PARTITIONS, column_label, row_label
 
 SECTIONS = ("data", "model", "training", "evaluation", "parameters")
 ROW_KEYS = ("dataset", "partition", "method", "variant", "seed")
@@ -96,7 +96,7 @@ def all_tables(params: dict[str, Any]) -> list[str]:
     scale, tables = params["scales"][params["scale"]], []
     for name, spec in params["tables"].items():
         is_here = spec.get("scale", params["scale"]) == params["scale"]
-        if choose(spec.get("dataset"), PUBLISHED_COUNTS, f"tables.{name}.dataset") in scale and is_here:
+        if choose(spec.get("dataset"), PARTITIONS, f"tables.{name}.dataset") in scale and is_here:
             tables.append(name)
     return [*tables, EXPERIMENT]
 
@@ -123,7 +123,7 @@ def _resolve(params: dict[str, Any], row: dict[str, Any], table: str, varied: di
     scale = params["scales"][params["scale"]]
     datasets = [key for key in scale if key not in OF_THE_SCALE]
     dataset = choose(row.get("dataset"), datasets, f"{where}.dataset")
-    choose(row["partition"], PUBLISHED_COUNTS[dataset], f"{where}.partition of {dataset}")
+    choose(row["partition"], PARTITIONS[dataset], f"{where}.partition of {dataset}")
     block = params["methods"][method]
     merged: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     merged["parameters"] = copy.deepcopy(block["parameters"])

@@ -49,6 +49,34 @@ def find_cell(root: Path, store: Store, prefix: str) -> Cell:
     return cells[matches[0]]
 
 
+def find_trained(root: Path, store: Store, name: str) -> Path:
+    """Return the folder of a trained cell.
+
+    `name` is such a folder, a table of the current scale that has one row (`experiment`), or how the cell's key begins.
+    Raises ValueError where that is no cell, or none that has a network.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    tables = {table: rows for (scale, table), rows in tables_of(root).items() if scale == _scale(root)}
+    if name in tables:
+        trained = {chain(row)[-2].key: chain(row)[-2] for row in tables[name]}
+        if len(trained) > 1:
+            keys = "\n".join(f"  {cell.key[:12]} {cell.name}" for cell in trained.values())
+            raise ValueError(f"{name} has {len(trained)} trained cells; name one by its key:\n{keys}")
+        [cell] = trained.values()
+    else:
+        cell = find_cell(root, store, name)
+    if cell.kind != "train" or not store.is_done(cell.key):
+        raise ValueError(f"{cell.name} is {store.state(cell.key)}; a train cell that is done has a network")
+    return store.done(cell.key)
+
+
+def _scale(root: Path) -> str:
+    from pipeline.params import load_params
+
+    return load_params(root / "params.yaml")["scale"]
+
+
 def counts(store: Store, rows: list[dict[str, Any]]) -> dict[str, int]:
     """Return how many distinct cells of a table are in each state."""
     found = Counter(store.state(key) for key in {cell.key for row in rows for cell in chain(row)})

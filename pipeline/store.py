@@ -8,7 +8,10 @@
     executions.jsonl       append-only: one line for each start, resume and end of a key's execution
 
 Whether a cell is finished is asked here and nowhere else. The store lies beside the DVC cache, on one file system,
-shared by clones, experiments and colleagues.
+shared by clones, experiments and colleagues: where its folder is writable for the group, so is all that is put in it.
+
+Clocks of hosts differ. `time` is always the clock of the file system that holds the store, which all hosts share; what
+is compared with a host's own processes or spool is kept as `clock`, the time that host had.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ import errno
 import json
 import os
 import shutil
+import stat
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -81,6 +86,20 @@ class Store:
         self.root = root
         self.submissions = root / "submissions"
 
+    def now(self) -> float:
+        """Return the time by the clock of the store's file system, in seconds since the epoch."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self.root, prefix=".clock.") as file:
+            file.write(b".")  # a server stamps what is written, a client what is only created
+            file.flush()
+            return Path(file.name).stat().st_mtime
+
+    def share_with_group(self) -> None:
+        """Let this process write for its group too, where the store's or the cache's folder is open to its group."""
+        nearest = self.root if self.root.exists() else self.root.parent
+        if nearest.exists() and nearest.stat().st_mode & stat.S_IWGRP:
+            os.umask(0o002)
+
     def done(self, key: str) -> Path:
         """Return the folder of a finished cell, whether it exists or not."""
         return self.root / "done" / key
@@ -111,7 +130,7 @@ class Store:
         """Make `submission` the one owner of a cell; False where another one is."""
         path = self.root / "claims" / f"{key}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        return _create(path, {"submission": submission, "time": time.time()})
+        return _create(path, {"submission": submission, "time": self.now()})
 
     def owner(self, key: str) -> str | None:
         """Return the submission that owns the cell."""
@@ -132,7 +151,8 @@ class Store:
         """Take a claimed cell for one worker; return its token, or None where another worker has it."""
         work, token = self.work(cell["key"]), uuid.uuid4().hex
         work.mkdir(parents=True, exist_ok=True)
-        if not _create(work / "holder.json", holder | {"token": token, "time": time.time()}):
+        holder = holder | {"token": token, "time": self.now(), "clock": time.time()}
+        if not _create(work / "holder.json", holder):
             return None
         if self.is_done(cell["key"]):  # published between the caller's look and the taking
             shutil.rmtree(work)

@@ -69,6 +69,7 @@ class Worker:
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, stop.set)
         store, published = Store(Path(self.store_root)), 0
+        store.share_with_group()
         if join_team() == 0:
             published = run_submission(store, self.submission, limit=self.limit, stop=stop)
             announce(None)
@@ -98,7 +99,9 @@ def run_submission(store: Store, submission: str, *, limit: int | None, stop: St
     published = begun = 0
     while not stop():
         exhausted = limit is not None and begun >= limit
-        taken, waiting = take(store, [cell for cell in cells if not exhausted or cell.kind == "evaluate"], holder)
+        if exhausted:
+            cells = [cell for cell in cells if cell.kind == "evaluate"]
+        taken, waiting = take(store, cells, holder)
         if taken is not None:
             begun += taken[0].kind in COUNTED
             published += run_cell(store, taken, record, stop=stop)
@@ -129,23 +132,30 @@ def job_id() -> str:
 
 
 def take(store: Store, cells: list[Cell], holder: dict[str, Any]) -> tuple[tuple[Cell, str] | None, bool]:
-    """Hold the first cell that is ready; also tell whether it is worth waiting for others."""
-    states = {cell.key: store.state(cell.key) for cell in cells}
-    waiting = False
+    """Hold the first cell that is ready; also tell whether it is worth waiting for others.
+
+    Cells that have ended are removed from `cells`: nobody asks the file system for them again.
+    """
+    waiting, ended, taken = False, set(), None
     for cell in sorted(cells, key=lambda cell: ORDER[cell.kind]):
-        if states[cell.key] != "queued" or store.owner(cell.key) != holder["submission"]:
+        state = store.state(cell.key)
+        if state in ("done", "failed"):
+            ended.add(cell.key)
+        if state != "queued" or store.owner(cell.key) != holder["submission"]:
             continue
-        upstream = [states.get(key) or store.state(key) for key in cell.upstream]
+        upstream = [store.state(key) for key in cell.upstream]
         failed = [key for key, state in zip(cell.upstream, upstream, strict=True) if state == "failed"]
         if failed:
             store.fail(cell.key, None, {"reason": f"the cell before it failed: {failed[0]}", "name": cell.name})
         elif all(state == "done" for state in upstream):
             token = store.hold(cell.to_json(), holder)
             if token is not None:
-                return (cell, token), True
+                taken = (cell, token)
+                break
         else:
             waiting = True
-    return None, waiting
+    cells[:] = [cell for cell in cells if cell.key not in ended]
+    return taken, waiting or taken is not None
 
 
 def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, stop: Stop) -> bool:

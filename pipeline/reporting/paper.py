@@ -102,6 +102,7 @@ OWN_TITLES = {
     "table_x5": "PseudoSeg on COCO",
     "table_x6": "Real photographs and an ImageNet encoder, blender lists",
     "table_x7": "Real photographs and an ImageNet encoder, classic lists",
+    "table_own": "Methods on a folder of one's own",
 }
 """Titles of tables that the paper does not have."""
 
@@ -149,14 +150,16 @@ def is_paper_data(data: str, dataset: str) -> bool:
 
 def data_phrase(data: str, dataset: str) -> str:
     """Return how prose calls what numbers were measured on: `VOC blender`, or other data playing it."""
+    if dataset == "folder":
+        return f"`{data}`"
     called = ROLES.get(dataset, dataset)
     return called if is_paper_data(data, dataset) else f"`{data}` data playing {called}"
 
 
 def name_of(table: str) -> str:
-    """Return how prose calls a table: `Table 1`, `Table A2`, `Table X3`, `Experiment`."""
+    """Return how prose calls a table: `Table 1`, `Table A2`, `Table X3`, `Table Own`, `Experiment`."""
     stem, _, number = table.partition("_")
-    return f"{stem.capitalize()} {number.upper()}".strip()
+    return f"{stem.capitalize()} {number.capitalize()}".strip()
 
 
 def reference_of(table: str, labels: list[str]) -> dict[str, str] | None:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pipeline.training import class_bank
 from pipeline.training.class_bank import ConfidenceBank, draw_classes
 
 
@@ -72,27 +71,6 @@ def test_a_step_without_labelled_pixels_changes_nothing() -> None:
     updated = bank()
     updated.update(torch.randn(2, 4, 3, 3), torch.full((2, 3, 3), 255))
     assert updated.confidence.tolist() == [0.25] * 4
-
-
-@pytest.mark.parametrize("mean", ["image", "pixel"])
-def test_two_ranks_see_what_one_would(
-    labelled: tuple[Tensor, Tensor], mean: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    logits, mask = labelled
-    alone = bank(mean=mean)
-    alone.update(logits, mask)
-    sent: list[Tensor] = []
-
-    def all_reduce(sums: Tensor) -> None:
-        """Keep what the first rank sends and add it to what the second one does."""
-        sums.add_(sent[0]) if sent else sent.append(sums.clone())
-
-    monkeypatch.setattr(class_bank.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(class_bank.distributed, "all_reduce", all_reduce)
-    bank(mean=mean).update(logits[:1], mask[:1])
-    second = bank(mean=mean)
-    second.update(logits[1:], mask[1:])
-    torch.testing.assert_close(second.confidence, alone.confidence)
 
 
 def test_chances_are_the_softmax_of_what_is_lacking_and_leave_out_the_excluded() -> None:
