@@ -11,7 +11,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -123,38 +122,12 @@ def _choice_of_network(added: argparse.ArgumentParser) -> None:
 
 
 def _plan(root: Path, store: Store, options: argparse.Namespace) -> None:
+    from pipeline import outlook
+
     if options.scale:
-        _forecast(root, options)
-        return
-    lines = status.plan(root, store, options.targets)
-    if options.json:
-        print(json.dumps(lines, indent=1))
-        return
-    for line in lines:
-        states = ", ".join(f"{line[state]} {state}" for state in (*status.STATES, "shared") if line.get(state))
-        print(f"{line['stage']:24} {states or '-':40} {'; '.join(line['why'])}")
-    seconds = sum(line.get("core_s", 0) for line in lines)
-    print(f"{len(lines)} stages; cells to compute: about {seconds / 60:.0f} core-minutes (median of past cells)")
-
-
-def _forecast(root: Path, options: argparse.Namespace) -> None:
-    from pipeline.forecast import forecast, total
-    from pipeline.params import all_tables, choose, load_params, resolve_table
-
-    params = load_params(root / "params.yaml")
-    params["scale"] = choose(options.scale, params["scales"], "--scale")
-    wanted = options.targets or [table for table in all_tables(params) if table != "experiment"]
-    tables = {table: [(status.chain(row)[-2].key, row) for row in resolve_table(params, table)] for table in wanted}
-    found = forecast(tables)
-    if options.json:
-        print(json.dumps([asdict(line) for line in found], indent=1))
-        return
-    print(f"{'table':12}{'trainings':>10}{'steps':>12}{'PFLOP':>12}{'GPU-hours':>11}{'peak GiB':>10}")
-    for line in [*found, total(found)]:
-        hours = line.flop / (options.tflops * 1e12) / 3600
-        counts = f"{line.trainings:>10,}{line.steps:>12,}{line.flop / 1e15:>12,.0f}"
-        print(f"{line.table:12}{counts}{hours:>11,.0f}{line.peak_bytes / 2**30:>10.1f}")
-    print(f"Assumed: {options.tflops:g} TFLOP/s sustained on each GPU (--tflops), the whole batch in one process.")
+        outlook.show_scale(root, options.scale, options.targets, tflops=options.tflops, as_json=options.json)
+    else:
+        outlook.show_plan(root, store, options.targets, tflops=options.tflops, as_json=options.json)
 
 
 def _status(root: Path, store: Store, options: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ import math
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.cell import digest
 from pipeline.data.batch import Batch
 from pipeline.labels import PUBLISHED_COUNTS, TRAINING_IMAGES
+from pipeline.store import read_json
 from pipeline.training.method import Progress
 from pipeline.training.setting import build_optimiser, make_setting
 
@@ -120,19 +122,34 @@ def _batch(training: dict[str, Any], num_classes: int) -> Batch:
     )
 
 
-def num_steps(row: dict[str, Any]) -> int:
-    """Return how many steps a row trains, its warm start included, from the published sizes of its lists."""
+def num_steps(row: dict[str, Any], data_root: Path | None = None) -> int:
+    """Return how many steps a row trains, its warm start included.
+
+    From the sizes of its lists below `data_root`, or before they are there from the published ones. Raises ValueError
+    for lists of one's own that are not there, where the schedule needs their sizes.
+    """
     training = row["training"]
     if training["steps_per_epoch"]:
         return training["epochs"] * training["steps_per_epoch"]
-    labelled = PUBLISHED_COUNTS[row["dataset"]][row["partition"]]
+    labelled, unlabelled = _list_sizes(row, data_root)
     if training["epoch_over"] == "labelled":
         return training["epochs"] * math.ceil(labelled / training["labelled_batch"])
-    unlabelled = TRAINING_IMAGES[row["dataset"]] - labelled or labelled
-    return training["epochs"] * (unlabelled // training["unlabelled_batch"])
+    return training["epochs"] * ((unlabelled or labelled) // training["unlabelled_batch"])
 
 
-def forecast(tables: dict[str, list[tuple[str, dict[str, Any]]]]) -> list[Forecast]:
+def _list_sizes(row: dict[str, Any], data_root: Path | None) -> tuple[int, int]:
+    dataset, partition = row["dataset"], row["partition"]
+    summary = data_root and read_json(data_root / "partitions" / dataset / "summary.json")
+    if summary:
+        sizes = summary["partitions"][partition]
+        return sizes["labelled"], sizes["unlabelled"]
+    if dataset not in PUBLISHED_COUNTS:
+        raise ValueError(f"the lists of {dataset} are not there yet, and nobody published their sizes")
+    labelled = PUBLISHED_COUNTS[dataset][partition]
+    return labelled, TRAINING_IMAGES[dataset] - labelled
+
+
+def forecast(tables: dict[str, list[tuple[str, dict[str, Any]]]], data_root: Path | None = None) -> list[Forecast]:
     """Return the cost of each table's trainings that no table before it has.
 
     `tables` holds each table's rows behind the keys of their train cells. Shared warm starts are counted with each
@@ -149,8 +166,9 @@ def forecast(tables: dict[str, list[tuple[str, dict[str, Any]]]]) -> list[Foreca
             kind = digest([row[part] for part in ("method", "model", "training", "parameters", "data")])
             if kind not in costs:
                 costs[kind] = step_cost(row)
-            steps += num_steps(row)
-            flop += num_steps(row) * costs[kind].flop
+            num = num_steps(row, data_root)
+            steps += num
+            flop += num * costs[kind].flop
             peak = max(peak, costs[kind].peak_bytes)
         found.append(Forecast(table, len(rows), steps, flop, peak))
     return found

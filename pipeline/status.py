@@ -13,6 +13,9 @@ from typing import Any
 from pipeline.cell import Cell, chain, read_rows
 from pipeline.store import Store
 
+NONE_HAS_RUN = "none has run"
+"""Where the time of a stage's cells is not known from past ones."""
+
 STATES = ("done", "running", "queued", "missing", "failed")
 
 
@@ -100,9 +103,9 @@ def plan(root: Path, store: Store, targets: list[str]) -> list[dict[str, Any]]:
             states = Counter(store.state(key) for key in cells)
             line |= {state: states[state] for state in STATES if states[state]}
             line["shared"] = len(cells & counted)
-            line["core_s"] = round(
-                states["missing"] * typical_s(store, kind) * (1 - len(cells & counted) / len(cells or [0]))
-            )
+            past_s = typical_s(store, kind)
+            line["source"] = NONE_HAS_RUN if past_s is None else "median of past cells"
+            line["worker_s"] = round(states["missing"] * (past_s or 0) * (1 - len(cells & counted) / len(cells or [0])))
             counted |= cells
         lines.append(line)
     return lines
@@ -114,8 +117,8 @@ _PLAN = (
 )
 
 
-def typical_s(store: Store, kind: str) -> float:
-    """Return the median of what cells of a kind took in this store, in seconds; 0 where none has run yet."""
+def typical_s(store: Store, kind: str) -> float | None:
+    """Return the median of what cells of a kind took in this store, in seconds; None where none has run yet."""
     started: dict[str, float] = {}
     taken = []
     for line in store.executions():
@@ -123,4 +126,4 @@ def typical_s(store: Store, kind: str) -> float:
             started[line["key"]] = line["time"]
         elif line["event"] == "done" and line["key"] in started:
             taken.append(line["time"] - started[line["key"]])
-    return statistics.median(taken) if taken else 0.0
+    return statistics.median(taken) if taken else None

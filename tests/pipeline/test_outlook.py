@@ -1,0 +1,46 @@
+"""What `plan` prints: cells by state, the time past cells tell, and counted operations where none has run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import outlook, status
+from pipeline.cell import chain
+from pipeline.params import resolve_table
+from pipeline.store import Store
+
+
+def test_with_past_cells_the_time_is_theirs_and_without_it_is_counted(
+    params: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, rows = Store(tmp_path / "cells"), resolve_table(params, "table_7")
+    monkeypatch.setattr(status, "tables_of", lambda _root: {("smoke", "table_7"): rows})
+    monkeypatch.setattr(status.subprocess, "run", lambda *_, **__: Planned('{"train@table_7": ["new"]}'))
+    outlook.show_plan(tmp_path, store, [], tflops=1e-6, as_json=False)
+    shown = capsys.readouterr().out
+    trainings = len({chain(row)[-2].key for row in rows})
+    assert re.search(rf"train@table_7 +{trainings} missing +new", shown)
+    counted = re.search(
+        rf"{trainings} trainings whose like never ran here: (\S+) PFLOP counted, (\S+) GPU-hours", shown
+    )
+    assert counted
+    assert float(counted[2].replace(",", "")) == pytest.approx(float(counted[1]) * 1e15 / 1e6 / 3600, rel=0.1)
+    train = chain(rows[0])[-2]
+    for event, time in (("start", 100.0), ("done", 220.0)):
+        monkeypatch.setattr("pipeline.store.time.time", lambda time=time: time)
+        store.log_execution(train.key, event, {"kind": "train"})
+    outlook.show_plan(tmp_path, store, [], tflops=50, as_json=False)
+    assert f"about {2 * trainings} minutes of one worker (median of past cells)" in capsys.readouterr().out
+
+
+class Planned:
+    """What DVC's plan answered."""
+
+    returncode = 0
+
+    def __init__(self, stdout: str) -> None:
+        self.stdout = stdout
