@@ -35,6 +35,7 @@ bench: $(READY)  ## what loading and the pipeline itself cost, each beside a bas
 	python -m tests.benchmarks.pipeline
 	python -m tests.benchmarks.laptop
 	python -m tests.benchmarks.cells
+	python -m tests.benchmarks.losses
 
 ui: $(READY)  ## the MLflow UI over this repository's runs
 	python -m pipeline ui

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,16 +110,16 @@ def test_a_worker_that_dies_anywhere_publishes_each_result_once(local_store: Sto
     assert [started.count(key) for key in published] == [1] * len(published)
 
 
-def test_two_drivers_at_once_share_the_work(local_store: Store, project: Path) -> None:
-    cells = [sleeper(number, 0.1) for number in range(8)]
-    given = json.dumps([str(local_store.root), str(project), [cell.to_json() for cell in cells]])
+def test_two_drivers_at_once_on_two_clones_share_the_work(local_store: Store, project: Path, tmp_path: Path) -> None:
+    cells, clone = [sleeper(number, 0.1) for number in range(8)], tmp_path / "clone"
+    shutil.copytree(project, clone, ignore=shutil.ignore_patterns("cells", "cache", "clone"))
     drivers = [
         subprocess.Popen([sys.executable, "-c", SUBMIT], stdin=subprocess.PIPE, text=True, start_new_session=True)
         for _ in range(2)
     ]
-    for driver in drivers:
+    for driver, root in zip(drivers, (project, clone), strict=True):
         assert driver.stdin is not None
-        driver.stdin.write(given)
+        driver.stdin.write(json.dumps([str(local_store.root), str(root), [cell.to_json() for cell in cells]]))
         driver.stdin.close()
     assert [driver.wait(60) for driver in drivers] == [0, 0]
     until(lambda: len(finished(local_store)) >= len(cells))

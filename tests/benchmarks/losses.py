@@ -1,0 +1,212 @@
+"""U2PL's own part of a step at VOC's sizes, beside a class-by-class version: `python -m tests.benchmarks.losses`.
+
+4 + 4 images of 513 x 513, 21 classes, 256-d representations at 129 x 129, full queues: entropy, percentiles, masks,
+queues and contrast, forward and backward, on one thread. The plain implementation is written from the paper's formulas
+the way such code is usually written: NumPy percentiles, a loop over classes, queues that are concatenated and cut. Both
+take turns in one run. What does not depend on chance is compared first.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.methods.u2pl import Parameters
+from pipeline.params import load_params, resolve_table
+from pipeline.training.contrast import PixelContrast, class_means, info_nce
+from pipeline.training.contrast_sets import Pixels, find_sets, rows
+from pipeline.training.cost import begin_peak, peak_memory_mib
+from pipeline.training.entropy import entropy, reliability
+from pipeline.training.losses import sample_nearest
+
+ROUNDS = 5
+CLASSES, CHANNELS, CROP, GRID, IMAGES = 21, 256, 513, 129, 4
+SHARE = 0.2
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+
+
+class Step(NamedTuple):
+    """What U2PL's part of a step is given; the labelled images come first."""
+
+    logits: Tensor  # (4, 21, 513, 513), the teacher's on the mixed images
+    labels: Tensor  # (8, 513, 513) int64
+    probability: Tensor  # (8, 21, 129, 129), the teacher's
+    student: Tensor  # (8, 256, 129, 129), wants a gradient
+    teacher: Tensor  # (8, 256, 129, 129)
+
+
+def main() -> None:
+    """Compare, measure and print."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    hyper, step = parameters(), make_step()
+    ours, naive = Ours(hyper), Naive(hyper)
+    same_numbers(hyper, step)
+    for part in (ours, naive):
+        part(step)  # warms up, and fills what the queues lack
+    seconds: dict[str, list[float]] = {"ours": [], "naive": []}
+    memory: dict[str, list[float]] = {"ours": [], "naive": []}
+    for _ in range(ROUNDS):
+        for name, part in (("ours", ours), ("naive", naive)):
+            taken_s, mib = measured(lambda part=part: part(step))
+            seconds[name].append(taken_s)
+            memory[name].append(mib)
+    print("| | s, median | extra memory MiB, median |\n|---|---|---|")
+    for name, taken in seconds.items():
+        print(f"| {name} | {statistics.median(taken):.2f} | {statistics.median(memory[name]):.0f} |")
+    ratio = [statistics.median(one["naive"]) / statistics.median(one["ours"]) for one in (seconds, memory)]
+    print(f"\nnaive over ours: {ratio[0]:.1f} x the time, {ratio[1]:.1f} x the extra memory")
+
+
+def parameters() -> Parameters:
+    """Return U2PL's parameters at the paper's scale."""
+    params = load_params(PARAMS) | {"scale": "paper", "method": "u2pl"}
+    (row,) = resolve_table(params, "experiment")
+    return Parameters(**row["parameters"])
+
+
+def make_step() -> Step:
+    """Draw logits that are sure in the middle of regions, as a trained teacher's are, and labels that mostly agree."""
+    regions = torch.randint(CLASSES, (2 * IMAGES, 9, 9))
+    labels = sample_nearest(regions, (CROP, CROP))
+    coarse = 6.0 * functional.one_hot(regions, CLASSES).permute(0, 3, 1, 2) + torch.randn(2 * IMAGES, CLASSES, 9, 9)
+    logits = functional.interpolate(coarse, (GRID, GRID), mode="bilinear", align_corners=True)
+    full = functional.interpolate(logits[IMAGES:], (CROP, CROP), mode="bilinear", align_corners=True)
+    shape = (2 * IMAGES, CHANNELS, GRID, GRID)
+    return Step(full, labels, logits.softmax(dim=1), torch.randn(shape).requires_grad_(), torch.randn(shape))
+
+
+def describe(step: Step) -> Pixels:
+    """Return what our contrast is told, as `pipeline.methods.u2pl` does."""
+    pseudo = step.labels[IMAGES:]
+    found = reliability(entropy(step.logits), pseudo != 255, SHARE)
+    at_grid = sample_nearest(step.labels, (GRID, GRID))
+    known = at_grid[:IMAGES] != 255
+    reliable, unreliable = (sample_nearest(mask, (GRID, GRID)) for mask in (found.reliable, found.unreliable))
+    return Pixels(
+        at_grid, step.probability, torch.cat([known, reliable]), torch.cat([known, unreliable]), num_labelled=IMAGES
+    )
+
+
+class Ours:
+    """The project's implementation, with full queues."""
+
+    def __init__(self, hyper: Parameters) -> None:
+        self.contrast = PixelContrast(hyper, num_classes=CLASSES, channels=CHANNELS)
+        memory = self.contrast.memory
+        assert memory is not None
+        memory.features.copy_(functional.normalize(torch.randn(memory.features.shape), dim=1))
+        memory.filled.copy_(memory.capacity)
+
+    def __call__(self, step: Step) -> None:
+        """Do the forward and backward pass."""
+        self.contrast(step.student, step.teacher, describe(step)).backward()
+        step.student.grad = None
+
+
+class Naive:
+    """Class by class, with NumPy's percentiles and queues that are concatenated and cut."""
+
+    def __init__(self, hyper: Parameters) -> None:
+        self.hyper = hyper
+        self.sizes = [hyper.queue_size_class_0] + [hyper.queue_size] * (CLASSES - 1)
+        self.queues = [torch.randn(size, CHANNELS) for size in self.sizes]
+
+    def __call__(self, step: Step) -> None:
+        """Do the forward and backward pass."""
+        anchors, negatives, student, teacher = self.sets(step)
+        for index, mask in enumerate(negatives):
+            keys = teacher[mask].detach().clone()
+            self.queues[index] = torch.cat([self.queues[index], keys])[-self.sizes[index] :].clone()
+        loss = student.new_zeros(())
+        for index, mask in enumerate(anchors):
+            pool = student[mask]
+            if len(pool):
+                prototype = teacher[mask].mean(dim=0, keepdim=True)
+                loss = loss + self.contrast(pool, prototype, self.queues[index])
+        (loss / CLASSES).backward()
+        step.student.grad = None
+
+    def sets(self, step: Step) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+        """Return each class's anchors and negatives (n,) bool, and both representations as rows (n, D)."""
+        hyper, labels = self.hyper, step.labels[IMAGES:]
+        reliable, unreliable = naive_masks(step.logits, labels)
+        to_grid = lambda mask: functional.interpolate(mask[:, None].float(), (GRID, GRID), mode="nearest")[:, 0]  # noqa: E731
+        grid = to_grid(step.labels).long().flatten()
+        known = grid.view(2 * IMAGES, -1)[:IMAGES].flatten() != 255
+        anchorable = torch.cat([known, to_grid(reliable).flatten() > 0])
+        negatable = torch.cat([known, to_grid(unreliable).flatten() > 0])
+        probability = step.probability.permute(0, 2, 3, 1).reshape(-1, CLASSES)
+        order = torch.sort(probability, dim=1, descending=True, stable=True).indices
+        is_labelled = torch.arange(len(grid)) < len(known)
+        anchors, negatives = [], []
+        for index in range(CLASSES):
+            anchors.append((grid == index) & anchorable & (probability[:, index] > hyper.anchor_threshold))
+            likely = (order[:, : hyper.rank_low] == index).any(dim=1)
+            ranked = (order[:, hyper.rank_low : hyper.rank_high] == index).any(dim=1)
+            chosen = torch.where(is_labelled, (grid != index) & likely, ranked)
+            negatives.append(chosen & negatable)
+        as_rows = [maps.permute(0, 2, 3, 1).reshape(-1, CHANNELS) for maps in (step.student, step.teacher)]
+        return anchors, negatives, as_rows[0], as_rows[1]
+
+    def contrast(self, pool: Tensor, prototype: Tensor, queue: Tensor) -> Tensor:
+        """Return one class's loss: the positive is class 0 of a cross-entropy over 1 + N similarities (Eq. 4)."""
+        num, others = self.hyper.num_anchors, self.hyper.num_negatives
+        anchors = pool[torch.randint(len(pool), (num,))]
+        negatives = queue[torch.randint(len(queue), (num * others,))].view(num, others, CHANNELS)
+        compared = torch.cat([prototype.expand(num, 1, -1), negatives], dim=1)  # (M, 1 + N, D)
+        similarity = functional.cosine_similarity(anchors[:, None], compared, dim=2) / self.hyper.temperature
+        return functional.cross_entropy(similarity, torch.zeros(num, dtype=torch.long))
+
+
+def naive_masks(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return reliable and unreliable pixels (B, H, W); each mask asks NumPy for its own percentile."""
+    probability = functional.softmax(logits, dim=1)
+    entropies = -(probability * torch.log(probability + 1e-10)).sum(dim=1)
+    masks = []
+    for keep_low in (True, False):
+        threshold = np.percentile(entropies[labels != 255].numpy().flatten(), 100 * (1 - SHARE))
+        masks.append((entropies < threshold) if keep_low else (entropies > threshold))
+    return masks[0] & (labels != 255), masks[1] & (labels != 255)
+
+
+def same_numbers(hyper: Parameters, step: Step) -> None:
+    """Check masks, prototypes and the loss of given anchors and negatives against each other."""
+    anchors, negatives, _, teacher = Naive(hyper).sets(step)
+    found = find_sets(describe(step), hyper)
+    for name, left, right in (("anchors", found.anchors, anchors), ("negatives", found.negatives, negatives)):
+        differing = (left != torch.stack(right, dim=1)).sum().item()
+        print(f"{name}: {left.sum().item():,} pairs of pixel and class, {differing} of {left.numel():,} differ")
+    prototypes = class_means(found.anchors, rows(step.teacher))
+    filled = [index for index, mask in enumerate(anchors) if mask.any()]
+    expected = torch.stack([teacher[anchors[index]].mean(dim=0) for index in filled])
+    print(f"prototypes: largest difference {(prototypes[filled] - expected).abs().max().item():.1e}")
+    drawn, others = torch.randn(1, 50, CHANNELS), torch.randn(1, 50, 256, CHANNELS)
+    mine = info_nce(drawn, expected[:1], others, hyper.temperature)[0]
+    compared = torch.cat([expected[:1].expand(50, 1, -1), others[0]], dim=1)
+    similarity = functional.cosine_similarity(drawn[0][:, None], compared, dim=2) / hyper.temperature
+    plain = functional.cross_entropy(similarity, torch.zeros(50, dtype=torch.long))
+    print(f"loss of the same anchors and negatives: {mine.item():.6f} and {plain.item():.6f}\n")
+
+
+def measured(act: Callable[[], Any]) -> tuple[float, float]:
+    """Return seconds and MiB above what the process held before."""
+    before_mib = psutil.Process().memory_info().rss / 2**20
+    begin_peak("cpu")
+    began = time.perf_counter()
+    act()
+    taken_s = time.perf_counter() - began
+    return taken_s, (peak_memory_mib("cpu") or 0) - before_mib
+
+
+if __name__ == "__main__":
+    main()
