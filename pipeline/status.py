@@ -20,9 +20,17 @@ STATES = ("done", "running", "queued", "missing", "failed")
 
 
 def tables_of(root: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Return the resolved rows of every table whose cells were written, by (scale, table)."""
+    """Return the resolved rows of every table whose cells were written, by (scale, table).
+
+    Tables on folders of one's own are left out where those are not: their cells have no key without them.
+    """
     paths = sorted((root / "reports").glob("*/cells/*.json"))
-    return {(path.parent.parent.name, path.stem): read_rows(path) for path in paths}
+    tables = {(path.parent.parent.name, path.stem): read_rows(path) for path in paths}
+    return {name: rows for name, rows in tables.items() if all(_is_here(root, row["data"].get("path")) for row in rows)}
+
+
+def _is_here(root: Path, folder: str | None) -> bool:
+    return folder is None or (root / folder).exists()
 
 
 def entries(root: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import pytest
 from pipeline import outlook, status
 from pipeline.cell import chain
 from pipeline.params import resolve_table
-from pipeline.store import Store
+from pipeline.store import Store, write_json
 
 
 def test_with_past_cells_the_time_is_theirs_and_without_it_is_counted(
@@ -35,6 +35,16 @@ def test_with_past_cells_the_time_is_theirs_and_without_it_is_counted(
         store.log_execution(train.key, event, {"kind": "train"})
     outlook.show_plan(tmp_path, store, [], tflops=50, as_json=False)
     assert f"about {2 * trainings} minutes of one worker (median of past cells)" in capsys.readouterr().out
+
+
+def test_tables_on_a_folder_that_is_not_here_are_left_out(params: dict[str, Any], tmp_path: Path) -> None:
+    rows = resolve_table(params, "table_7")
+    rows[0]["data"]["path"] = "own/photos"
+    write_json(tmp_path / "reports" / "laptop" / "cells" / "table_7.json", rows)
+    write_json(tmp_path / "reports" / "smoke" / "cells" / "table_7.json", rows[1:])
+    assert list(status.tables_of(tmp_path)) == [("smoke", "table_7")]
+    (tmp_path / "own" / "photos").mkdir(parents=True)
+    assert len(status.tables_of(tmp_path)) == 2
 
 
 class Planned:

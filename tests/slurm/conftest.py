@@ -52,6 +52,7 @@ class Cluster:
         """
         self.wait_for(lambda: self.states(job) == ["PENDING"])
         self.wait_for(lambda: set(self.run("sinfo", "-h", "-N", "-o", "%T").split()) == {"idle"})
+        time.sleep(1.0)  # idle to sinfo is not yet done to slurmd
         self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def kill(self, daemon: str) -> None:
