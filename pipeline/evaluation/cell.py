@@ -33,7 +33,7 @@ def evaluate_cell(values: dict[str, Any], *, data_root: Path, trained: Path) -> 
 
 
 def measure(
-    networks: Mapping[str, torch.nn.Module], samples: Samples, values: dict[str, Any], *, device: str
+    networks: Mapping[str, SegNet], samples: Samples, values: dict[str, Any], *, device: str
 ) -> dict[str, dict[str, Summary]]:
     """Measure networks as the cell's `evaluation` block says, in the precision they were trained in."""
     block = values["evaluation"]
