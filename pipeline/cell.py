@@ -28,8 +28,8 @@ ENTRY = {
 }
 """Where the code of a kind begins; all it imports from the science folders decides the result."""
 
-NO_CONTENT = ("path", "title")
-"""Keys of a data block that say where a folder is and how it is called, not what is in it."""
+NO_CONTENT = ("path", "title", "partitions")
+"""Keys of a data block that say where a folder is, how it is called, which other partitions there are."""
 
 LATER_TRAINING_KEYS = ("evaluate_every_epochs",)
 """Training keys that a warm start does not read."""

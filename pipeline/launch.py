@@ -22,6 +22,7 @@ import yaml
 
 from pipeline.adopt import adopt
 from pipeline.cell import PACKAGE, Cell, chain, digest, read_rows
+from pipeline.models.prepare import prepare_weights
 from pipeline.slurm import JOB_PREFIX, max_array_size
 from pipeline.store import Store, find_store, write_json
 from pipeline.worker import COUNTED, Worker
@@ -84,11 +85,12 @@ def launch(root: Path, scale: str, stage: str) -> list[str]:
 def submit(store: Store, cells: list[Cell], *, root: Path, data_root: Path) -> list[str]:
     """Claim the cells that are missing in the store and submit them: one submission for each class of resources."""
     site, grown = load_site(root), memory_losses(store)
+    missing = [cell for cell in cells if store.state(cell.key) == "missing"]
+    prepare_weights(cell.values["model"] for cell in missing if cell.kind in ("warm_start", "train"))
     classes: dict[str, tuple[dict[str, Any], list[Cell]]] = {}
-    for cell in cells:
-        if store.state(cell.key) == "missing":
-            parameters = resources(site, cell, doublings=grown[cell.key])
-            classes.setdefault(json.dumps(parameters, sort_keys=True), (parameters, []))[1].append(cell)
+    for cell in missing:
+        parameters = resources(site, cell, doublings=grown[cell.key])
+        classes.setdefault(json.dumps(parameters, sort_keys=True), (parameters, []))[1].append(cell)
     submissions = []
     for parameters, members in classes.values():
         submission = uuid.uuid4().hex[:12]

@@ -1,16 +1,18 @@
-"""Fetch or generate one data source: `python -m stages.download SCALE SOURCE`."""
+"""Fetch or generate one data source, and its scale's weights: `python -m stages.download SCALE SOURCE`."""
 
 import sys
 from pathlib import Path
 
 from pipeline.data.sources import prepare
+from pipeline.models.prepare import models_of, prepare_weights
 from pipeline.params import load_params
 
 
 def main(scale: str, source: str) -> int:
-    """Write `data/<scale>/<source>`, whole or not at all."""
-    params = load_params(Path("params.yaml"))
-    prepare(params["scales"][scale]["sources"][source], Path("data") / scale / source)
+    """Write `data/<scale>/<source>`, whole or not at all; published weights go to torch's cache."""
+    block = load_params(Path("params.yaml"))["scales"][scale]
+    prepare_weights(models_of(block))
+    prepare(block["sources"][source], Path("data") / scale / source)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import shutil
 import time
@@ -20,6 +21,7 @@ CHUNK_BYTES = 1 << 20
 TRIES = 4  # of each address
 FIRST_PAUSE_S = 1.0  # doubled after every failed try
 TIMEOUT_S = 60.0
+FAILURES = (OSError, http.client.HTTPException)  # URLError and HTTPError are among the former
 GONE = (401, 403, 404, 410)  # answers that another try does not change
 AGENT = "Mozilla/5.0 (compatible; u2pl-pipeline)"  # some hosts refuse Python's own
 
@@ -63,12 +65,12 @@ def is_intact(path: Path, remote: Remote) -> bool:
 
 
 def file_matches(path: Path, checksum: str) -> bool:
-    """Return whether a file has the checksum `<algorithm>:<hexadecimal digits>`; with none, any whole file does."""
+    """Return whether a file has the checksum `<algorithm>:<its first hexadecimal digits>`; with none, any file does."""
     if not checksum:
         return True
     algorithm, _, digits = checksum.partition(":")
     with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest() == digits
+        return hashlib.file_digest(file, algorithm).hexdigest().startswith(digits)
 
 
 def _obtain(remote: Remote, part: Path) -> None:
@@ -80,7 +82,7 @@ def _obtain(remote: Remote, part: Path) -> None:
     for url in (f"{mirror.rstrip('/')}/{remote.name}",) if mirror else remote.urls:
         try:
             return _download(url, part)
-        except OSError as error:
+        except FAILURES as error:
             failures.append(f"{url}: {error}")
     kept = f"; {part.stat().st_size} bytes are kept, run again to go on" if part.exists() else ""
     raise OSError(
@@ -100,7 +102,7 @@ def _download(url: str, part: Path) -> None:
     for attempt in range(TRIES):
         try:
             _go_on(url, part)
-        except OSError as error:  # URLError and HTTPError are among these
+        except FAILURES as error:
             final = isinstance(error, urllib.error.HTTPError) and error.code in GONE
             if final or attempt == TRIES - 1:
                 raise

@@ -1,14 +1,18 @@
 """Published lists of labelled and unlabelled images: fetched at a pinned commit and verified, never carried along.
 
-A family is named after the paper whose authors published it; families differ, even at equal counts. `u2pl`: U2PL's,
-each list with its checksum. `cps`: those of Cross Pseudo Supervision, which UniMatch and CorrMatch use too.
-`pseudoseg`: PseudoSeg's, those of VOC as CPS carries them. Of the latter two we have no checksums: the commit is
-pinned, the count checked, and `dvc.lock` holds on to what was found. They name labelled images only; all other
-training images are unlabelled.
+A family is named after the paper whose authors published it; families differ, even at equal counts. `u2pl`: U2PL's.
+`cps`: those of Cross Pseudo Supervision, which UniMatch and CorrMatch use too; of VOC they are every 16th, 8th, 4th or
+2nd of the sorted training images. `pseudoseg`: PseudoSeg's, those of VOC as CPS carries them. Its 92, 183 and 366 are
+U2PL's classic lists too; its 732 are its own (`2_clean`), of which U2PL's list of 732 holds only 371.
+
+U2PL's files are verified by their bytes. The others come with line ends that differ from copy to copy, so their ids
+are verified, as they stand after parsing; where we have no checksum the commit is pinned, the count checked, and
+`dvc.lock` holds on to what was found. They name labelled images only; all other training images are unlabelled.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +29,11 @@ WSS_URL = f"{GITHUB}/googleinterns/wss/8069dbe8b68b409a891224508f35c6ae5ecec4c9/
 
 @dataclass(frozen=True)
 class List:
-    """A labelled list without checksum: its address, how many images it names, and how a line names one."""
+    """A labelled list: its address, how many images it names, the sha256 of their ids, and how a line names one."""
 
     url: str
     count: int
+    sha256: str
     to_id: Callable[[str], str] = str.strip
 
 
@@ -43,18 +48,47 @@ def _coco(line: str) -> str:
     return line.strip().rpartition("/")[2]
 
 
+CPS_SHA256 = {
+    ("voc_blender", "1-16"): "7dada8ccc5eb6309b4b81e172dfc24f0d83ea72078675083778ca10487182748",
+    ("voc_blender", "1-8"): "df63f50a798512c3befb5364052733bd8bc169f609e034e9f55b5853798ead10",
+    ("voc_blender", "1-4"): "62c450787069b36d88ea7bb35895a808885720ae833bae8b9c81775731062ea1",
+    ("voc_blender", "1-2"): "192132b4f645339dd143850359d4e27bb62ba3ce447553a07de23fbff4f0c8b9",
+    ("cityscapes", "1-16"): "5b05501dedd76c87c54833c717c72349cef18487fdc7e4e61df776f248e330bb",
+}
+PSEUDOSEG_SHA256 = {
+    ("voc_classic", "1-16"): "a2a472eb74fcf8f3ec462d1151f98f68bfcbded3fbfd08c08a49b2d9d7a51ca5",
+    ("voc_classic", "1-8"): "7d364bb88766ba220e68e01eb066d94e714349209af73608eaf8940ca2cdedc9",
+    ("voc_classic", "1-4"): "4b58843de93dc6927e66a6ae10e0dd257f70ddc370c0875a42a79419290d745a",
+    ("voc_classic", "1-2"): "5fef6d10440f157ddd4408bf72401f27c72faf4d0f5f61b26d916ad0a96a40cb",
+    ("coco", "1-512"): "848271e2a89eb355f7ace6ec9e9123986de5ae0f4ba4850e90dc7f2beb709fe8",
+}
+"""Of the ids, an id and a line feed each, in the published order."""
+
 CPS = {
-    ("voc_blender", part): List(f"{CPS_URL}/pascal_voc/subset_train_aug/train_aug_labeled_{part}.txt", count)
+    ("voc_blender", part): List(
+        f"{CPS_URL}/pascal_voc/subset_train_aug/train_aug_labeled_{part}.txt", count, CPS_SHA256["voc_blender", part]
+    )
     for part, count in {"1-16": 662, "1-8": 1323, "1-4": 2646, "1-2": 5291}.items()
 } | {
-    ("cityscapes", part): List(f"{CPS_URL}/city/config_new/subset_train/train_aug_labeled_{part}.txt", count, _street)
+    ("cityscapes", part): List(
+        f"{CPS_URL}/city/config_new/subset_train/train_aug_labeled_{part}.txt",
+        count,
+        CPS_SHA256.get(("cityscapes", part), ""),
+        _street,
+    )
     for part, count in {"1-16": 186, "1-8": 372, "1-4": 744, "1-2": 1488}.items()
 }
 PSEUDOSEG = {
-    ("voc_classic", part): List(f"{CPS_URL}/pascal_voc/subset_train_aug/pseudoseg_labeled_{part}.txt", count)
+    ("voc_classic", part): List(
+        f"{CPS_URL}/pascal_voc/subset_train_aug/pseudoseg_labeled_{part}.txt",
+        count,
+        PSEUDOSEG_SHA256["voc_classic", part],
+    )
     for part, count in {"1-16": 92, "1-8": 183, "1-4": 366, "1-2": 732}.items()
 } | {
-    ("coco", f"1-{whole}"): List(f"{WSS_URL}/coco/{whole}_all.txt", count, _coco)
+    ("coco", f"1-{whole}"): List(
+        f"{WSS_URL}/coco/{whole}_all.txt", count, PSEUDOSEG_SHA256.get(("coco", f"1-{whole}"), ""), _coco
+    )
     for whole, count in {512: 232, 256: 463, 128: 925, 64: 1849, 32: 3697}.items()
 }
 
@@ -104,8 +138,8 @@ U2PL_SHA256 = {
     "pascal/5291/unlabeled.txt": "7594c243192ee8decac87d733eb977fea16ede88f9b0cf7759c73251e7f0a82c",
 }
 
-UNVERIFIED = {"cps": CPS, "pseudoseg": PSEUDOSEG}
-FAMILIES = ("u2pl", *UNVERIFIED)
+LABELLED_ONLY = {"cps": CPS, "pseudoseg": PSEUDOSEG}
+FAMILIES = ("u2pl", *LABELLED_ONLY)
 
 
 def published_ids(family: str, dataset: str, *, partition: str, folder: Path) -> tuple[list[str], list[str] | None]:
@@ -119,12 +153,18 @@ def published_ids(family: str, dataset: str, *, partition: str, folder: Path) ->
     if family == "u2pl":
         labelled, unlabelled = (read_ids(file) for file in files)
     else:
-        lines = read_ids(files[0])
-        labelled = unique([UNVERIFIED[family][dataset, partition].to_id(line) for line in lines], str(files[0]))
-        unlabelled = None
+        listed = LABELLED_ONLY[family][dataset, partition]
+        labelled, unlabelled = unique([listed.to_id(line) for line in read_ids(files[0])], str(files[0])), None
     if len(labelled) != expected:
         raise ValueError(f"list {names[0]} of {family} names {len(labelled)} labelled images; it must name {expected}")
+    if family != "u2pl" and listed.sha256 not in ("", ids_digest(labelled)):
+        raise ValueError(f"list {names[0]} of {family} names other images than the published ones, or in another order")
     return labelled, unlabelled
+
+
+def ids_digest(ids: list[str]) -> str:
+    """Return the sha256 of ids in their order, a line feed after each."""
+    return hashlib.sha256("".join(f"{identity}\n" for identity in ids).encode()).hexdigest()
 
 
 def is_published(family: str, dataset: str, partition: str) -> bool:
@@ -135,14 +175,17 @@ def is_published(family: str, dataset: str, partition: str) -> bool:
 def published_identity(family: str, dataset: str, partition: str) -> list[str]:
     """Return what stands for the lists of a partition before anything is downloaded: checksums, else addresses."""
     names, _ = _names(family, dataset, partition)
-    return [remote.checksum or remote.urls[0] for remote in _remotes(family, names)]
+    if family == "u2pl":
+        return [remote.checksum for remote in _remotes(family, names)]
+    listed = LABELLED_ONLY[family][dataset, partition]
+    return [listed.sha256 or listed.url]
 
 
 def _partitions(family: str) -> list[tuple[str, str]]:
     """Return the data sets and partitions that a family has lists of."""
     if family not in FAMILIES:
         raise ValueError(f"list family is {family!r}; allowed are {FAMILIES} and 'seeded'")
-    return list(U2PL_FOLDERS if family == "u2pl" else UNVERIFIED[family])
+    return list(U2PL_FOLDERS if family == "u2pl" else LABELLED_ONLY[family])
 
 
 def _names(family: str, dataset: str, partition: str) -> tuple[list[str], int]:
@@ -153,7 +196,7 @@ def _names(family: str, dataset: str, partition: str) -> tuple[list[str], int]:
     if family == "u2pl":
         folder = U2PL_FOLDERS[dataset, partition]
         return [f"{folder}/{which}.txt" for which in ("labeled", "unlabeled")], int(folder.rpartition("/")[2])
-    listed = UNVERIFIED[family][dataset, partition]
+    listed = LABELLED_ONLY[family][dataset, partition]
     return [listed.url], listed.count
 
 

@@ -105,13 +105,17 @@ def write_partitions(data: Mapping[str, Any], dataset: str, *, root: Path, out: 
 def labelled_count(num: int, partition: str) -> int:
     """Return how many of `num` images a partition labels: the fraction, rounded up as published (1-16 of 10582: 662).
 
-    Raises ValueError unless `partition` is `full` or like `1-16`, a share of at most 1.
+    Raises ValueError unless `partition` is `full`, like `1-16`, a share of at most 1, or a count of at most `num`.
     """
     if partition == "full":
         return num
     parts = partition.split("-")
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
-        raise ValueError(f"partition is {partition!r}; allowed are 'full' and fractions such as '1-16'")
+    if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise ValueError(f"partition is {partition!r}; allowed are 'full', fractions such as '1-16', and counts")
+    if len(parts) == 1:
+        if not 0 < int(partition) <= num:
+            raise ValueError(f"partition is {partition!r}; of {num} images, 1 to {num} can be labelled")
+        return int(partition)
     share, whole = (int(part) for part in parts)
     if not 0 < share <= whole:
         raise ValueError(f"partition is {partition!r}; the fraction must lie above 0 and at most at 1")

@@ -33,11 +33,19 @@ def evaluate_cell(values: dict[str, Any], *, data_root: Path, trained: Path) -> 
 
 
 def measure(
-    networks: Mapping[str, SegNet], samples: Samples, values: dict[str, Any], *, device: str
+    networks: Mapping[str, SegNet],
+    samples: Samples,
+    values: dict[str, Any],
+    *,
+    device: str,
+    selecting: bool = False,
 ) -> dict[str, dict[str, Summary]]:
-    """Measure networks as the cell's `evaluation` block says, in the precision they were trained in."""
+    """Measure networks as the cell's `evaluation` block says: in its `mode`; `selecting`, in its `select_mode` if any.
+
+    The released code chooses Cityscapes' best epoch on centre crops and measures it by sliding windows.
+    """
     block = values["evaluation"]
-    evaluation = Evaluation(mode=block["mode"], size=block["size"])
+    evaluation = Evaluation(mode=(selecting and block["select_mode"]) or block["mode"], size=block["size"])
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=block["precision"] == "bfloat16"):
         return evaluate(networks, samples, evaluation=evaluation, device=device, batch_images=block["batch_images"])
 

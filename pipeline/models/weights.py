@@ -7,12 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-TORCHVISION = {
-    (3, 4, 6, 3): "ResNet50_Weights",
-    (3, 4, 23, 3): "ResNet101_Weights",
-    (3, 8, 36, 3): "ResNet152_Weights",
-}
-"""torchvision's ImageNet weights (`IMAGENET1K_V1`) by number of blocks. They have the 7x7 stem."""
+from pipeline.models.pretrained import prepared_file
 
 
 def load_encoder(encoder: nn.Module, weights: str, *, blocks: tuple[int, ...]) -> None:
@@ -22,7 +17,7 @@ def load_encoder(encoder: nn.Module, weights: str, *, blocks: tuple[int, ...]) -
     7x7 stem `conv1, bn1`. The ImageNet classifier (`fc.*`) is dropped. Nothing else may be missing, unexpected or of
     another shape: ValueError names such keys.
     """
-    state = torchvision_state(blocks) if weights == "torchvision" else read_state(Path(weights))
+    state = read_state(prepared_file(weights, {"blocks": blocks}) if weights == "torchvision" else Path(weights))
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     own = encoder.state_dict()
     # Checkpoints older than PyTorch 0.4.1 do not count batches; nothing reads that number where momentum is set.
@@ -37,17 +32,6 @@ def load_encoder(encoder: nn.Module, weights: str, *, blocks: tuple[int, ...]) -
         message = f"model.weights {weights!r} does not fit the encoder (is model.encoder.stem right?): {found}"
         raise ValueError(message)
     encoder.load_state_dict(state)
-
-
-def torchvision_state(blocks: tuple[int, ...]) -> dict[str, Tensor]:
-    """Download (once) and return torchvision's ImageNet weights for a ResNet of these blocks."""
-    if blocks not in TORCHVISION:
-        allowed = ", ".join(str(list(known)) for known in TORCHVISION)
-        message = f"model.weights 'torchvision' needs model.encoder.blocks to be one of {allowed}, not {list(blocks)}"
-        raise ValueError(message)
-    from torchvision import models  # costs more than a second, and most cells need none
-
-    return getattr(models, TORCHVISION[blocks]).IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -247,7 +247,7 @@ def _evaluate(run: Run, spool: Spool) -> None:
     assert run.validation is not None
     predictors = run.method.predictors()
     device = next(run.method.parameters()).device
-    measured = measure(predictors, run.validation, run.values, device=str(device))
+    measured = measure(predictors, run.validation, run.values, device=str(device), selecting=True)
     select = run.values["evaluation"]["select"]
     scores: dict[str, Any] = {name: measured[name][select]["miou"] for name in predictors}
     spool.append(run.step, {f"val/{name}_miou": score for name, score in scores.items()})

@@ -52,13 +52,14 @@ def _recomputed(block: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) ->
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
     norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None  # without statistics, other tensors would be saved
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, counted in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, counted
 
 
 def compile_parts(network: SegNet) -> None:

@@ -214,7 +214,7 @@ class SpreadBatchNorm(nn.BatchNorm2d):
         means, variances = _Statistics.apply(own[None]).unbind(1)  # (R, C) each
         mean = means.mean(0)
         variance = (variances + (means - mean).square()).mean(0)
-        if self.track_running_stats:  # not where a block is computed again for its gradient
+        if self.num_batches_tracked is not None:  # not where a block is computed again for its gradient
             self._follow(mean.detach(), variance.detach(), count=size() * x.numel() // x.shape[1])
         scale = self.weight * (variance + self.eps).rsqrt()
         shifted = values * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]

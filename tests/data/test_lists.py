@@ -1,12 +1,16 @@
-"""Published lists without checksums: counted, brought to our ids, and all other images unlabelled."""
+"""Published lists of labelled images alone: counted, their ids verified, and all other images unlabelled."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.data import lists
+from pipeline.data.layout import read_ids
+
+SPLITS = Path(__file__).parents[3] / "shared" / "data" / "splits"
 
 
 def lines_of(family: str, dataset: str, ids: list[str]) -> str:
@@ -17,12 +21,12 @@ def lines_of(family: str, dataset: str, ids: list[str]) -> str:
     return "\r\n".join(f"train2017/{identity}" if dataset == "coco" else identity for identity in ids)
 
 
-@pytest.mark.parametrize(("family", "dataset"), [(family, role) for family in lists.UNVERIFIED for role in
-    sorted({dataset for dataset, _ in lists.UNVERIFIED[family]})])  # fmt: skip
-def test_a_family_without_checksums_is_counted_and_its_unlabelled_images_are_all_others(
+@pytest.mark.parametrize(("family", "dataset"), [(family, role) for family in lists.LABELLED_ONLY for role in
+    sorted({dataset for dataset, _ in lists.LABELLED_ONLY[family]})])  # fmt: skip
+def test_a_list_of_labelled_images_is_counted_and_verified_and_all_others_are_unlabelled(
     family: str, dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    partition, listed = next((part, listed) for (role, part), listed in lists.UNVERIFIED[family].items()
+    partition, listed = next((part, listed) for (role, part), listed in lists.LABELLED_ONLY[family].items()
                              if role == dataset)  # fmt: skip
     street = "leftImg8bit/train/ulm/ulm_{:06}_000019_leftImg8bit.png"
     ids = [street.format(i) if dataset == "cityscapes" else f"2007_{i:06}" for i in range(listed.count)]
@@ -30,7 +34,39 @@ def test_a_family_without_checksums_is_counted_and_its_unlabelled_images_are_all
     file.parent.mkdir(parents=True)
     file.write_text(lines_of(family, dataset, ids), newline="")
     monkeypatch.setenv("DATA_MIRROR", str(tmp_path))
+    pinned = replace(listed, sha256=lists.ids_digest(ids))
+    monkeypatch.setitem(lists.LABELLED_ONLY[family], (dataset, partition), pinned)
     assert lists.published_ids(family, dataset, partition=partition, folder=tmp_path / "fetched") == (ids, None)
+    file.write_text(lines_of(family, dataset, ids[::-1]))
+    with pytest.raises(ValueError, match="names other images than the published ones, or in another order"):
+        lists.published_ids(family, dataset, partition=partition, folder=tmp_path / "other")
     file.write_text(lines_of(family, dataset, ids[:-1]))
     with pytest.raises(ValueError, match=f"names {listed.count - 1} labelled images; it must name {listed.count}"):
         lists.published_ids(family, dataset, partition=partition, folder=tmp_path / "again")
+
+
+def test_lists_are_identified_by_their_ids_and_by_their_address_where_those_are_not_known() -> None:
+    for family, known in lists.LABELLED_ONLY.items():
+        for (dataset, partition), listed in known.items():
+            assert lists.published_identity(family, dataset, partition) == [listed.sha256 or listed.url]
+    voc = [listed for known in lists.LABELLED_ONLY.values() for (role, _), listed in known.items() if "voc" in role]
+    assert all(listed.sha256 for listed in voc)
+
+
+def test_pseudosegs_lists_are_u2pls_but_for_the_half() -> None:
+    """U2PL's list of 732 shares only 371 images with PseudoSeg's own, which is the one that CPS carries."""
+    for name, partition in (("92", "1-16"), ("183", "1-8"), ("366", "1-4"), ("732", "1-2")):
+        file = SPLITS / "pascal" / name / "labeled.txt"
+        if not file.exists():
+            pytest.skip("U2PL's lists are not beside the checkout (../shared/data/splits)")
+        same = lists.ids_digest(read_ids(file)) == lists.PSEUDOSEG_SHA256["voc_classic", partition]
+        assert same == (name != "732")
+
+
+def test_cpss_voc_lists_are_every_nth_of_the_sorted_training_images() -> None:
+    folder = SPLITS / "pascal" / "92"
+    if not folder.exists():
+        pytest.skip("U2PL's lists are not beside the checkout (../shared/data/splits)")
+    every = sorted([*read_ids(folder / "labeled.txt"), *read_ids(folder / "unlabeled.txt")])
+    for stride in (16, 8, 4, 2):
+        assert lists.ids_digest(every[::stride]) == lists.CPS_SHA256["voc_blender", f"1-{stride}"]

@@ -10,7 +10,9 @@ import torch
 import torchvision
 
 from pipeline.models.backbones.resnet import EncoderShape, ResNet
-from pipeline.models.weights import TORCHVISION, load_encoder
+from pipeline.models.prepare import URL
+from pipeline.models.pretrained import TORCHVISION, cache_folder
+from pipeline.models.weights import load_encoder
 
 BLOCKS = (1, 1, 1, 1)
 
@@ -49,15 +51,32 @@ def test_a_saved_encoder_is_loaded_whole_without_its_classifier(tmp_path: Path, 
     assert all(torch.equal(value, saved.state_dict()[key]) for key, value in encoder.state_dict().items())
 
 
-def test_torchvisions_weights_are_loaded_into_an_encoder_of_their_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchvisions_weights_are_loaded_into_an_encoder_of_their_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cache_folder().mkdir(parents=True)
     torch.manual_seed(0)
     theirs: Any = torchvision.models.resnet50()
-    kind = getattr(torchvision.models, TORCHVISION[3, 4, 6, 3])
-    monkeypatch.setattr(kind, "get_state_dict", lambda self, **_: theirs.state_dict())
+    save(cache_folder() / TORCHVISION[3, 4, 6, 3], theirs.state_dict())
     encoder = make(blocks=(3, 4, 6, 3), width=64)
     load_encoder(encoder, "torchvision", blocks=(3, 4, 6, 3))
     assert torch.equal(encoder.conv1.weight, theirs.conv1.weight)
     assert torch.equal(encoder.layer4[2].bn3.running_var, theirs.layer4[2].bn3.running_var)
+
+
+def test_the_cache_is_torchs_own_and_the_files_are_those_torchvision_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for change in ({"TORCH_HOME": str(tmp_path)}, {"XDG_CACHE_HOME": str(tmp_path)}, {}):
+        for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in change.items():
+            monkeypatch.setenv(name, value)
+        assert cache_folder() == Path(torch.hub.get_dir()) / "checkpoints"
+    for name, blocks in {"ResNet50": (3, 4, 6, 3), "ResNet101": (3, 4, 23, 3), "ResNet152": (3, 8, 36, 3)}.items():
+        url = getattr(torchvision.models, f"{name}_Weights").IMAGENET1K_V1.url
+        assert url == f"{URL}/{TORCHVISION[blocks]}"
 
 
 def test_checkpoints_that_do_not_count_batches_are_accepted(tmp_path: Path) -> None:

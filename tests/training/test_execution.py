@@ -74,7 +74,7 @@ def test_recomputed_blocks_give_the_same_bits_and_follow_statistics_once() -> No
 def test_recomputed_blocks_keep_less_for_the_backward_pass() -> None:
     plain, again = network(), network()
     recompute_blocks(again)
-    assert saved_bytes(again) < 0.6 * saved_bytes(plain)
+    assert saved_bytes(again) < 0.65 * saved_bytes(plain)
 
 
 def test_blocks_are_bottlenecks_and_inverted_residuals() -> None:

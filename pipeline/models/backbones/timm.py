@@ -18,6 +18,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
+from pipeline.models.pretrained import prepared_file
 from pipeline.models.weights import read_state, require
 
 PACKAGED = "tf_efficientnet_lite0"
@@ -29,11 +30,13 @@ STRIDES = (4, 8, 16, 32)
 def build_encoder(encoder: Mapping[str, Any], *, output_stride: int, weights: str | None) -> TimmEncoder:
     """Build the encoder `encoder.name`; `weights`: null, `timm` (its hub), `package`, or the path of a state dict."""
     name = encoder["name"]
-    network = TimmEncoder(name, output_stride=output_stride, pretrained=weights == "timm")
+    network = TimmEncoder(name, output_stride=output_stride, pretrained=False)
     freeze(network.layers, encoder["frozen"])
-    if weights is not None and weights != "timm":
-        state = packaged_state(name) if weights == "package" else read_state(Path(weights))
-        load(network.layers, state, weights)
+    if weights == "package":
+        load(network.layers, packaged_state(name), weights)
+    elif weights is not None:
+        path = prepared_file(weights, encoder) if weights == "timm" else Path(weights)
+        load(network.layers, read_state(path), weights)
     return network
 
 
