@@ -18,7 +18,7 @@ def main(scale: str) -> int:
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(*(found or [f"scale {scale} begins with no published weights"]), sep="\n")
+    print("\n".join(map(str, found)) or f"scale {scale} begins with no published weights")
     return 0
 
 

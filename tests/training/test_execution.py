@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from pipeline.params import load_params, resolve_table
 from pipeline.training.execution import blocks_of, compile_parts, recompute_blocks
 from pipeline.training.setting import check_training
 
+PARAMS = Path(__file__).parents[2] / "params.yaml"
 TINY: dict[str, Any] = {
     "backbone": "resnet",
     "encoder": {"stem": "deep", "blocks": [1, 2, 2, 1], "width": 8, "expansion": 2, "multi_grid": [1]},
@@ -101,7 +103,7 @@ def test_parts_are_the_batch_in_order(num: int) -> None:
 
 
 def test_a_number_of_parts_that_does_not_divide_the_batch_is_refused() -> None:
-    (row,) = resolve_table(load_params("params.yaml") | {"scale": "smoke"}, "experiment")
+    (row,) = resolve_table(load_params(PARAMS) | {"scale": "smoke"}, "experiment")
     with pytest.raises(ValueError, match=r"accumulate: 3; a divisor of labelled_batch 2 is allowed"):
         check_training(row["training"] | {"accumulate": 3}, "here")
     with pytest.raises(ValueError, match=r"recompute: 'yes'; allowed: False, True"):
@@ -109,6 +111,7 @@ def test_a_number_of_parts_that_does_not_divide_the_batch_is_refused() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch.compile's own looking around
 def test_compiled_parts_give_the_same_loss_and_gradients() -> None:
     if shutil.which("g++") is None:
         pytest.skip("torch.compile on a CPU needs g++")
