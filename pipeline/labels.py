@@ -15,7 +15,7 @@ PUBLISHED_COUNTS: dict[str, dict[str, int]] = {
 
 OWN_PARTITIONS = ("1-16", "1-8", "1-4", "1-2", "full")
 PARTITIONS = {name: tuple(counts) for name, counts in PUBLISHED_COUNTS.items()} | {"folder": OWN_PARTITIONS}
-"""What a role is partitioned into unless it names its own; `folder`, of images of one's own, has no counts in the paper."""
+"""What a role is partitioned into unless it names its own; `folder` holds images of one's own."""
 
 TRAINING_IMAGES = {"voc_classic": 10582, "voc_blender": 10582, "cityscapes": 2975, "coco": 118287}
 """All training images of each data set, labelled or not."""

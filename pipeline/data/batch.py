@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 
@@ -23,3 +23,10 @@ class Batch:
     unlabelled: Tensor  # (B, 3, H, W)
     valid: Tensor  # (B, H, W) bool
     presence: Tensor  # (B, C) bool, classes in each unlabelled image (image-level labels); all false where unknown
+
+    def parts(self, num: int) -> list[Batch]:
+        """Return the batch as `num` batches, of which each has an equal share of either half (views)."""
+        if num == 1:
+            return [self]
+        shares = zip(*(getattr(self, field.name).chunk(num) for field in fields(self)), strict=True)
+        return [Batch(*share) for share in shares]

@@ -33,7 +33,7 @@ def evaluate_cell(values: dict[str, Any], *, data_root: Path, trained: Path) -> 
 
 
 def measure(
-    networks: Mapping[str, torch.nn.Module],
+    networks: Mapping[str, SegNet],
     samples: Samples,
     values: dict[str, Any],
     *,

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import nn
 
 from pipeline.data.batch import IGNORED
 from pipeline.data.normalise import Normalise
@@ -19,11 +18,12 @@ from pipeline.data.samples import Samples
 from pipeline.evaluation.confusion import ConfusionMatrix, Summary
 from pipeline.evaluation.frame import batches, frame_tensors
 from pipeline.evaluation.predict import Evaluation, predict
+from pipeline.models.segnet import SegNet
 
 
 @torch.inference_mode()
 def evaluate(
-    networks: Mapping[str, nn.Module],
+    networks: Mapping[str, SegNet],
     samples: Samples,
     *,
     evaluation: Evaluation,
@@ -59,7 +59,7 @@ def _summaries(kept: ConfusionMatrix, padding: ConfusionMatrix) -> dict[str, Sum
 
 
 @contextmanager
-def evaluating(networks: Mapping[str, nn.Module]) -> Iterator[None]:
+def evaluating(networks: Mapping[str, SegNet]) -> Iterator[None]:
     """Put networks into evaluation mode and give every module its own mode back afterwards."""
     training = [(module, module.training) for network in networks.values() for module in network.modules()]
     for network in networks.values():

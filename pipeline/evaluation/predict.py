@@ -8,8 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
+
+from pipeline.models.resize import resize
+from pipeline.models.segnet import SegNet
 
 MODES = ("whole", "centre", "slide")
 
@@ -38,11 +41,16 @@ class Evaluation:
         return self.size
 
 
-def predict(network: nn.Module, images: Tensor, *, evaluation: Evaluation, batch: int) -> Tensor:
+def predict(network: SegNet, images: Tensor, *, evaluation: Evaluation, batch: int) -> Tensor:
     """Return class ids (B, H, W) of normalised images (B, 3, H, W), already cropped in mode `centre`."""
+    return predict_logits(network, images, evaluation=evaluation, batch=batch).argmax(1)
+
+
+def predict_logits(network: SegNet, images: Tensor, *, evaluation: Evaluation, batch: int) -> Tensor:
+    """Return logits (B, C, H, W) of the same."""
     if evaluation.mode == "slide":
-        return slide_logits(network, images, window=evaluation.pixels, batch=batch).argmax(1)
-    return whole_logits(network, images).argmax(1)
+        return slide_logits(network, images, window=evaluation.pixels, batch=batch)
+    return whole_logits(network, images)
 
 
 def num_windows(size: tuple[int, ...], evaluation: Evaluation) -> int:
@@ -53,15 +61,13 @@ def num_windows(size: tuple[int, ...], evaluation: Evaluation) -> int:
     return len(window_starts(height, evaluation.pixels)) * len(window_starts(width, evaluation.pixels))
 
 
-def whole_logits(network: nn.Module, images: Tensor) -> Tensor:
+def whole_logits(network: SegNet, images: Tensor) -> Tensor:
     """Return logits (B, C, H, W) of images (B, 3, H, W) taken whole."""
-    logits = network(images).logits.contiguous(
-        memory_format=torch.channels_last
-    )  # resized and ranked many times faster
-    return functional.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=True)
+    logits = network.predict(images).contiguous(memory_format=torch.channels_last)  # resized and ranked much faster
+    return resize(logits, images.shape[-2:])
 
 
-def slide_logits(network: nn.Module, images: Tensor, *, window: int, batch: int) -> Tensor:
+def slide_logits(network: SegNet, images: Tensor, *, window: int, batch: int) -> Tensor:
     """Return logits (B, C, H, W), the mean of those of all windows (window x window) that cover a pixel.
 
     Windows are ceil(2/3 · window) apart, the last ones flush with the border; `batch` of them run at a time. An

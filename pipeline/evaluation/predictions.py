@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from pipeline.data.batch import IGNORED
 from pipeline.data.images import write_mask
@@ -15,11 +14,12 @@ from pipeline.data.samples import Samples
 from pipeline.evaluation.evaluate import evaluating
 from pipeline.evaluation.frame import frame_tensors, framed, rank_share
 from pipeline.evaluation.predict import Evaluation, predict
+from pipeline.models.segnet import SegNet
 
 
 @torch.inference_mode()
 def save_predictions(
-    network: nn.Module, samples: Samples, *, folder: Path, evaluation: Evaluation, device: torch.device | str
+    network: SegNet, samples: Samples, *, folder: Path, evaluation: Evaluation, device: torch.device | str
 ) -> None:
     """Write `<folder>/<id>.png` at the size of each image; 255 where a centre crop leaves it uncovered."""
     normalise = Normalise(device)

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Gamma
 
 from pipeline.data.batch import Batch
+from pipeline.models.segnet import SegNet
 from pipeline.training import method
 from pipeline.training.method import Progress, Setting
 from pipeline.training.mixing import paste, rectangles
@@ -121,7 +122,7 @@ class Method(method.Method):
         """Move the teacher after the student."""
         self.teacher.update(self.student, step)
 
-    def predictors(self) -> dict[str, nn.Module]:
+    def predictors(self) -> dict[str, SegNet]:
         """Return student and teacher."""
         return {"student": self.student, "teacher": self.teacher.net}
 

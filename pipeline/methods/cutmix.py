@@ -15,9 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.data.batch import Batch
+from pipeline.models.segnet import SegNet
 from pipeline.training import method
 from pipeline.training.losses import cross_entropy
 from pipeline.training.method import Progress, Setting
@@ -69,6 +70,6 @@ class Method(method.Method):
         """Move the teacher."""
         self.teacher.update(self.student, step)
 
-    def predictors(self) -> dict[str, nn.Module]:
+    def predictors(self) -> dict[str, SegNet]:
         """Return student and teacher; the teacher is what is deployed."""
         return {"student": self.student, "teacher": self.teacher.net}

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn import functional
 
 from pipeline.data.batch import IGNORED, Batch
+from pipeline.models.resize import resize
 from pipeline.models.segnet import Output, SegNet
 from pipeline.training import method
 from pipeline.training.flaw import FlawDetector, better_prediction, clean, ideal_flaw, saturate
@@ -103,7 +103,7 @@ class Method(method.Method):
         outputs = [self.run(network, images, num_labelled=num) for network in self.networks()]
         predictions = [self.resize(output.logits, size).softmax(dim=1) for output in outputs]  # (2B, C, H, W)
         size = predictions[0].shape[-2:]
-        images = functional.interpolate(images, size, mode="bilinear", align_corners=True)
+        images = resize(images, size)
         valid = self.sample(torch.cat([batch.mask != IGNORED, batch.valid]), size)
         frozen = {name: parameter.detach() for name, parameter in self.detector.named_parameters()}
         flaws = [functional_call(self.detector, frozen, (images, prediction)) for prediction in predictions]

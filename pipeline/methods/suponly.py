@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.data.batch import Batch
+from pipeline.models.segnet import SegNet
 from pipeline.training import method
 from pipeline.training.method import Progress, Setting
 from pipeline.training.teacher import Teacher, check_decay
@@ -53,7 +54,7 @@ class Method(method.Method):
         if self.teacher is not None:
             self.teacher.update(self.student, step)
 
-    def predictors(self) -> dict[str, nn.Module]:
+    def predictors(self) -> dict[str, SegNet]:
         """Return the student, and the average where one is kept."""
-        students: dict[str, nn.Module] = {"student": self.student}
+        students: dict[str, SegNet] = {"student": self.student}
         return students if self.teacher is None else students | {"teacher": self.teacher.net}

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.data.batch import IGNORED, Batch
-from pipeline.models.segnet import Output
+from pipeline.models.segnet import Output, SegNet
 from pipeline.training import method
 from pipeline.training.contrast import PixelContrast
 from pipeline.training.contrast_parameters import ContrastParameters
@@ -93,6 +93,7 @@ class Method(method.Method):
             self.contrast = PixelContrast(parameters, num_classes=setting.num_classes, channels=channels)
         self.steps_per_epoch = 0
         self.threshold: Tensor | None = None
+        self.reliable_share: Tensor | None = None
 
     def begin(self) -> None:
         """Let the teacher start as the student."""
@@ -116,6 +117,7 @@ class Method(method.Method):
             entropies = entropy(self.resize(second.logits[num:], size))
         found = reliability(entropies, labels != IGNORED, share)
         self.threshold = found.threshold
+        self.reliable_share = found.reliable.sum() / above_zero((labels != IGNORED).sum())
         losses = {
             "supervised": self.setting.supervised(output.take(slice(num)), batch.mask),
             "unsupervised": self.hyper.weight * self.unsupervised(output.logits[num:], labels, found),
@@ -169,16 +171,14 @@ class Method(method.Method):
             self.teacher.update(self.student, step)
 
     def monitors(self) -> dict[str, Tensor]:
-        """Return the entropy threshold γ_t, how many classes were contrasted, and how full the queues are (0–1)."""
+        """Return the entropy threshold γ_t, the share of reliable pixels, and what the contrast says of itself."""
         values = {}
-        if self.threshold is not None:  # with nothing to drop it is infinite; no entropy exceeds log C
-            values["entropy_threshold"] = self.threshold.clamp(max=math.log(self.setting.num_classes))
-        if self.contrast is not None and self.contrast.num_contrasted is not None:
-            values["contrasted_classes"] = self.contrast.num_contrasted
-            if self.contrast.memory is not None:
-                values["queues_filled"] = self.contrast.memory.filled.sum() / self.contrast.memory.capacity.sum()
-        return values
+        if self.threshold is not None and self.reliable_share is not None:
+            # With nothing to drop the threshold is infinite; no entropy exceeds log C.
+            values["method/entropy_threshold"] = self.threshold.clamp(max=math.log(self.setting.num_classes))
+            values["method/reliable_share"] = self.reliable_share
+        return values if self.contrast is None else values | self.contrast.monitors()
 
-    def predictors(self) -> dict[str, nn.Module]:
+    def predictors(self) -> dict[str, SegNet]:
         """Return student and teacher; the teacher is what is deployed."""
         return {"student": self.student, "teacher": self.teacher.net}

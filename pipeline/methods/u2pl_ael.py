@@ -128,6 +128,10 @@ class Method(AdaptiveMethod):
         """Return the share of unreliable pixels, 0–1."""
         return unreliable_share(self.hyper.alpha0, progress.epoch_fraction, dynamic=dynamic)
 
+    def monitors(self) -> dict[str, Tensor]:
+        """Return AEL's and the contrast's."""
+        return super().monitors() | self.contrast.monitors()
+
     def teach_labelled(self, images: Tensor) -> Output:
         """Return what the teacher says of labelled images, in train mode."""
         return self.teacher.observe(images)

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.data.batch import Batch
+from pipeline.models.segnet import SegNet
 from pipeline.training import method
 from pipeline.training.method import Progress, Setting
 from pipeline.training.mixing import aspect_boxes, paste
@@ -112,7 +113,7 @@ class Method(method.Method):
         """Move the teacher after the student."""
         self.teacher.update(self.student, step)
 
-    def predictors(self) -> dict[str, nn.Module]:
+    def predictors(self) -> dict[str, SegNet]:
         """Return student and teacher."""
         return {"student": self.student, "teacher": self.teacher.net}
 

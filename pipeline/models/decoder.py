@@ -1,7 +1,7 @@
 """The DeepLabv3+ decoder as the released U2PL has it, and the heads on top of it.
 
 It differs from Chen et al. (2018): 256 low-level channels instead of 48, no separable convolutions, one more 3x3 after
-the pyramid. All resizes are bilinear with aligned corners.
+the pyramid.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from pipeline.models.resize import resize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +120,3 @@ def convolve(num_in: int, num_out: int, size: int, *, dilation: int) -> nn.Seque
     padding = dilation * (size // 2)
     conv = nn.Conv2d(num_in, num_out, size, padding=padding, dilation=dilation, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(num_out), nn.ReLU(inplace=True))
-
-
-def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Resize a map (B, F, h, w) as every resize of the network: bilinear, corners aligned."""
-    return functional.interpolate(x, size, mode="bilinear", align_corners=True)

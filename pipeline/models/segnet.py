@@ -56,14 +56,16 @@ class SegNet(nn.Module):
         if representation_channels is not None:
             self.represent = Head(self.fused_channels, representation_channels, decoder)
 
-    def forward(self, image: Tensor, *, representation: bool = True) -> Output:
-        """Map images (B, 3, H, W) to everything the network has heads for, without the representation if not asked."""
+    def forward(self, image: Tensor, *, representation: bool = True, auxiliary: bool = True) -> Output:
+        """Map images (B, 3, H, W) to everything the network has heads for, less what is not asked for."""
         features = self.features(image)
         fused = self.fuse(features)
         return Output(
             logits=self.classify(fused),
             representation=self.represent(fused).float() if self.represent is not None and representation else None,
-            auxiliary=None if self.auxiliary_head is None else self.auxiliary_head(features[2]).float(),
+            auxiliary=self.auxiliary_head(features[2]).float()
+            if self.auxiliary_head is not None and auxiliary
+            else None,
         )
 
     def predict(self, image: Tensor) -> Tensor:

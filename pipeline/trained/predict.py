@@ -111,7 +111,7 @@ class Exported(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: SegNet) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None])

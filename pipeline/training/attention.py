@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.data.batch import IGNORED
+from pipeline.models.resize import resize
 from pipeline.training.losses import sample_nearest, weighted_mean
 
 MASKED = -1e9  # finite, so that an image without a valid place has even attention instead of none
@@ -127,4 +128,4 @@ def at_size(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     """Resize maps bilinearly unless they have that size."""
     if maps.shape[-2:] == size:
         return maps
-    return functional.interpolate(maps, size, mode="bilinear", align_corners=True)
+    return resize(maps, size)

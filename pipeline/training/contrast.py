@@ -67,6 +67,14 @@ class PixelContrast(nn.Module):
             drawn, counts = self.memory.sample(num), self.memory.filled
         return drawn.unflatten(1, (num_sets, -1)), counts
 
+    def monitors(self) -> dict[str, Tensor]:
+        """Return how many classes the last loss contrasted, and how full the queues are (0-1)."""
+        values = {} if self.num_contrasted is None else {"method/contrasted_classes": self.num_contrasted}
+        if self.memory is not None:
+            values["method/queues_filled"] = self.memory.filled.sum() / self.memory.capacity.sum()
+            values |= self.memory.shares_filled()
+        return values
+
     def normaliser(self, present: Tensor) -> Tensor | int:
         """Return C (Eq. 4), or the number of classes present (released code)."""
         return self.num_classes if self.hyper.contrast_normaliser == "classes" else present.sum().clamp(min=1)
@@ -117,7 +125,7 @@ def similarities(anchors: Tensor, positives: Tensor, negatives: Tensor, temperat
     """Return cos / τ of anchors (C, M, D) with positives (C, D) and negatives (C, M or 1, N, D): (C, M), (C, M, N)."""
     anchors = functional.normalize(anchors, dim=2) / temperature
     positive = (anchors @ functional.normalize(positives, dim=1)[:, :, None])[:, :, 0]
-    negatives = functional.normalize(negatives, dim=3)
+    length = torch.linalg.vector_norm(negatives, dim=3).clamp(min=1e-12)  # (C, M or 1, N)
     if negatives.shape[1] == 1:
-        return positive, anchors @ negatives[:, 0].transpose(1, 2)
-    return positive, (negatives @ anchors[:, :, :, None])[:, :, :, 0]
+        return positive, anchors @ negatives[:, 0].transpose(1, 2) / length
+    return positive, (negatives @ anchors[:, :, :, None])[:, :, :, 0] / length  # divided here, they need no copy

@@ -17,14 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.data.batch import Batch
 from pipeline.data.loader import Batches
 from pipeline.data.open import open_batches, open_validation
+from pipeline.data.samples import Samples
 from pipeline.evaluation.cell import measure
 from pipeline.spool import Spool
 from pipeline.training import ranks
 from pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.training.cost import begin_peak, count_step, peak_memory_mib
+from pipeline.training.execution import prepare
 from pipeline.training.method import Method, Progress
+from pipeline.training.probe import open_probe, probe
 from pipeline.training.schedule import poly
 from pipeline.training.setting import build_optimiser, make_setting
 from pipeline.training.warm_start import WarmStart, load_warm_start, warm_start_state
@@ -45,7 +49,8 @@ class Run:
     method: Method
     optimiser: torch.optim.Optimizer
     batches: Batches
-    validation: Any
+    validation: Samples | None
+    probe: Samples | None
     values: dict[str, Any]
     first_step: int
     last_step: int
@@ -113,16 +118,18 @@ def start_run(cell: Any, data_root: Path, upstream: list[Path], device: str) -> 
     if cell.kind == "warm_start":
         torch.manual_seed(step_seed(values["seed"], -1 - values["initialisation"]))
         method: Method = WarmStart(setting, values["representation"]).to(device)
-        first, last, validation = 0, warm_steps, None
+        first, last, validation, probed = 0, warm_steps, None, None
     else:
         torch.manual_seed(step_seed(values["seed"], -1))
         module = importlib.import_module(f"pipeline.methods.{values['method']}")
         method = module.Method(setting, module.Parameters(**values["parameters"])).to(device)
-        first, last, validation = (warm_steps if upstream else 0), total_steps, open_validation(values, data_root)
+        first, last = (warm_steps if upstream else 0), total_steps
+        validation, probed = open_validation(values, data_root), open_probe(values, data_root)
     if training["channels_last"]:
         method = method.to(memory_format=torch.channels_last)
     if ranks.size() > 1:
         ranks.spread(method)
+    prepare(method, training)
     optimiser = build_optimiser(method, training)
     if upstream:
         load_warm_start(
@@ -130,7 +137,7 @@ def start_run(cell: Any, data_root: Path, upstream: list[Path], device: str) -> 
         )
     if cell.kind == "train":
         method.begin()
-    return Run(method, optimiser, batches, validation, values, first, last, total_steps, step=first)
+    return Run(method, optimiser, batches, validation, probed, values, first, last, total_steps, step=first)
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -153,6 +160,8 @@ def _loop(run: Run, spool: Spool, save: Callable[[], None], stop: Callable[[], b
             if diverged:
                 return diverged
             pending = []
+        if run.probe is not None and (epoch_ends or run.step == last):
+            spool.append(run.step, probe(run.method.deployed, run.probe, run.values))
         if run.validation is not None and (run.step == last or (epoch_ends and _evaluation_due(run))):
             _evaluate(run, spool)
         run.trained_s += time.monotonic() - began
@@ -183,14 +192,25 @@ def train_step(run: Run) -> dict[str, Tensor]:
     batch = ranks.whole_batch(run.batches(run.step))
     torch.manual_seed(step_seed(run.values["seed"], run.step))
     run.method.train()
-    precision = torch.autocast(batch.labelled.device.type, torch.bfloat16, enabled=training["precision"] == "bfloat16")
-    with precision, ranks.spreading():
-        losses = run.method.losses(batch, run.progress)
-    run.optimiser.zero_grad(set_to_none=True)
-    torch.stack(list(losses.values())).sum().backward()
+    run.optimiser.zero_grad(set_to_none=True)  # before the forward, which then has their memory
+    parts = [backward(run.method, part, run) for part in batch.parts(training["accumulate"])]
     ranks.average_gradients(run.method)
     run.optimiser.step()
     run.method.after_step(run.step - run.first_step)
+    return {name: torch.stack([losses[name] for losses in parts]).sum(dim=0) for name in parts[0]}
+
+
+def backward(method: Method, batch: Batch, run: Run) -> dict[str, Tensor]:
+    """Add a batch's gradient to the parameters' and return its losses, detached: both over the batches of a step.
+
+    With several (`accumulate`) batch norm, percentiles, mixing and random draws are each batch's own.
+    """
+    training = run.training
+    precision = torch.autocast(batch.labelled.device.type, torch.bfloat16, enabled=training["precision"] == "bfloat16")
+    with precision, ranks.spreading():
+        losses = method.losses(batch, run.progress)
+    losses = {name: loss / training["accumulate"] for name, loss in losses.items()}
+    torch.stack(list(losses.values())).sum().backward()
     return {name: loss.detach() for name, loss in losses.items()}
 
 
@@ -209,7 +229,9 @@ def _log(run: Run, spool: Spool, pending: list[dict[str, Tensor]]) -> dict[str, 
         f"loss/{name}": sum(column) / len(table) for name, column in zip(names, zip(*table, strict=True), strict=True)
     }
     means["lr"] = run.optimiser.param_groups[0]["lr"]
-    means |= {f"method/{name}": float(value) for name, value in run.method.monitors().items()}
+    monitors = run.method.monitors()
+    if monitors:
+        means |= zip(monitors, torch.stack([value.float() for value in monitors.values()]).tolist(), strict=True)
     spool.append(run.step, means)
     if run.step % run.steps_per_epoch == 0:
         print(f"step {run.step} of {run.last_step}:", ", ".join(f"{name} {value:.4g}" for name, value in means.items()))
@@ -222,6 +244,7 @@ def _evaluation_due(run: Run) -> bool:
 
 def _evaluate(run: Run, spool: Spool) -> None:
     """Measure every predictor on val and keep the networks, if the deployed one is the best so far."""
+    assert run.validation is not None
     predictors = run.method.predictors()
     device = next(run.method.parameters()).device
     measured = measure(predictors, run.validation, run.values, device=str(device), selecting=True)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.data.batch import IGNORED, Batch
-from pipeline.models.segnet import Output
+from pipeline.models.segnet import Output, SegNet
 from pipeline.training.adaptive import balanced_loss, class_boxes, paste_classes, pixel_weights
 from pipeline.training.class_bank import ConfidenceBank
 from pipeline.training.method import Method, Progress, Setting
@@ -193,9 +193,10 @@ class AdaptiveMethod(Method):
 
     def monitors(self) -> dict[str, Tensor]:
         """Return the confidence of the best and of the worst class."""
-        return {"confidence_best": self.bank.confidence.max(), "confidence_worst": self.bank.confidence.min()}
+        sure = self.bank.confidence
+        return {"method/confidence_best": sure.max(), "method/confidence_worst": sure.min()}
 
-    def predictors(self) -> dict[str, nn.Module]:
+    def predictors(self) -> dict[str, SegNet]:
         """Return student and teacher; the teacher is deployed."""
         return {"student": self.student, "teacher": self.teacher.net}
 

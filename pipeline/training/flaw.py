@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.models.resize import resize
+
 LEAST_FLAW = 0.1  # released: a map that stays below has no flaw at all
 DETECTOR_WIDTHS = (1, 2, 2, 4, 4, 8, 8)  # times `width`, which is 64 as published
 DETECTOR_STRIDES = (2, 2, 1, 2, 1, 2, 1)
@@ -43,7 +45,7 @@ class FlawDetector(nn.Module):
     def forward(self, image: Tensor, probabilities: Tensor) -> Tensor:
         """Return the flaw map (B, 1, H, W) of probabilities (B, C, H, W) and their image (B, 3, H, W)."""
         flaw = self.scale * self.layers(torch.cat([image, probabilities], dim=1)).float()
-        return functional.interpolate(flaw, probabilities.shape[-2:], mode="bilinear", align_corners=True)
+        return resize(flaw, probabilities.shape[-2:])
 
 
 class HalfNorm(nn.Module):

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.data.batch import IGNORED
+from pipeline.models.resize import resize
 from pipeline.models.segnet import Output
 
 
@@ -50,7 +51,7 @@ class Criterion:
     def of(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Return the loss of one map of logits."""
         if self.loss_resolution == "full":
-            logits = functional.interpolate(logits, mask.shape[-2:], mode="bilinear", align_corners=True)
+            logits = resize(logits, mask.shape[-2:])
         else:
             mask = sample_nearest(mask, logits.shape[-2:])
         if self.kind == "ohem":

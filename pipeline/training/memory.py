@@ -54,6 +54,10 @@ class MemoryBank(nn.Module):
         self.head.copy_((self.head + counts) % self.capacity)
         self.filled.copy_(torch.minimum(self.filled + counts, self.capacity))
 
+    def shares_filled(self) -> dict[str, Tensor]:
+        """Return how full each class's queue is, 0-1, as monitors."""
+        return {f"queue/class_{index}": share for index, share in enumerate(self.filled / self.capacity)}
+
     def sample(self, num: int) -> Tensor:
         """Draw `num` features (C, num, D) float32 of each queue, uniformly with replacement; zeros if it is empty."""
         limits = self.filled[:, None].expand(-1, num)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipeline.data.batch import Batch
+from pipeline.models.resize import resize
 from pipeline.models.segnet import Output, SegNet
 from pipeline.training.losses import sample_nearest
 
@@ -72,7 +72,7 @@ class Method(nn.Module):
         """Update what follows the optimiser step; `step` counts from the end of the warm start."""
 
     def monitors(self) -> dict[str, Tensor]:
-        """Return scalars worth a curve (the share of reliable pixels, say); read once per log interval."""
+        """Return scalars worth a curve by `group/name` (`method/reliable_share`, say); read once per log interval."""
         return {}
 
     def lr_factor(self, name: str, head_lr_factor: float) -> float:
@@ -86,15 +86,20 @@ class Method(nn.Module):
     def begin(self) -> None:
         """Take over the warm-started networks, once, before the first step (teachers copy their students)."""
 
-    def predictors(self) -> dict[str, nn.Module]:
+    def predictors(self) -> dict[str, SegNet]:
         """Return the networks to evaluate by name; the last is the one the method deploys."""
         return {"student": self.student}
+
+    @property
+    def deployed(self) -> SegNet:
+        """The network that is used in the end, and whose best epoch is kept."""
+        return list(self.predictors().values())[-1]
 
     def resize(self, logits: Tensor, size: tuple[int, ...]) -> Tensor:
         """Bring logits (B, C, h, w) to the resolution of the loss: `size`, or as they are."""
         if self.setting.loss_resolution == "network":
             return logits
-        return functional.interpolate(logits, size, mode="bilinear", align_corners=True)
+        return resize(logits, size)
 
     def sample(self, labels: Tensor, size: tuple[int, ...]) -> Tensor:
         """Nearest-sample a map (B, H, W) of any dtype at `size`."""

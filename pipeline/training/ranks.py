@@ -187,8 +187,8 @@ def _share(batch: Tensor) -> Tensor:
 class SpreadNet(SegNet):
     """A network that sees this rank's share of the batch; its parts called alone do likewise."""
 
-    def forward(self, image: Tensor, *, representation: bool = True) -> Output:  # noqa: D102
-        return _on_share(super().forward, image, representation=representation)
+    def forward(self, image: Tensor, **wanted: bool) -> Output:  # noqa: D102
+        return _on_share(super().forward, image, **wanted)
 
     def predict(self, image: Tensor) -> Tensor:  # noqa: D102
         return _on_share(super().predict, image)
@@ -214,7 +214,8 @@ class SpreadBatchNorm(nn.BatchNorm2d):
         means, variances = _Statistics.apply(own[None]).unbind(1)  # (R, C) each
         mean = means.mean(0)
         variance = (variances + (means - mean).square()).mean(0)
-        self._follow(mean.detach(), variance.detach(), count=size() * x.numel() // x.shape[1])
+        if self.track_running_stats:  # not where a block is computed again for its gradient
+            self._follow(mean.detach(), variance.detach(), count=size() * x.numel() // x.shape[1])
         scale = self.weight * (variance + self.eps).rsqrt()
         shifted = values * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
         return shifted.to(x.dtype)

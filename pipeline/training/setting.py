@@ -40,6 +40,9 @@ TRAINING_KEYS = {
     "channels_last",
     "loss_resolution",
     "evaluate_every_epochs",
+    "accumulate",
+    "recompute",
+    "compile",
 }
 """The keys of the `training` block."""
 
@@ -74,7 +77,8 @@ def build_optimiser(method: Method, training: dict[str, Any]) -> torch.optim.Opt
     parameters = [{"params": members, "lr_factor": factor} for factor, members in sorted(groups.items())]
     decay = training["weight_decay"]
     if training["optimiser"] == "sgd":
-        return torch.optim.SGD(parameters, lr=training["lr"], momentum=training["momentum"], weight_decay=decay)
+        momentum = training["momentum"]
+        return torch.optim.SGD(parameters, lr=training["lr"], momentum=momentum, weight_decay=decay, fused=True)
     return torch.optim.AdamW(parameters, lr=training["lr"], weight_decay=decay, fused=True)
 
 
@@ -90,15 +94,22 @@ def check_training(training: dict[str, Any], where: str) -> None:
         "loss_resolution": ("full", "network"),
         "epoch_over": ("unlabelled", "labelled"),
         "pad_label": (0, 255),
+        "recompute": (False, True),
+        "compile": (False, True),
     }
     for key, allowed in choices.items():
         if training[key] not in allowed:
             raise ValueError(f"{where}.{key}: {training[key]!r}; allowed: {', '.join(map(str, allowed))}")
-    for key in ("labelled_batch", "unlabelled_batch", "crop", "epochs", "evaluate_every_epochs"):
+    for key in ("labelled_batch", "unlabelled_batch", "crop", "epochs", "evaluate_every_epochs", "accumulate"):
         if not isinstance(training[key], int) or training[key] < 1:
             raise ValueError(f"{where}.{key}: {training[key]!r}; a whole number of at least 1 is allowed")
     if training["steps_per_epoch"] is not None and training["steps_per_epoch"] < 1:
         raise ValueError(f"{where}.steps_per_epoch: {training['steps_per_epoch']}; null, or at least 1 is allowed")
+    for key in ("labelled_batch", "unlabelled_batch"):
+        if training[key] % training["accumulate"]:
+            raise ValueError(
+                f"{where}.accumulate: {training['accumulate']}; a divisor of {key} {training[key]} is allowed"
+            )
     for key in ("lr", "lr_factor", "head_lr_factor", "scale_min", "scale_max"):
         if not training[key] > 0:
             raise ValueError(f"{where}.{key}: {training[key]!r}; a number above 0 is allowed")

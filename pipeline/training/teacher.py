@@ -34,8 +34,8 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Output:
-        """Return everything the teacher says of images (B, 3, H, W), in eval mode."""
-        return self.net(images)
+        """Return logits and representation of images (B, 3, H, W), in eval mode."""
+        return self.net(images, auxiliary=False)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
@@ -44,9 +44,9 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def observe(self, images: Tensor) -> Output:
-        """Return everything the teacher says in train mode: dropout on, batch statistics used and kept track of."""
+        """Return the same in train mode: dropout on, batch statistics used and kept track of."""
         self.net.train()
-        output = self.net(images)
+        output = self.net(images, auxiliary=False)
         self.net.eval()
         return output
 

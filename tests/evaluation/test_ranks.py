@@ -27,8 +27,8 @@ class Network(torch.nn.Module):
         torch.manual_seed(0)
         self.conv = torch.nn.Conv2d(3, 4, 5, stride=4, padding=2)
 
-    def forward(self, images):
-        return Output(self.conv(images), None, None)
+    def predict(self, images):
+        return self.conv(images)
 
 root, rank, ranks = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 if ranks > 1:

@@ -139,7 +139,7 @@ def test_every_row_of_the_ablations_contrasts_something(tiny: Any, negatives: st
     torch.manual_seed(0)
     method = tiny.make_method("u2pl", negatives=negatives, queue=queue, contrast=contrast)
     assert tiny.losses(method, tiny.make_batch())["contrastive"] > 0
-    assert method.monitors()["contrasted_classes"] > 1
+    assert method.monitors()["method/contrasted_classes"] > 1
 
 
 def test_the_contrast_trains_the_representation_and_the_encoder_but_not_the_classifier(tiny: Any) -> None:

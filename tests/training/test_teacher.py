@@ -18,7 +18,8 @@ class Net(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout2d(0.5))
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, *, auxiliary: bool) -> torch.Tensor:
+        assert not auxiliary, "nobody asks a teacher for it"
         return self.layers(images)
 
 
