@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.cell import digest
 from pipeline.data.batch import Batch
+from pipeline.data.partition import labelled_count
 from pipeline.labels import PUBLISHED_COUNTS, TRAINING_IMAGES
 from pipeline.store import read_json
 from pipeline.training.method import Progress
@@ -145,7 +146,9 @@ def _list_sizes(row: dict[str, Any], data_root: Path | None) -> tuple[int, int]:
         return sizes["labelled"], sizes["unlabelled"]
     if dataset not in PUBLISHED_COUNTS:
         raise ValueError(f"the lists of {dataset} are not there yet, and nobody published their sizes")
-    labelled = PUBLISHED_COUNTS[dataset][partition]
+    known = PUBLISHED_COUNTS[dataset]
+    pool = known.get("full", TRAINING_IMAGES[dataset])  # of a seeded partition: what it labels some of
+    labelled = known[partition] if partition in known else labelled_count(pool, partition)
     return labelled, TRAINING_IMAGES[dataset] - labelled
 
 

@@ -15,7 +15,7 @@ PUBLISHED_COUNTS: dict[str, dict[str, int]] = {
 
 OWN_PARTITIONS = ("1-16", "1-8", "1-4", "1-2", "full")
 PARTITIONS = {name: tuple(counts) for name, counts in PUBLISHED_COUNTS.items()} | {"folder": OWN_PARTITIONS}
-"""What each role may be partitioned into; `folder` is a folder of one's own, which the paper has no counts of."""
+"""What a role is partitioned into unless it names its own; `folder` holds images of one's own."""
 
 TRAINING_IMAGES = {"voc_classic": 10582, "voc_blender": 10582, "cityscapes": 2975, "coco": 118287}
 """All training images of each data set, labelled or not."""
@@ -55,8 +55,8 @@ COMPONENTS = ("contrast", "queue", "dpa", "prt", "negatives")
 def column_label(dataset: str, partition: str, *, whole: bool) -> str:
     """Return the paper's header of a partition, e.g. `1/8 (1323)`; of a subset, or one's own images, `1/8` alone."""
     fraction = "Full" if partition == "full" else partition.replace("-", "/")
-    counts = PUBLISHED_COUNTS.get(dataset)
-    return f"{fraction} ({counts[partition]})" if counts and whole else fraction
+    count = PUBLISHED_COUNTS.get(dataset, {}).get(partition)
+    return f"{fraction} ({count})" if count and whole else fraction
 
 
 def row_label(varied: list[str], row: dict[str, Any], parameters: dict[str, Any]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def _resolve(params: dict[str, Any], row: dict[str, Any], table: str, varied: di
     scale = params["scales"][params["scale"]]
     datasets = [key for key in scale if key not in OF_THE_SCALE]
     dataset = choose(row.get("dataset"), datasets, f"{where}.dataset")
-    choose(row["partition"], PARTITIONS[dataset], f"{where}.partition of {dataset}")
+    partition = _partition(row["partition"], scale[dataset]["data"], dataset, where)
     block = params["methods"][method]
     merged: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     merged["parameters"] = copy.deepcopy(block["parameters"])
@@ -143,17 +144,31 @@ def _resolve(params: dict[str, Any], row: dict[str, Any], table: str, varied: di
         if key not in ROW_KEYS:
             _set(merged, key, value, f"{where}: method {method!r}")
     _refuse_nonfinite(merged, where)
-    described = {"dataset": dataset, "partition": row["partition"], "method": method, "seed": int(row["seed"])}
+    described = {"dataset": dataset, "partition": partition, "method": method, "seed": int(row["seed"])}
     networks = {"networks": block["networks"], "representation": block["representation"]}
     return {
         "table": table,
         "scale": params["scale"],
         "row": row_label(list(varied), {"method": method, "variant": variant} | row, merged["parameters"]),
-        "column": column_label(dataset, row["partition"], whole=merged["data"].get("absent") != "skip"),
+        "column": column_label(dataset, partition, whole=merged["data"].get("absent") != "skip"),
         **described,
         **networks,
         **merged,
     }
+
+
+def _partition(value: Any, data: dict[str, Any], dataset: str, where: str) -> str:
+    """Return the name of a partition that the data set has: one of its `partitions`, else of the paper's."""
+    own = [str(partition) for partition in data.get("partitions", ())]
+    for partition in own if data["family"] == "seeded" else ():
+        if not re.fullmatch(r"full|[1-9]\d*(-[1-9]\d*)?", partition):
+            place = f"{dataset}.data.partitions: {partition!r}"
+            raise ValueError(f"{place}; allowed are full, fractions such as 1-30, and counts such as 100")
+    known = own or PARTITIONS[dataset]
+    if str(value) not in known:
+        message = f"{where}.partition of {dataset}: {str(value)!r} is not known; allowed: {', '.join(known)}"
+        raise ValueError(f"{message}; what else there is to be stands in {dataset}.data.partitions")
+    return str(value)
 
 
 def _lay(merged: dict[str, Any], layer: dict[str, Any], where: str, *, new: bool) -> None:

@@ -137,7 +137,7 @@ def _write(data: Mapping[str, Any], dataset: str, *, source: Path, out: Path) ->
     _require(pairs(source, layout, lists.val), masks=True, what=f"validation images of {dataset}")
     _write_ids(out / "val.txt", lists.val)
     chosen: dict[str, tuple[list[str], list[str]]] = {}
-    for partition in data.get("partitions", PARTITIONS):
+    for partition in map(str, data.get("partitions", PARTITIONS)):
         labelled, unlabelled = chosen[partition] = _choose(rules, lists, dataset=dataset, partition=partition)
         check_partition(labelled, unlabelled, val=lists.val, name=f"{dataset}/{partition}")
         _require(pairs(source, layout, labelled), masks=True, what=f"labelled images of {dataset}/{partition}")

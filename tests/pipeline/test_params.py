@@ -74,8 +74,32 @@ def test_the_papers_scale_is_section_4_1(params: dict[str, Any]) -> None:
     assert (of_city | {"criterion": "ohem"}).items() <= city["training"].items()
     assert voc["model"]["encoder"]["blocks"] == city["model"]["encoder"]["blocks"] == [3, 4, 23, 3]
     assert (voc["evaluation"]["mode"], city["evaluation"]["mode"]) == ("centre", "slide")
-    queues = {"queue_size": 30000, "queue_size_class_0": 50000}
-    assert queues.items() <= next(row for row in resolve_table(params, "table_7"))["parameters"].items()
+    assert (voc["model"]["auxiliary"], city["model"]["auxiliary"]) == (False, True)
+    ohem = {
+        "ohem_threshold": 0.7,
+        "ohem_min_kept": 8 * 100000,
+        "auxiliary_weight": 0.4,
+    }  # eight GPUs with two images each
+    assert ohem.items() <= city["training"].items()
+    first = resolve_table(params, "table_3")[0]  # SupOnly: four GPUs with four images each
+    assert (first["method"], first["training"]["ohem_min_kept"]) == ("suponly", 4 * 100000)
+    assert city["evaluation"]["select_mode"] == "centre"  # as released; the sliding windows measure it
+    for table, of_class_0 in (("table_7", 50000), ("table_a8", 30000)):  # Cityscapes has no background
+        queues = {"queue_size": 30000, "queue_size_class_0": of_class_0}
+        assert all(queues.items() <= row["parameters"].items() for row in resolve_table(params, table))
+    assert resolve_table(params, "table_x5")[0]["evaluation"]["mode"] == "whole"  # COCO's images exceed the crop
+
+
+def test_the_released_cityscapes_code_is_a_variant_of_its_own(params: dict[str, Any]) -> None:
+    params["scale"] = "paper"
+    where = {"dataset": "cityscapes", "partition": "1-8", "method": "u2pl", "variant": "released_cityscapes"}
+    params["tables"]["mine"] = where
+    (row,) = resolve_table(params, "mine")
+    check_row(row)
+    expected = {"warm_start_epochs": 0, "head_lr_factor": 1, "pad_label": 0, "criterion": "ohem"}
+    assert expected.items() <= row["training"].items()
+    assert row["parameters"]["contrast_weight"] == 1 / 8
+    assert row["parameters"]["defect_one_hot"]
 
 
 def test_every_cell_of_the_papers_scale_has_a_key_before_any_data_is_there(params: dict[str, Any]) -> None:
@@ -137,6 +161,7 @@ def test_released_semantics_are_the_modules_own() -> None:
 
     variants = load_params(PROJECT / "params.yaml")["methods"]["u2pl"]["variants"]
     assert variants["released"]["parameters"] == RELEASED
+    assert variants["released_cityscapes"]["parameters"] == RELEASED | {"contrast_weight": 0.125}
 
 
 def test_dvc_yaml_has_every_table_with_its_data_set() -> None:
@@ -184,7 +209,7 @@ def test_the_experiment_may_be_of_any_method(params: dict[str, Any]) -> None:
         ({"alpha_0": 0.3}, "unknown top-level key: 'alpha_0' is not known; allowed: .*alpha0"),
         ({"method": "u2p"}, "method: 'u2p' is not known; allowed: .*u2pl"),
         ({"dataset": "voc"}, "'voc' is not known; allowed: voc_classic"),
-        ({"partition": "1-3"}, "'1-3' is not known; allowed: 1-16"),
+        ({"partition": "1-3"}, r"voc_blender: '1-3' is not known; allowed: 1-16, .*full; .*partitions"),
         ({"temperature": float("nan")}, "temperature: nan is not a finite number"),
     ],
 )
@@ -193,6 +218,35 @@ def test_a_wrong_key_or_value_names_itself_and_what_is_allowed(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         resolve_table(params | change, "experiment")
+
+
+def test_a_seeded_data_set_may_have_any_fraction_or_count(params: dict[str, Any]) -> None:
+    data = params["scales"]["smoke"]["voc_blender"]["data"]
+    (before,) = resolve_table(params, "experiment")
+    data["partitions"] = ["1-4", "1-30", 10]
+    for partition, column in (("1-30", "1/30"), (10, "10")):
+        (row,) = resolve_table(params | {"partition": partition}, "experiment")
+        assert (row["partition"], row["column"]) == (str(partition), column)
+        check_row(row)
+        assert chain(row)[-1].key
+    (after,) = resolve_table(params, "experiment")
+    assert [cell.key for cell in chain(after)] == [cell.key for cell in chain(before)]
+    data["partitions"] = ["1-4", "x-3"]
+    with pytest.raises(
+        ValueError, match=r"voc_blender.data.partitions: 'x-3'; allowed are full, fractions such as 1-30"
+    ):
+        resolve_table(params, "experiment")
+    data["partitions"] = ["1-4", "1-2"]
+    with pytest.raises(ValueError, match=r"'1-8' is not known; allowed: 1-4, 1-2; "):
+        resolve_table(params | {"partition": "1-8"}, "experiment")
+
+
+def test_a_published_family_has_the_partitions_it_published(params: dict[str, Any]) -> None:
+    params["scale"] = "laptop"
+    params["scales"]["laptop"]["voc_blender"]["data"] |= {"partitions": ["1-3"]}
+    (row,) = resolve_table(params | {"partition": "1-3"}, "experiment")
+    with pytest.raises(ValueError, match=r"u2pl published no partition '1-3' of 'voc_blender'; it has \['1-16'"):
+        chain(row)
 
 
 @pytest.mark.parametrize(("key", "value"), [("alpha0", 1.5), ("rank_low", 0), ("temperature", 0.0), ("weight", -1.0)])
