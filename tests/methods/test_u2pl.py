@@ -179,3 +179,15 @@ def test_monitors_are_finite_scalars(tiny: Any) -> None:
         method: Method = tiny.make_method("u2pl", **changes)
         tiny.losses(method, tiny.make_batch())
         assert all(math.isfinite(float(value)) for value in method.monitors().values())
+
+
+def test_monitors_say_how_many_pixels_are_reliable_and_how_full_each_queue_is(tiny: Any) -> None:
+    method: Method = tiny.make_method("u2pl")
+    tiny.losses(method, tiny.make_batch())
+    values = method.monitors()
+    share = 1 - method.hyper.alpha0 * (1 - tiny.make_progress().epoch_fraction)
+    assert float(values["method/reliable_share"]) == pytest.approx(share, abs=0.02)
+    memory = method.contrast.memory
+    filled = [float(values[f"queue/class_{index}"]) for index in range(len(memory.capacity))]
+    assert filled == pytest.approx((memory.filled / memory.capacity).tolist())
+    assert max(filled) > 0

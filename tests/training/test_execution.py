@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from pipeline.data.batch import Batch
 from pipeline.models.build import ModelConfig, build_network
 from pipeline.models.segnet import SegNet
 from pipeline.params import load_params, resolve_table
+from pipeline.training.engine import backward
 from pipeline.training.execution import blocks_of, compile_parts, recompute_blocks
 from pipeline.training.setting import check_training
 
@@ -122,3 +124,34 @@ def test_compiled_parts_give_the_same_loss_and_gradients() -> None:
     for mine, other in zip(gradients, other_gradients, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-2, atol=1e-4)
     assert state.keys() == other_state.keys()
+
+
+class Mean(torch.nn.Module):
+    """A method whose loss is a mean over images, as most are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(3))
+
+    def losses(self, batch: Batch, _progress: object) -> dict[str, Tensor]:
+        squares = (batch.labelled * self.weight).square().sum(dim=1)
+        return {"supervised": squares.mean(), "unsupervised": batch.unlabelled.matmul(self.weight).mean()}
+
+
+def accumulated(num: int) -> tuple[dict[str, Tensor], Tensor]:
+    torch.manual_seed(0)
+    images, empty = torch.randn(8, 3), torch.zeros(8, 3)
+    method: Any = Mean()
+    run: Any = SimpleNamespace(training={"accumulate": num, "precision": "float32"}, progress=None)
+    parts = Batch(images, empty, images.flip(0), empty, empty).parts(num)
+    found = [backward(method, part, run) for part in parts]
+    losses = {name: torch.stack([each[name] for each in found]).sum() for name in found[0]}
+    return losses, method.weight.grad
+
+
+def test_parts_of_a_batch_add_up_to_its_losses_and_gradient() -> None:
+    (losses, gradient), (other_losses, other_gradient) = accumulated(1), accumulated(4)
+    assert losses.keys() == other_losses.keys()
+    for name in losses:
+        torch.testing.assert_close(losses[name], other_losses[name])
+    torch.testing.assert_close(gradient, other_gradient)
