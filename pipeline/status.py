@@ -16,7 +16,7 @@ from pipeline.store import Store
 NONE_HAS_RUN = "none has run"
 """Where the time of a stage's cells is not known from past ones."""
 
-STATES = ("done", "running", "queued", "missing", "failed")
+STATES = ("done", "running", "queued", "missing", "failed", "cancelled")
 
 
 def tables_of(root: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -68,7 +68,7 @@ def find_trained(root: Path, store: Store, name: str) -> Path:
     """
     if Path(name).is_dir():
         return Path(name)
-    tables = {table: rows for (scale, table), rows in tables_of(root).items() if scale == _scale(root)}
+    tables = {table: rows for (scale, table), rows in tables_of(root).items() if scale == current_scale(root)}
     if name in tables:
         trained = {chain(row)[-2].key: chain(row)[-2] for row in tables[name]}
         if len(trained) > 1:
@@ -82,7 +82,8 @@ def find_trained(root: Path, store: Store, name: str) -> Path:
     return store.done(cell.key)
 
 
-def _scale(root: Path) -> str:
+def current_scale(root: Path) -> str:
+    """Return the scale that `params.yaml` chooses."""
     from pipeline.params import load_params
 
     return load_params(root / "params.yaml")["scale"]
