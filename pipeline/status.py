@@ -120,9 +120,8 @@ def plan(root: Path, store: Store, targets: list[str]) -> list[dict[str, Any]]:
             numbers = Counter(states.values())
             line |= {state: numbers[state] for state in STATES if numbers[state]}
             line["shared"] = len(cells.keys() & counted)
-            line |= _ahead(
-                past, site, [c for c in cells.values() if states[c.key] == "missing" and c.key not in counted]
-            )
+            new = [cell for key, cell in cells.items() if states[key] == "missing" and key not in counted]
+            line |= _ahead(past, site, new)
             counted |= cells.keys()
         lines.append(line)
     return lines

@@ -14,7 +14,10 @@ from pipeline import liveness, slurm
 from pipeline.cell import Cell, digest
 from pipeline.liveness import release_dead, surplus
 from pipeline.store import Store, write_json
-from tests.pipeline.test_shared_store import job, squeue  # noqa: F401 - the fixture
+from tests.pipeline import test_shared_store
+from tests.pipeline.test_shared_store import job
+
+squeue = test_shared_store.squeue
 
 
 def cell(kind: str, number: int, *upstream: Cell) -> Cell:
