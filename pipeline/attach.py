@@ -37,6 +37,14 @@ LATER = 75
 
 def run_stage(kind: str, scale: str, table: str) -> int:
     """Run the cell stage `<kind>@<table>`; return the exit status (1 where a cell failed, 130 after Ctrl-C)."""
+    try:
+        return _run(kind, scale, table)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"{kind}@{table}: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(kind: str, scale: str, table: str) -> int:
     from pipeline.doctor import keep_lock
 
     root = Path.cwd()  # not DVC_ROOT, which in an experiment's own workspace still names the project's
@@ -45,20 +53,13 @@ def run_stage(kind: str, scale: str, table: str) -> int:
     path = root / "reports" / scale / "cells" / f"{table}.json"
     keep_lock(root)
     start_ingester(store, root)
-    try:
-        before = read_inputs(root, path)
-    except ValueError as error:
-        print(f"{kind}@{table}: {error}", file=sys.stderr)
-        return 1
+    before = read_inputs(root, path)
     every = {cell.key: cell for cells in before["the code or the weights"] for cell in cells}
     cells = {key: cell for key, cell in every.items() if cell.kind == kind}
     launcher = Launcher(root, scale, f"{kind}@{table}")
     try:
         with Waiting(store, f"{scale}/{table}", every) as mark:
             failed = wait(store, cells, launcher, title=f"{kind}@{table}", mark=mark)
-    except (RuntimeError, OSError) as error:
-        print(f"{kind}@{table}: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         interrupt(store, cells)
         print(f"{kind}@{table}: interrupted; the next `dvc repro` goes on from the checkpoints", file=sys.stderr)

@@ -254,7 +254,7 @@ class Store:
     def executions(self) -> list[dict[str, Any]]:
         """Return the execution log of all hosts in the order of time; unreadable lines are left out."""
         lines = [line for path in sorted(self.root.glob("executions*.jsonl")) for line in read_lines(path)]
-        return sorted(lines, key=lambda line: line["time"])
+        return sorted(lines, key=lambda line: line.get("time", 0.0))
 
     def _claim(self, key: str) -> Path:
         return self.root / "claims" / f"{key}.json"
