@@ -9,16 +9,15 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline import doctor, status
-from pipeline.attach import cancel, release_dead
+from pipeline import doctor, status, steering
 from pipeline.garbage import KEPT_DAYS, find_garbage, remove, size_of
 from pipeline.ingester import follow_until_idle
-from pipeline.store import Store, find_store, read_json
+from pipeline.liveness import release_dead
+from pipeline.store import Store, find_store
 
 TRAINED = "a train cell: the first characters of its key, a table of one row (`experiment`), or a copy of its folder"
 
@@ -71,8 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("-f", "--follow", action="store_true")
     command("why", _why, "where a cell's result comes from").add_argument("cell")
     command("cancel", _cancel, "stop the cells of a table, or one cell; checkpoints stay").add_argument("target")
-    added = command("retry", _retry, "forget the failures of all cells, or of one, so that they run again")
-    added.add_argument("cell", nargs="?")
+    added = command("retry", _retry, "forget failures and cancellings, all or of a table or cell: they run again")
+    added.add_argument("target", nargs="?")
     added = command("gc", _gc, "remove what the store keeps for no current table; only says it without --force")
     added.add_argument("--force", action="store_true", help="remove it")
     added.add_argument(
@@ -145,47 +144,19 @@ def _tables(root: Path, store: Store, options: argparse.Namespace) -> None:
 
 
 def _logs(root: Path, store: Store, options: argparse.Namespace) -> None:
-    key = status.find_cell(root, store, options.cell).key
-    shown = 0
-    while True:
-        path = (store.done(key) if store.is_done(key) else store.work(key)) / "log.txt"
-        if not path.exists() and not options.follow:
-            raise ValueError(f"cell {key[:12]} is {store.state(key)} and has no log yet")
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        print(text[shown:], end="", flush=True)
-        shown = len(text)
-        if not options.follow or store.state(key) in ("done", "failed"):
-            return
-        time.sleep(1)
+    steering.show_log(root, store, options.cell, follow=options.follow)
 
 
 def _why(root: Path, store: Store, options: argparse.Namespace) -> None:
-    cell = status.find_cell(root, store, options.cell)
-    result = read_json(store.done(cell.key) / "result.json") or {"state": store.state(cell.key)}
-    log = [line for line in store.executions() if line["key"] == cell.key]
-    facts = {"cell": cell.name, "key": cell.key, "upstream": cell.upstream, "result": result, "executions": log}
-    print(json.dumps(facts | {"failure": store.failure(cell.key), "values": cell.values}, indent=1))
+    print(json.dumps(steering.explain(root, store, options.cell), indent=1))
 
 
 def _cancel(root: Path, store: Store, options: argparse.Namespace) -> None:
-    tables = {table: rows for (_, table), rows in status.tables_of(root).items()}
-    if options.target in tables:
-        keep = _keys(rows for table, rows in tables.items() if table != options.target)
-        keys = _keys([tables[options.target]]) - keep
-    else:
-        keys = {status.find_cell(root, store, options.target).key}
-    print(f"{cancel(store, keys)} cells stopped; cells that another table needs go on")
-
-
-def _keys(tables: Any) -> set[str]:
-    return {cell.key for rows in tables for row in rows for cell in status.chain(row)}
+    print(steering.cancel(root, store, options.target))
 
 
 def _retry(root: Path, store: Store, options: argparse.Namespace) -> None:
-    failed = [path.stem for path in (store.root / "failed").glob(f"{options.cell or ''}*.json")]
-    for key in failed:
-        store.retry(key)
-    print(f"{len(failed)} failures forgotten; `dvc repro` runs those cells again")
+    print(steering.retry(root, store, options.target))
 
 
 def _doctor(root: Path, store: Store, options: argparse.Namespace) -> int:
@@ -197,7 +168,8 @@ def _doctor(root: Path, store: Store, options: argparse.Namespace) -> int:
 
 
 def _gc(root: Path, store: Store, options: argparse.Namespace) -> None:
-    garbage = find_garbage(store, _keys(status.tables_of(root).values()), days=options.days, done=options.done)
+    needed = {cell.key for rows in status.tables_of(root).values() for row in rows for cell in status.chain(row)}
+    garbage = find_garbage(store, needed, days=options.days, done=options.done)
     for folder in garbage:
         print(folder.relative_to(store.root))
     freed = remove(garbage) if options.force else sum(map(size_of, garbage))

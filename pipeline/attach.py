@@ -5,10 +5,8 @@ The waiting process stays small (no torch, MLflow, pandas or DVC in it): a hundr
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,25 +14,37 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from pipeline.adopt import manifest_entry
-from pipeline.cell import Cell, chain, forget_code, read_rows
+from pipeline.cell import Cell
+from pipeline.guard import read_inputs
 from pipeline.ingester import start_ingester
-from pipeline.slurm import GRACE_S, cancel_jobs, died_of_memory, live_jobs
-from pipeline.store import Store, find_store, read_json, write_json
+from pipeline.liveness import clock, process_alive, release_dead
+from pipeline.results import link_weights, write_metrics
+from pipeline.store import Store, find_store, read_json
+from pipeline.waiting import Waiting
 
 POLL_S = 0.5
 LIVENESS_S = 5.0
 BUSY_SHARE = 0.02
 """What share of its time the waiting process may spend on looking, however many cells there are."""
 
-MAX_LOST = 3
-"""A cell whose worker died this often, without a word and without getting further, has failed."""
+RETRY_S = 30.0
+"""How long to wait with what could not be submitted: the cluster takes no more, or what is before is not done."""
+
+ENDED = ("done", "failed", "cancelled")
+LATER = 75
+"""Exit status of a launch that left cells for later; its output says why."""
 
 
 def run_stage(kind: str, scale: str, table: str) -> int:
     """Run the cell stage `<kind>@<table>`; return the exit status (1 where a cell failed, 130 after Ctrl-C)."""
+    try:
+        return _run(kind, scale, table)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"{kind}@{table}: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(kind: str, scale: str, table: str) -> int:
     from pipeline.doctor import keep_lock
 
     root = Path.cwd()  # not DVC_ROOT, which in an experiment's own workspace still names the project's
@@ -43,18 +53,13 @@ def run_stage(kind: str, scale: str, table: str) -> int:
     path = root / "reports" / scale / "cells" / f"{table}.json"
     keep_lock(root)
     start_ingester(store, root)
+    before = read_inputs(root, path)
+    every = {cell.key: cell for cells in before["the code or the weights"] for cell in cells}
+    cells = {key: cell for key, cell in every.items() if cell.kind == kind}
+    launcher = Launcher(root, scale, f"{kind}@{table}")
     try:
-        before = path.read_bytes() if path.exists() else b""
-        chains = [chain(row) for row in read_rows(path)]
-    except ValueError as error:
-        print(f"{kind}@{table}: {error}", file=sys.stderr)
-        return 1
-    cells = {cell.key: cell for cells in chains for cell in cells if cell.kind == kind}
-    try:
-        failed = wait(store, cells, lambda: _launch(root, scale, f"{kind}@{table}"), title=f"{kind}@{table}")
-    except RuntimeError as error:
-        print(f"{kind}@{table}: {error}", file=sys.stderr)
-        return 1
+        with Waiting(store, f"{scale}/{table}", every) as mark:
+            failed = wait(store, cells, launcher, title=f"{kind}@{table}", mark=mark)
     except KeyboardInterrupt:
         interrupt(store, cells)
         print(f"{kind}@{table}: interrupted; the next `dvc repro` goes on from the checkpoints", file=sys.stderr)
@@ -67,9 +72,9 @@ def run_stage(kind: str, scale: str, table: str) -> int:
             file=sys.stderr,
         )
         return 1
-    forget_code()
-    if path.read_bytes() != before or [chain(row) for row in read_rows(path)] != chains:
-        print(f"{kind}@{table}: the code or {path} changed while the stage ran; run it again", file=sys.stderr)
+    after = read_inputs(root, path)
+    if edited := [name for name in before if after[name] != before[name]]:
+        print(f"{kind}@{table}: {' and '.join(edited)} changed while the stage ran; run it again", file=sys.stderr)
         return 1
     if kind == "evaluate":
         write_metrics(store, root, scale, table)
@@ -78,115 +83,67 @@ def run_stage(kind: str, scale: str, table: str) -> int:
     return 0
 
 
-def wait(store: Store, cells: dict[str, Cell], start: Any, *, title: str) -> dict[str, dict[str, Any]]:
-    """Wait until every cell is done or failed, starting what nobody runs; return the failures by key."""
+def wait(
+    store: Store, cells: dict[str, Cell], start: Any, *, title: str, mark: Waiting | None = None
+) -> dict[str, dict[str, Any]]:
+    """Wait until every cell has ended, starting what nobody runs; return by key why cells failed or were cancelled."""
     from pipeline.progress import Board
 
-    next_check, states = 0.0, dict.fromkeys(cells, "missing")
+    next_check = next_start = 0.0
+    states = dict.fromkeys(cells, "missing")
     with Board(store, title) as board:
         while True:
             began = time.monotonic()
             states = {key: state if state == "done" else store.state(key) for key, state in states.items()}
-            if all(state in ("done", "failed") for state in states.values()):
+            if all(state in ENDED for state in states.values()):
                 break
             looked_s = time.monotonic() - began
-            if "missing" in states.values():
+            if "missing" in states.values() and time.monotonic() > next_start:
                 start()
+                if any(store.state(key) == "missing" for key, state in states.items() if state == "missing"):
+                    next_start = time.monotonic() + RETRY_S
             if time.monotonic() > next_check:
                 began = time.monotonic()
                 release_dead(store)
                 next_check = began + max(LIVENESS_S, (time.monotonic() - began) / BUSY_SHARE)
+            if mark is not None:
+                mark.beat()
             board.show(states)
             time.sleep(max(POLL_S, looked_s / BUSY_SHARE))
-    failures = {key: store.failure(key) for key in cells if states[key] == "failed"}
-    return {key: failure or {"reason": "forgotten"} for key, failure in failures.items()}
+    ends = {key: store.failure(key) or store.cancelled(key) for key in cells if states[key] != "done"}
+    return {key: end or {"reason": "forgotten"} for key, end in ends.items()}
 
 
-def _launch(root: Path, scale: str, stage: str) -> None:
-    """Submit in a process of its own, in its own session: Ctrl-C here must not split a submission.
+class Launcher:
+    """Submits what is missing in a process of its own, in its own session: Ctrl-C here must not split a submission."""
 
-    Its output goes to a file, since the jobs of one machine inherit it and would keep a pipe open.
-    """
-    command = [sys.executable, "-m", "pipeline.launch", str(root), scale, stage]
-    with tempfile.TemporaryFile("w+") as output:
-        result = subprocess.run(
-            command,
-            cwd=root,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            check=False,
-        )
-        if result.returncode != 0:
+    def __init__(self, root: Path, scale: str, stage: str) -> None:
+        self.root, self.said = root, ""
+        self.command = [sys.executable, "-m", "pipeline.launch", str(root), scale, stage]
+
+    def __call__(self) -> None:
+        """Submit; say once why something waits. Raises RuntimeError where submitting failed.
+
+        The output goes to a file, since the jobs of one machine inherit it and would keep a pipe open.
+        """
+        with tempfile.TemporaryFile("w+") as output:
+            result = subprocess.run(
+                self.command,
+                cwd=self.root,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                check=False,
+            )
             output.seek(0)
-            raise RuntimeError(f"nothing could be submitted: {output.read().strip()[-3000:]}")
-
-
-def release_dead(store: Store) -> None:
-    """Let go of cells whose worker or whose whole submission is gone, so that they are submitted again."""
-    for path in (store.root / "work").glob("*/holder.json"):
-        holder = read_json(path)
-        if holder and holder_dead(store, holder):
-            path.unlink(missing_ok=True)
-            _count_loss(store, path.parent.name, holder)
-    alive: dict[str, bool] = {}
-    for path in (store.root / "claims").glob("*.json"):
-        owner = store.owner(path.stem)
-        if owner is not None and owner not in alive:
-            alive[owner] = submission_alive(store, owner)
-        if owner is not None and not alive[owner] and store.holder(path.stem) is None:
-            store.release(path.stem)
-
-
-def _count_loss(store: Store, key: str, holder: dict[str, Any]) -> None:
-    """Log that a worker died without a word, and give up on a cell that goes nowhere between its deaths."""
-    checkpoint = store.work(key) / "checkpoint.pt"
-    reached = checkpoint.stat().st_mtime if checkpoint.exists() else None
-    memory = not holder["job"].startswith("local-") and died_of_memory(holder["job"])
-    facts = {"host": holder["host"], "job": holder["job"], "checkpoint": reached, "memory": memory}
-    store.log_execution(key, "lost", facts)
-    losses = [line for line in store.executions() if line["key"] == key and line["event"] == "lost"]
-    if len([line for line in losses[-MAX_LOST:] if line["checkpoint"] == reached]) >= MAX_LOST:
-        reason = f"its worker died {MAX_LOST} times at the same step, the last as job {holder['job']}"
-        log = str(store.work(key) / "log.txt")
-        store.fail(key, None, {"reason": f"{reason} on {holder['host']} (killed for memory?)", "log": log})
-
-
-def holder_dead(store: Store, holder: dict[str, Any]) -> bool:
-    """Tell whether the worker that holds a cell is surely gone."""
-    if holder["job"].startswith("local-"):
-        return holder["host"] == socket.gethostname() and not _process_alive(holder["pid"], _clock(holder))
-    jobs = live_jobs(store, since=holder["time"] + GRACE_S)
-    return jobs is not None and not any(holder["job"] in numbers for numbers in jobs.values())
-
-
-def _process_alive(pid: int, since: float) -> bool:
-    """Tell whether a process of this host lives that was there at `since` by this host's clock."""
-    try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= since + 1
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _clock(record: dict[str, Any]) -> float:
-    return record.get("clock", record["time"])  # absent in what older versions wrote
-
-
-def submission_alive(store: Store, submission: str) -> bool:
-    """Tell whether any job of a submission may still wait or run."""
-    folder = store.submissions / submission
-    record, jobs = read_json(folder / "submission.json"), read_json(folder / "jobs.json")
-    if record is None:
-        return False
-    if jobs is None and record["host"] == socket.gethostname() and _process_alive(record["pid"], _clock(record)):
-        return True  # it is being submitted
-    if record["site"]["executor"] != "slurm":
-        return jobs is not None and any(_process_alive(int(job), _clock(record) + 60) for job in jobs["jobs"])
-    # By name: that finds orphans, whose submission was cut off before their ids were written down.
-    live = live_jobs(store, since=(jobs or record)["time"] + GRACE_S)
-    return live is None or record["job_name"] in live
+            said = output.read().strip()[-3000:]
+        if result.returncode == LATER:
+            if said != self.said:
+                print(said, file=sys.stderr, flush=True)
+            self.said = said
+        elif result.returncode != 0:
+            raise RuntimeError(f"nothing could be submitted: {said}")
 
 
 def interrupt(store: Store, cells: dict[str, Cell]) -> None:
@@ -196,41 +153,5 @@ def interrupt(store: Store, cells: dict[str, Cell]) -> None:
         record, jobs = read_json(folder / "submission.json"), read_json(folder / "jobs.json")
         if record and jobs and record["site"]["executor"] == "local":
             for job in jobs["jobs"]:
-                if _process_alive(int(job), _clock(record) + 60):
+                if process_alive(int(job), clock(record) + 60):
                     os.kill(int(job), signal.SIGTERM)  # the job's controller hands it on to its worker
-
-
-def cancel(store: Store, keys: set[str]) -> int:
-    """Stop cells that are queued or running: give up their claims, and ask local workers to save and leave."""
-    stopped = 0
-    for key in keys:
-        holder = store.holder(key)
-        if store.state(key) in ("queued", "running"):
-            store.release(key)
-            stopped += 1
-        if holder and not holder["job"].startswith("local-"):
-            cancel_jobs([holder["job"]])
-        elif holder and not holder_dead(store, holder):
-            os.kill(holder["pid"], signal.SIGTERM)
-    return stopped
-
-
-def link_weights(store: Store, cells: dict[str, Cell], folder: Path) -> None:
-    """Hard-link the cells' weights and curves into the stage's output folder, beside a manifest of results."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "manifest.json", {key: manifest_entry(store, key, folder) for key in sorted(cells)})
-
-
-def write_metrics(store: Store, root: Path, scale: str, table: str) -> None:
-    """Write the measured rows of a table."""
-    rows = [measured_row(store, row) for row in read_rows(root / "reports" / scale / "cells" / f"{table}.json")]
-    write_json(root / "reports" / scale / "metrics" / f"{table}.json", rows)
-
-
-def measured_row(store: Store, row: dict[str, Any]) -> dict[str, Any]:
-    """Return a resolved row with its results, whose cells are done, and where they come from."""
-    *_, train, evaluate = chain(row)
-    trained = json.loads((store.done(train.key) / "result.json").read_text())
-    evaluated = json.loads((store.done(evaluate.key) / "result.json").read_text())
-    own = {"key": evaluate.key, "train_key": train.key, "state": trained["state"], "provenance": trained["provenance"]}
-    return row | trained | evaluated | own

@@ -20,6 +20,9 @@ from pipeline.data.partition import input_key
 
 PACKAGE = Path(__file__).parent
 KINDS = ("warm_start", "train", "evaluate")
+COUNTED = ("train", "sleep")
+"""What the limit of a worker counts; the warm starts before and the evaluations after ride along."""
+
 SCIENCE = ("data", "models", "methods", "training", "evaluation")
 ENTRY = {
     "warm_start": ("training/engine.py", "models/backbones/{backbone}.py"),
@@ -166,6 +169,7 @@ def _syntax(path: Path) -> ast.Module:
 
 
 def forget_code() -> None:
-    """Read the source files again at the next key: they may have been edited."""
+    """Read source files and weights again at the next key: they may have been edited."""
     code_hash.cache_clear()
+    weights_identity.cache_clear()
     _syntax.cache_clear()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.attach import release_dead
+from pipeline.liveness import release_dead
 from pipeline.store import Store
 
 

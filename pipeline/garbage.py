@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.attach import submission_alive
+from pipeline.liveness import submission_alive
 from pipeline.store import Store, read_json
 
 KEPT_DAYS = 7.0

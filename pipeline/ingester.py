@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import IO
 
+from pipeline.files import try_lock
 from pipeline.store import Store
 
 IDLE_S = 20.0
@@ -68,12 +68,4 @@ def wait_for_ingester(store: Store, root: Path) -> None:
 
 def _lock(store: Store) -> IO[str] | None:
     """Return the open lock file of this store's ingester, or None where another process holds it."""
-    path = store.root / "tracking" / "ingester.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
+    return try_lock(store.root / "tracking" / "ingester.lock")

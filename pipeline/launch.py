@@ -18,37 +18,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline.adopt import adopt
-from pipeline.cell import PACKAGE, Cell, chain, digest, read_rows
+from pipeline.attach import LATER, RETRY_S
+from pipeline.cell import COUNTED, PACKAGE, Cell, chain, digest, read_rows
+from pipeline.liveness import surplus, user
 from pipeline.models.prepare import prepare_weights
-from pipeline.slurm import JOB_PREFIX, max_array_size
+from pipeline.provenance import source_state
+from pipeline.sbatch import LaterError, Queue, num_workers
+from pipeline.site import load_site, resources
+from pipeline.slurm import JOB_PREFIX
 from pipeline.store import Store, find_store, write_json
-from pipeline.worker import COUNTED, Worker
-
-FOREVER_MIN = 60 * 24 * 365
-ATTEMPTS = 8
-PASSING = ("Socket timed out", "Unable to contact", "temporarily", "try again", "Connection refused", "Transport")
-"""What sbatch says when its controller is busy or down for a while."""
-
-SITE_KEYS = ("executor", "workers", "threads", "pack", "parameters", "kinds", "datasets", "setup")
-
-
-def load_site(root: Path) -> dict[str, Any]:
-    """Read `slurm/<CLUSTER>.yaml`. Raises ValueError naming an unknown or missing key, or the sites there are."""
-    name = os.environ.get("CLUSTER", "local")
-    path = root / "slurm" / f"{name}.yaml"
-    if not path.exists():
-        sites = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
-        raise ValueError(f"CLUSTER={name}: {path} does not exist; there are: {sites}")
-    site = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if set(site) != set(SITE_KEYS):
-        wrong = sorted(set(site) ^ set(SITE_KEYS))
-        raise ValueError(f"{path}: unknown or missing keys {wrong}; it holds: {', '.join(SITE_KEYS)}")
-    if site["executor"] not in ("local", "slurm", "debug"):
-        raise ValueError(f"{path}: executor {site['executor']!r}; allowed: local, slurm, debug")
-    return site
 
 
 def stale_stages(root: Path, stage: str) -> list[str]:
@@ -73,45 +52,73 @@ def launch(root: Path, scale: str, stage: str) -> list[str]:
     prefixes = ("warm_start@", "train@", "evaluate@")
     tables = dict.fromkeys(name.split("@")[1] for name in stale if name.startswith(prefixes))
     cells: dict[str, Cell] = {}
+    needed: dict[str, list[str]] = {}
     for table in tables:
         for row in read_rows(root / "reports" / scale / "cells" / f"{table}.json"):
             data = {f"partitions@{row['dataset']}", f"download@{row['data']['source']}"}
             if data.isdisjoint(stale):
                 cells |= {cell.key: cell for cell in chain(row)}
+                needed.setdefault(f"{scale}/{table}", []).extend(cell.key for cell in chain(row))
     adopt(store, root, scale)
-    return submit(store, list(cells.values()), root=root, data_root=root / "data" / scale)
+    return submit(store, list(cells.values()), root=root, data_root=root / "data" / scale, tables=needed)
 
 
-def submit(store: Store, cells: list[Cell], *, root: Path, data_root: Path) -> list[str]:
-    """Claim the cells that are missing in the store and submit them: one submission for each class of resources."""
-    site, grown = load_site(root), memory_losses(store)
-    missing = [cell for cell in cells if store.state(cell.key) == "missing"]
-    prepare_weights(cell.values["model"] for cell in missing if cell.kind in ("warm_start", "train"))
-    classes: dict[str, tuple[dict[str, Any], list[Cell]]] = {}
-    for cell in missing:
-        parameters = resources(site, cell, doublings=grown[cell.key])
-        classes.setdefault(json.dumps(parameters, sort_keys=True), (parameters, []))[1].append(cell)
-    submissions = []
-    for parameters, members in classes.values():
-        submission = uuid.uuid4().hex[:12]
-        claimed = [cell for cell in members if store.claim(cell.key, submission)]
-        if claimed:
-            record = _record(store, submission, claimed, root) | {"site": site, "data_root": str(data_root)}
-            _send(store, record | {"parameters": parameters})
-            submissions.append(submission)
+def submit(
+    store: Store, cells: list[Cell], *, root: Path, data_root: Path, tables: dict[str, list[str]] | None = None
+) -> list[str]:
+    """Claim the cells that are missing in the store and submit them: one submission for each class of resources.
+
+    `tables` says which cells each table needs that this `dvc` command still has to run. A cell whose turn comes only
+    when another submission is done with the one before it is left for later: its worker would sit on the cluster and
+    wait. Raises LaterError, after all classes were tried, where the cluster takes no more jobs for now.
+    """
+    site, submissions, refused = load_site(root), [], None
+    ready = _ready(store, cells)
+    prepare_weights(cell.values["model"] for cell in ready if cell.kind in ("warm_start", "train"))
+    common = _facts(store, root) | {"site": site, "data_root": str(data_root), "tables": tables or {}}
+    for parameters, members in _classes(site, ready, memory_losses(store)):
+        record = common | {"submission": uuid.uuid4().hex[:12], "parameters": parameters}
+        record |= {"job_name": f"{JOB_PREFIX}{record['submission']}", "time": store.now(), "clock": time.time()}
+        try:
+            if _send(store, record, members):
+                submissions.append(record["submission"])
+        except LaterError as error:
+            refused = error
+    if refused is not None:
+        raise refused
     return submissions
 
 
-def resources(site: dict[str, Any], cell: Cell, *, doublings: int = 0) -> dict[str, Any]:
-    """Return the submitit keywords of a cell: for all jobs, over them those of its kind, over them its data set's.
+def _ready(store: Store, cells: list[Cell]) -> list[Cell]:
+    """Return the missing cells, upstream first, that need no other submission; end those behind one that has failed."""
+    ready: dict[str, Cell] = {}
+    for cell in cells:
+        if store.state(cell.key) != "missing":
+            continue
+        before = {key: store.state(key) for key in cell.upstream if key not in ready}
+        if ended := [key for key, state in before.items() if state in ("failed", "cancelled")]:
+            store.end_after(cell.key, ended[0], cell.name)
+        elif all(state == "done" for state in before.values()):
+            ready[cell.key] = cell
+    return list(ready.values())
 
-    `mem_gb`, where it is among them, is doubled for each time that the cell died for want of memory.
+
+def _classes(site: dict[str, Any], cells: list[Cell], grown: Counter[str]) -> list[tuple[dict[str, Any], list[Cell]]]:
+    """Return the classes of resources with their cells. What goes with a training goes into its class.
+
+    A worker runs the whole chain: in a class of their own, evaluations would wait on the cluster for their trainings.
     """
-    dataset = site["datasets"].get(cell.values["dataset"], {})
-    parameters = site["parameters"] | site["kinds"].get(cell.kind, {}) | dataset
-    if doublings and "mem_gb" in parameters:
-        parameters["mem_gb"] *= 2**doublings
-    return parameters
+    given = {cell.key for cell in cells}
+    leads = {cell.key: cell for cell in cells if cell.kind in COUNTED}
+    for cell in list(leads.values()):
+        leads |= dict.fromkeys((key for key in cell.upstream if key not in leads), cell)
+    classes: dict[str, tuple[dict[str, Any], list[Cell]]] = {}
+    for cell in cells:
+        lead = next((leads[key] for key in (cell.key, *cell.upstream) if key in leads), cell)
+        doublings = max(grown[key] for key in (lead.key, *lead.upstream) if key in given)
+        parameters = resources(site, lead, doublings=doublings)
+        classes.setdefault(json.dumps(parameters, sort_keys=True), (parameters, []))[1].append(cell)
+    return list(classes.values())
 
 
 def memory_losses(store: Store) -> Counter[str]:
@@ -119,37 +126,52 @@ def memory_losses(store: Store) -> Counter[str]:
     return Counter(line["key"] for line in store.executions() if line["event"] == "lost" and line.get("memory"))
 
 
-def _record(store: Store, submission: str, cells: list[Cell], root: Path) -> dict[str, Any]:
-    commit, dirty = _commit(root)
-    return {
-        "submission": submission,
-        "job_name": f"{JOB_PREFIX}{submission}",
+def _facts(store: Store, root: Path) -> dict[str, Any]:
+    """Return what all submissions of this process have in common."""
+    return source_state(store, root) | {
         "host": socket.gethostname(),
+        "user": user(),
         "pid": os.getpid(),
         "root": str(root),
         "snapshot": take_snapshot(store).name,
-        "commit": commit,
-        "dirty": dirty,
         "dvc_stage": os.environ.get("DVC_STAGE"),
         "dvc_experiment": os.environ.get("DVC_EXP_NAME"),
-        "time": store.now(),
-        "clock": time.time(),
-        "cells": [cell.to_json() for cell in cells],
     }
 
 
-def _send(store: Store, record: dict[str, Any]) -> None:
-    """Write the intent, submit, write the job ids. What dies in between is found again by the job's name."""
-    folder = store.submissions / record["submission"]
-    record["threads"] = record["site"]["threads"]
+def _send(store: Store, record: dict[str, Any], cells: list[Cell]) -> bool:
+    """Write the intent, claim, submit, write the job ids; return whether there was anything left to claim.
+
+    What dies in between is found again by the job's name. Where the cluster takes a part of the workers, theirs are
+    the cells they can do; the rest is released. The intent names all candidates, since claims show who owns which.
+    """
+    folder, submission = store.submissions / record["submission"], record["submission"]
+    record |= {"threads": record["site"]["threads"], "cells": [cell.to_json() for cell in cells]}
     write_json(folder / "submission.json", record)
+    claimed = [cell for cell in cells if store.claim(cell.key, submission)]
+    queue = Queue(store.root, record)
     try:
-        jobs = _submit_jobs(store, record)
-    except Exception:
-        for cell in record["cells"]:
-            store.release(cell["key"])
+        if claimed:
+            queue.send(num_workers(record["site"], [cell.kind for cell in claimed]))
+    except BaseException:
+        _release_rest(store, record, claimed, num_jobs=len(queue.jobs))
         raise
-    write_json(folder / "jobs.json", {"jobs": jobs, "time": store.now()})
+    finally:
+        if queue.jobs:
+            write_json(folder / "jobs.json", {"jobs": queue.jobs, "time": store.now()})
+        else:
+            shutil.rmtree(folder)
+    return bool(claimed)
+
+
+def _release_rest(store: Store, record: dict[str, Any], claimed: list[Cell], *, num_jobs: int) -> None:
+    """Release the claimed cells that so few jobs will not come to."""
+    keys, pack = {cell.key for cell in claimed}, record["site"]["pack"]
+    if num_jobs:
+        chains = {cell.key: (cell.kind, list(cell.upstream)) for cell in claimed}
+        keys = surplus(chains, keys, room=num_jobs * pack) if pack else set()
+    for key in keys:
+        store.unclaim(key, record["submission"])
 
 
 def take_snapshot(store: Store) -> Path:
@@ -173,64 +195,15 @@ def _is_code(path: Path) -> bool:
     return path.is_file() and "__pycache__" not in path.parts and path.suffix in (".py", ".html", ".json", ".css")
 
 
-def _submit_jobs(store: Store, record: dict[str, Any]) -> list[str]:
-    """Submit the workers of a submission through submitit, in arrays no larger than the cluster takes."""
-    import submitit
-
-    site, num_jobs = record["site"], num_workers(record)
-    executor = submitit.AutoExecutor(
-        folder=store.submissions / record["submission"] / "jobs",
-        cluster=site["executor"],
-        slurm_max_num_timeout=10**9,  # whether a cell is tried again is ours to decide
-    )
-    parameters: dict[str, Any] = {"timeout_min": FOREVER_MIN} | record["parameters"]
-    chunk = num_jobs
-    if site["executor"] == "slurm":
-        chunk = min(num_jobs, max_array_size())
-        parameters |= {"name": record["job_name"], "slurm_array_parallelism": site["workers"] or num_jobs}
-        parameters["slurm_setup"] = [*site["setup"], *parameters.get("slurm_setup", [])]
-    executor.update_parameters(**parameters)
-    worker = Worker(str(store.root), record["submission"], site["pack"])
-    os.environ["PYTHONPATH"] = str(store.root / "snapshots" / record["snapshot"])  # jobs inherit it
-    os.environ |= {name: str(site["threads"]) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    os.chdir(store.root / "snapshots" / record["snapshot"])  # and this: `python -m` looks here first
-    jobs = []
-    for start in range(0, num_jobs, chunk):
-        jobs += _patiently(executor, [worker] * min(chunk, num_jobs - start))
-    return [job.job_id for job in jobs]
-
-
-def _patiently(executor: Any, workers: list[Worker]) -> list[Any]:
-    """Submit one array, again and again while SLURM's controller is busy or restarting."""
-    from submitit.core.utils import FailedJobError
-
-    for attempt in range(ATTEMPTS):
-        try:
-            with executor.batch():
-                jobs = [executor.submit(worker) for worker in workers]
-            return jobs
-        except FailedJobError as error:
-            if attempt == ATTEMPTS - 1 or not any(word in str(error) for word in PASSING):
-                raise RuntimeError(f"sbatch refused the jobs: {error}") from error
-            time.sleep(2.0**attempt)
-    raise AssertionError
-
-
-def num_workers(record: dict[str, Any]) -> int:
-    """Return how many workers a submission needs: on one machine as many as cores, on a cluster as many as chains."""
-    site, num_cells = record["site"], len(record["cells"])
-    if site["executor"] != "slurm":
-        return min(site["workers"] or os.cpu_count() or 1, num_cells)
-    counted = sum(cell["kind"] in COUNTED for cell in record["cells"]) or num_cells
-    return -(-counted // site["pack"]) if site["pack"] else min(site["workers"] or counted, counted)
-
-
-def _commit(root: Path) -> tuple[str | None, bool]:
-    """Return the git commit at `root` and whether the tree differs from it."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=False)
-    return commit.stdout.strip() or None, bool(status.stdout.strip())
+def main(arguments: list[str]) -> int:
+    """Launch for `ROOT SCALE STAGE`; return the exit status, LATER where the cluster takes no more for now."""
+    try:
+        launch(Path(arguments[0]), arguments[1], arguments[2])
+    except LaterError as error:
+        print(f"{error}\n(what it took runs; the rest is tried again every {RETRY_S:.0f} s)")
+        return LATER
+    return 0
 
 
 if __name__ == "__main__":
-    launch(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+    sys.exit(main(sys.argv[1:]))

@@ -6,7 +6,6 @@ import json
 import re
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,14 +43,13 @@ def running(store: Store) -> list[dict[str, Any]]:
 
     What is not known yet is left out. The time left follows from the steps since the job took the cell.
     """
-    restarts = Counter(line["key"] for line in store.executions() if line["event"] == "resume")
     found, now = [], store.now()
     for path in sorted((store.root / "work").glob("*/holder.json")):
         holder, record = read_json(path), read_json(path.with_name("cell.json"))
         if holder is None or record is None:  # it ended just now
             continue
         cell, age_s = from_json(record), round(now - holder["time"])
-        facts = {"cell": cell.name, "node": holder["host"], "job": holder["job"], "restarts": restarts[cell.key]}
+        facts = {"cell": cell.name, "node": holder["host"], "job": holder["job"], "restarts": holder.get("restarts", 0)}
         found.append(facts | {"s": age_s} | _progress(path.parent, cell.values, holder.get("clock", holder["time"])))
     return found
 

@@ -10,6 +10,7 @@ from pipeline import status
 from pipeline.cell import chain
 from pipeline.forecast import forecast, total
 from pipeline.params import all_tables, choose, load_params, resolve_table
+from pipeline.past import Past
 from pipeline.store import Store
 
 
@@ -22,23 +23,26 @@ def show_plan(root: Path, store: Store, targets: list[str], *, tflops: float, as
     for line in lines:
         states = ", ".join(f"{line[state]} {state}" for state in (*status.STATES, "shared") if line.get(state))
         print(f"{line['stage']:24} {states or '-':40} {'; '.join(line['why'])}")
-    minutes = sum(line.get("worker_s", 0) for line in lines) / 60
-    print(f"{len(lines)} stages; cells to compute: about {minutes:.0f} minutes of one worker (median of past cells)")
-    unlike = {line["stage"].partition("@")[2] for line in lines if line.get("source") == status.NONE_HAS_RUN}
+    seconds, hours = (sum(line.get(name, 0) for line in lines) for name in ("worker_s", "gpu_hours"))
+    gpus = f", {hours:,.2g} GPU-hours" if hours else ""
+    print(
+        f"{len(lines)} stages; cells to compute: about {seconds / 60:.0f} minutes of one worker{gpus} ({status.MEDIAN})"
+    )
+    unlike = {line["stage"].partition("@")[2] for line in lines if line.get("unknown")}
     if unlike:
         _count_missing(root, store, unlike, tflops=tflops)
 
 
 def _count_missing(root: Path, store: Store, names: set[str], *, tflops: float) -> None:
-    """Print the cost of these tables' missing trainings, counted on tensors without values."""
-    missing, data_root = {}, root
-    for (scale, table), rows in status.tables_of(root).items():
-        if table in names:
-            data_root = root / "data" / scale
-            keyed = [(chain(row)[-2].key, row) for row in rows]
-            missing[table] = [(key, row) for key, row in keyed if store.state(key) == "missing"]
+    """Print the cost of those of the tables' missing trainings that have no like, counted on tensors without values."""
+    scale, tables, past = status.current_scale(root), status.tables_of(root), Past(store)
+    missing = {}
+    for table in sorted(names):
+        cells = [(chain(row)[-2], row) for row in tables[scale, table]]
+        unlike = [(cell, row) for cell, row in cells if past.typical_s(cell) is None]
+        missing[table] = [(cell.key, row) for cell, row in unlike if store.state(cell.key) == "missing"]
     if any(missing.values()):
-        found = total(forecast(missing, data_root))
+        found = total(forecast(missing, root / "data" / scale))
         hours = found.flop / (tflops * 1e12) / 3600
         print(
             f"{found.trainings} trainings whose like never ran here: {found.flop / 1e15:,.3g} PFLOP counted,"

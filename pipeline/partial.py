@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.attach import measured_row
 from pipeline.cell import Cell, chain, read_rows
 from pipeline.reporting.grid import build_grid
 from pipeline.reporting.paper import read_published
 from pipeline.reporting.rows import MISSING, Row, read_shown
 from pipeline.reporting.tables import to_markdown
+from pipeline.results import measured_row
 from pipeline.store import Store
 
 

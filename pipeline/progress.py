@@ -42,8 +42,10 @@ class Board:
     def show(self, states: dict[str, str]) -> None:
         """Show the states of the stage's cells by key."""
         counts = Counter(states.values())
-        done = counts["done"] + counts["failed"]
-        text = ", ".join(f"{counts[state]} {state}" for state in ("running", "queued", "failed") if counts[state])
+        done = counts["done"] + counts["failed"] + counts["cancelled"]
+        text = ", ".join(
+            f"{counts[state]} {state}" for state in ("running", "queued", "failed", "cancelled") if counts[state]
+        )
         self.bar.update(self.task, completed=done, total=len(states), states=text)
         if not self.live and time.monotonic() - self.printed > LINE_S:
             self.printed = time.monotonic()

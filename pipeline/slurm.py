@@ -1,14 +1,24 @@
-"""What SLURM is asked: which of our jobs wait or run, and how large an array may be. As seldom as possible."""
+"""What SLURM is asked: which of our jobs wait, run or ended, and how large an array may be. As seldom as possible.
+
+All drivers of a store share one answer of `squeue`, also the answer that there is none: at most one is asked for in
+SQUEUE_S, and none while another process still waits for it. `sacct` is asked as seldom, only about jobs that died and
+that the controller has forgotten.
+"""
 
 from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
+from pipeline.files import try_lock
 from pipeline.store import Store, read_json, write_json
 
 SQUEUE_S = 30.0
-"""At most one `squeue` in so many seconds, for all drivers of a store together."""
+"""At most one `squeue`, and one `sacct`, in so many seconds, for all drivers of a store together."""
 
 JOB_PREFIX = "cells-"
 """How the names of all our jobs begin."""
@@ -17,30 +27,124 @@ GRACE_S = 60.0
 """How long a job may be unknown to `squeue` after its submission."""
 
 COMMAND_S = 60.0
+FIELDS = "Name:|,JobArrayID:|,State:|,exit_code:|,UserName:|,WorkDir:"
+ENDED = (
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
+    *("REVOKED", "TIMEOUT"),
+)
+"""States of jobs that neither wait nor run."""
 
 
-def live_jobs(store: Store, since: float = 0.0) -> dict[str, list[str]] | None:
-    """Return everybody's waiting and running jobs for cells, job name -> ids as `squeue -r` prints them.
+@dataclass(frozen=True)
+class Job:
+    """A job as `squeue -t all` prints it. `status` is what `wait` would return: a signal, or an exit code * 256."""
+
+    name: str
+    number: str
+    state: str
+    status: str
+    user: str
+    folder: str
+
+    @property
+    def ended(self) -> bool:
+        """Return whether it neither waits nor runs."""
+        return self.state in ENDED
+
+
+def jobs(store: Store, since: float = 0.0) -> list[Job] | None:
+    """Return everybody's jobs for cells, those that ended some minutes ago included.
 
     The answer may be SQUEUE_S old but was asked after `since` (the store's clock). None where SLURM gives no answer,
     or none so young: then nothing is known, and nothing may be called dead.
     """
     path = store.root / "squeue.json"
     known = read_json(path)
-    asked = store.now()
-    if known is None or not 0 <= asked - known["time"] <= SQUEUE_S:
-        listing = _output(["squeue", "-h", "-r", "-o", "%j|%i"])
-        if listing is None:
+    if not _is_young(store, known):
+        lock = try_lock(path.with_suffix(".lock"))
+        if lock is None:  # another process is asking
             return None
-        jobs_of_cells = [line.split("|") for line in listing.splitlines() if line.startswith(JOB_PREFIX)]
-        known = {"time": asked, "jobs": jobs_of_cells}
-        write_json(path, known)
-    if known["time"] < since:
+        with lock:
+            known = read_json(path)
+            if not _is_young(store, known):
+                known = _ask(store, path)
+    if known is None or known["jobs"] is None or known["time"] < since:
         return None
-    jobs: dict[str, list[str]] = {}
-    for name, number in known["jobs"]:
-        jobs.setdefault(name, []).append(number)
-    return jobs
+    return [Job(*fields) for fields in known["jobs"]]
+
+
+def live_jobs(store: Store, since: float = 0.0) -> dict[str, list[str]] | None:
+    """Return the waiting and running ones of `jobs`: job name -> ids as `squeue -r` prints them."""
+    listing = jobs(store, since)
+    if listing is None:
+        return None
+    live: dict[str, list[str]] = {}
+    for job in listing:
+        if not job.ended:
+            live.setdefault(job.name, []).append(job.number)
+    return live
+
+
+def _is_young(store: Store, known: dict[str, Any] | None) -> bool:
+    return known is not None and 0 <= store.now() - known["time"] <= SQUEUE_S
+
+
+def _ask(store: Store, path: Path) -> dict[str, Any]:
+    """Ask `squeue`, and write down its answer or that it gave none."""
+    asked = store.now()
+    listing = _output(["squeue", "-h", "-r", "-t", "all", "-O", FIELDS])
+    known: dict[str, Any] = {"time": store.now(), "jobs": None}  # of no answer: when it was given up
+    if listing is not None:
+        ours = [line.strip().split("|", 5) for line in listing.splitlines() if line.startswith(JOB_PREFIX)]
+        known = {"time": asked, "jobs": [fields for fields in ours if len(fields) == 6]}
+    write_json(path, known)
+    return known
+
+
+def died_of_memory(store: Store, numbers: list[str]) -> dict[str, bool] | None:
+    """Tell for jobs that ended whether it was for want of memory, or by signal 9, which is how the kernel takes it.
+
+    None: it has to be asked again, later. What neither the controller nor accounting knows is False, and so is what
+    SLURM ended for another reason (cancelled, preempted, out of time): it kills with signal 9 too.
+    """
+    told = {job.number: _of_memory(job.state, job.status) for job in jobs(store) or [] if job.ended}
+    unknown = [number for number in numbers if number not in told]
+    if unknown:
+        accounts = _accounts(store, unknown)
+        if accounts is None:
+            return None
+        told |= accounts
+    return {number: told.get(number, False) for number in numbers}
+
+
+def _of_memory(state: str, status: str) -> bool:
+    """`status` is that of `wait`, or accounting's `code:signal`, which may write the shell's 137 as 9."""
+    if state == "FAILED" and ":" in status:
+        code, signal = status.split(":")
+        return signal == "9" or code in ("9", "137")
+    return state == "OUT_OF_MEMORY" or (state == "FAILED" and status in ("9", str(137 * 256)))
+
+
+def _accounts(store: Store, numbers: list[str]) -> dict[str, bool] | None:
+    """Ask accounting about jobs, unless it was asked just now."""
+    path = store.root / "sacct.json"
+    lock = try_lock(path.with_suffix(".lock"))
+    if lock is None:
+        return None
+    with lock:
+        if _is_young(store, read_json(path)):
+            return None
+        write_json(path, {"time": store.now()})
+        listing = _output(["sacct", "-n", "-P", "-X", "-j", ",".join(numbers), "-o", "JobID,State,ExitCode"]) or ""
+    found = [line.split("|") for line in listing.splitlines()]
+    return {fields[0]: _of_memory(*fields[1:]) for fields in found if len(fields) == 3}
+
+
+@cache
+def sees_everybody() -> bool:
+    """Return whether `squeue` shows the jobs of all users: with PrivateData=jobs a colleague's seem to be gone."""
+    private = re.search(r"PrivateData\s*=\s*(\S+)", _output(["scontrol", "show", "config"]) or "")
+    return private is not None and "jobs" not in private.group(1).split(",")
 
 
 def max_array_size() -> int:
@@ -49,22 +153,16 @@ def max_array_size() -> int:
     return int(found.group(1)) if found else 1000
 
 
-def died_of_memory(job: str) -> bool:
-    """Tell whether SLURM knows that a job ended for want of memory, or was killed with signal 9 as the kernel does.
-
-    Asks the controller, which forgets a job after some minutes, then accounting, which may lag by some seconds and
-    writes the shell's status 137 as 9. Unknown: False.
-    """
-    shown = _output(["scontrol", "show", "job", "-o", job]) or ""
-    ended = " ".join(re.findall(r"(?:JobState|ExitCode)=(\S+)", shown))
-    ended = ended or _output(["sacct", "-n", "-P", "-X", "-j", job, "-o", "State,ExitCode"]) or ""
-    return "OUT_OF_MEMORY" in ended or re.search(r"\b(137:0|9:0|\d+:9)\b", ended) is not None
-
-
 def cancel_jobs(numbers: list[str]) -> None:
     """Cancel jobs by id; ids that ended already do no harm."""
     if numbers:
         subprocess.run(["scancel", *numbers], capture_output=True, timeout=COMMAND_S, check=False)
+
+
+def cancel_pending(name: str) -> None:
+    """Cancel those jobs of a name that have not begun."""
+    if _output(["scancel", "--state=PENDING", f"--name={name}"]) is None:
+        return
 
 
 def _output(command: list[str]) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 from collections import Counter
@@ -11,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cell import Cell, chain, read_rows
+from pipeline.past import Past
+from pipeline.site import load_site, num_gpus, resources
 from pipeline.store import Store
 
-NONE_HAS_RUN = "none has run"
-"""Where the time of a stage's cells is not known from past ones."""
+MEDIAN = "median of past cells like them"
+NONE_HAS_RUN = "none like them has run"
+"""Where the time of some of a stage's cells is not known from past ones."""
 
-STATES = ("done", "running", "queued", "missing", "failed")
+STATES = ("done", "running", "queued", "missing", "failed", "cancelled")
 
 
 def tables_of(root: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -68,7 +70,7 @@ def find_trained(root: Path, store: Store, name: str) -> Path:
     """
     if Path(name).is_dir():
         return Path(name)
-    tables = {table: rows for (scale, table), rows in tables_of(root).items() if scale == _scale(root)}
+    tables = {table: rows for (scale, table), rows in tables_of(root).items() if scale == current_scale(root)}
     if name in tables:
         trained = {chain(row)[-2].key: chain(row)[-2] for row in tables[name]}
         if len(trained) > 1:
@@ -82,7 +84,8 @@ def find_trained(root: Path, store: Store, name: str) -> Path:
     return store.done(cell.key)
 
 
-def _scale(root: Path) -> str:
+def current_scale(root: Path) -> str:
+    """Return the scale that `params.yaml` chooses."""
     from pipeline.params import load_params
 
     return load_params(root / "params.yaml")["scale"]
@@ -95,43 +98,45 @@ def counts(store: Store, rows: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def plan(root: Path, store: Store, targets: list[str]) -> list[dict[str, Any]]:
-    """Return, for every stale stage of a `dvc repro` of these targets, why it is stale and where its cells stand."""
+    """Return, for every stale stage of a `dvc repro` of these targets, why it is stale and where its cells stand.
+
+    What its missing cells take that no stage before it has too: `worker_s` of one worker and `gpu_hours` at this site,
+    by past cells like them; `unknown` of them have no like.
+    """
     command = [sys.executable, "-c", _PLAN, str(root), *targets]
     result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise ValueError(f"DVC cannot plan {targets}: {result.stderr.strip()[-1000:]}")
-    tables = {table: rows for (_, table), rows in tables_of(root).items()}
+    tables, scale, site, past = tables_of(root), current_scale(root), load_site(root), Past(store)
     counted: set[str] = set()
     lines: list[dict[str, Any]] = []
     for stage, reasons in json.loads(result.stdout).items():
-        kind, _, table = stage.partition("@")
+        kind, _, table = stage.split(":")[-1].partition("@")
         line: dict[str, Any] = {"stage": stage, "why": reasons[:3]}
-        if kind in ("warm_start", "train", "evaluate") and table in tables:
-            cells = {cell.key for row in tables[table] for cell in chain(row) if cell.kind == kind}
-            states = Counter(store.state(key) for key in cells)
-            line |= {state: states[state] for state in STATES if states[state]}
-            line["shared"] = len(cells & counted)
-            past_s = typical_s(store, kind)
-            line["source"] = NONE_HAS_RUN if past_s is None else "median of past cells"
-            line["worker_s"] = round(states["missing"] * (past_s or 0) * (1 - len(cells & counted) / len(cells or [0])))
-            counted |= cells
+        if kind in ("warm_start", "train", "evaluate") and (scale, table) in tables:
+            chains = [chain(row) for row in tables[scale, table]]
+            cells = {cell.key: cell for cells in chains for cell in cells if cell.kind == kind}
+            states = {key: store.state(key) for key in cells}
+            numbers = Counter(states.values())
+            line |= {state: numbers[state] for state in STATES if numbers[state]}
+            line["shared"] = len(cells.keys() & counted)
+            new = [cell for key, cell in cells.items() if states[key] == "missing" and key not in counted]
+            line |= _ahead(past, site, new)
+            counted |= cells.keys()
         lines.append(line)
     return lines
+
+
+def _ahead(past: Past, site: dict[str, Any], cells: list[Cell]) -> dict[str, Any]:
+    """Return what these cells will take, and by what that is known."""
+    known = [(cell, seconds) for cell in cells if (seconds := past.typical_s(cell)) is not None]
+    gpu_s = sum(seconds * num_gpus(resources(site, cell)) for cell, seconds in known)
+    facts = {"worker_s": round(sum(seconds for _, seconds in known)), "unknown": len(cells) - len(known)}
+    source = NONE_HAS_RUN if facts["unknown"] else MEDIAN
+    return facts | {"gpu_hours": gpu_s / 3600, "source": source}
 
 
 _PLAN = (
     "import json, sys; from pathlib import Path; from pipeline.plan import stale_stages;"
     "json.dump(stale_stages(Path(sys.argv[1]), ['dvc', 'repro', *sys.argv[2:]]), sys.stdout)"
 )
-
-
-def typical_s(store: Store, kind: str) -> float | None:
-    """Return the median of what cells of a kind took in this store, in seconds; None where none has run yet."""
-    started: dict[str, float] = {}
-    taken = []
-    for line in store.executions():
-        if line["event"] == "start" and line.get("kind") == kind:
-            started[line["key"]] = line["time"]
-        elif line["event"] == "done" and line["key"] in started:
-            taken.append(line["time"] - started[line["key"]])
-    return statistics.median(taken) if taken else None

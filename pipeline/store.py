@@ -4,8 +4,9 @@
     work/<key>/            checkpoint, spool, log of a cell under way; `holder.json` names the worker that runs it
     done/<key>/            the immutable result; appears by one atomic rename
     failed/<key>.json      why a cell ended without a result
+    cancelled/<key>.json   who stopped it; like a failure, until `retry`
     submissions/<id>/      what was submitted together, and the jobs that carry it
-    executions.jsonl       append-only: one line for each start, resume and end of a key's execution
+    executions.<host>.jsonl  append-only: one line for each start, resume and end of a key's execution there
 
 Whether a cell is finished is asked here and nowhere else. The store lies beside the DVC cache, on one file system,
 shared by clones, experiments and colleagues: where its folder is writable for the group, so is all that is put in it.
@@ -18,15 +19,23 @@ from __future__ import annotations
 
 import configparser
 import errno
-import json
 import os
 import shutil
+import socket
 import stat
 import tempfile
 import time
 import uuid
 from pathlib import Path
 from typing import Any
+
+from pipeline.files import append_line, create, read_json, read_lines, withdraw, write_json
+
+RESERVE, RESERVE_BYTES = "reserve", 32_768
+"""Room that each cell under way keeps, so that on a full disk there is some to say why it failed."""
+
+NOT_KEPT = ("checkpoint.pt", "holder.json", "restarts.json", RESERVE)
+"""What of a work folder is no part of a result."""
 
 
 class TakenOverError(RuntimeError):
@@ -55,28 +64,6 @@ def _dvc_root(folder: Path) -> Path:
         if (candidate / ".dvc").is_dir():
             return candidate
     raise ValueError(f"{folder}: neither it nor a folder above holds `.dvc`; run inside the project")
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the content of a small JSON file, or None where it is absent. Writers replace files whole."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a small JSON file whole: a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Store:
@@ -116,60 +103,84 @@ class Store:
         """Return why the cell failed, or None."""
         return read_json(self.root / "failed" / f"{key}.json")
 
+    def cancelled(self, key: str) -> dict[str, Any] | None:
+        """Return who cancelled the cell and when, or None."""
+        return read_json(self.root / "cancelled" / f"{key}.json")
+
     def state(self, key: str) -> str:
-        """Return `done`, `failed`, `running`, `queued` or `missing`."""
+        """Return `done`, `failed`, `cancelled`, `running`, `queued` or `missing`."""
         if self.is_done(key):
             return "done"
-        if (self.root / "failed" / f"{key}.json").exists():
-            return "failed"
+        for state in ("failed", "cancelled"):
+            if (self.root / state / f"{key}.json").exists():
+                return state
         if (self.work(key) / "holder.json").exists():
             return "running"
-        return "queued" if (self.root / "claims" / f"{key}.json").exists() else "missing"
+        return "queued" if self._claim(key).exists() else "missing"
 
     def claim(self, key: str, submission: str) -> bool:
         """Make `submission` the one owner of a cell; False where another one is."""
-        path = self.root / "claims" / f"{key}.json"
+        path = self._claim(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        return _create(path, {"submission": submission, "time": self.now()})
+        return create(path, {"submission": submission, "time": self.now()})
 
     def owner(self, key: str) -> str | None:
         """Return the submission that owns the cell."""
-        claim = read_json(self.root / "claims" / f"{key}.json")
+        claim = read_json(self._claim(key))
         return claim["submission"] if claim else None
 
+    def unclaim(self, key: str, submission: str) -> bool:
+        """Give up the claim of one submission on a cell, if it still has it. Its checkpoint stays."""
+        return withdraw(self._claim(key), "submission", submission)
+
     def release(self, key: str) -> None:
-        """Give the cell up, so that it can be claimed again. Its checkpoint stays."""
+        """Take the cell away from whoever has it, so that it can be claimed again. Its checkpoint stays."""
         (self.work(key) / "holder.json").unlink(missing_ok=True)
-        (self.root / "claims" / f"{key}.json").unlink(missing_ok=True)
+        self._claim(key).unlink(missing_ok=True)
 
     def retry(self, key: str) -> None:
-        """Forget a failure and the claim behind it."""
-        (self.root / "failed" / f"{key}.json").unlink(missing_ok=True)
-        self.release(key)
+        """Forget a failure or a cancelling, and the claim behind it; a worker that still holds the cell goes on."""
+        for state in ("failed", "cancelled"):
+            (self.root / state / f"{key}.json").unlink(missing_ok=True)
+        if self.holder(key) is None:
+            self._claim(key).unlink(missing_ok=True)
+        self.log_execution(key, "retry", {})
 
     def hold(self, cell: dict[str, Any], holder: dict[str, Any]) -> str | None:
         """Take a claimed cell for one worker; return its token, or None where another worker has it."""
-        work, token = self.work(cell["key"]), uuid.uuid4().hex
+        key, work, token = cell["key"], self.work(cell["key"]), uuid.uuid4().hex
         work.mkdir(parents=True, exist_ok=True)
-        holder = holder | {"token": token, "time": self.now(), "clock": time.time()}
-        if not _create(work / "holder.json", holder):
+        resumed = (work / "checkpoint.pt").exists()
+        restarts = (read_json(work / "restarts.json") or {"count": 0})["count"] + resumed
+        holder = holder | {"token": token, "restarts": restarts, "time": self.now(), "clock": time.time()}
+        if not create(work / "holder.json", holder):
             return None
-        if self.is_done(cell["key"]):  # published between the caller's look and the taking
+        if self.is_done(key):  # published between the caller's look and the taking
             shutil.rmtree(work)
             return None
-        write_json(work / "cell.json", cell)
-        resumed = (work / "checkpoint.pt").exists()
-        self.log_execution(cell["key"], "resume" if resumed else "start", holder | {"kind": cell["kind"]})
+        try:
+            write_json(work / "cell.json", cell)
+            (work / RESERVE).write_bytes(bytes(RESERVE_BYTES))
+            if resumed:
+                write_json(work / "restarts.json", {"count": restarts})
+            self.log_execution(key, "resume" if resumed else "start", holder | {"kind": cell["kind"]})
+        except OSError:  # the disk is full
+            self.lose(key, token)
+            raise
         return token
 
     def holder(self, key: str) -> dict[str, Any] | None:
-        """Return who runs the cell: host, pid, job, token."""
+        """Return who runs the cell: host, pid, job, token, how often it was taken up again."""
         return read_json(self.work(key) / "holder.json")
+
+    def lose(self, key: str, token: str) -> bool:
+        """Take the cell away from the worker with this token; False where it holds it no longer, or another did so."""
+        return withdraw(self.work(key) / "holder.json", "token", token)
 
     def drop(self, key: str, token: str) -> None:
         """Let go of a cell that was not finished; it goes on from its checkpoint elsewhere."""
-        self._own(key, token)
-        (self.work(key) / "holder.json").unlink(missing_ok=True)
+        if not self.lose(key, token):
+            raise TakenOverError(f"{key}: held by {self.holder(key)}, no longer by this worker")
 
     def publish(self, key: str, token: str, result: dict[str, Any]) -> Path:
         """Make a cell's work folder its immutable result. Raises TakenOverError where the worker lost the cell."""
@@ -182,10 +193,10 @@ class Store:
         self._own(key, token)
         work.rename(done)
         _fsync_folder(done.parent)
-        for leftover in ("checkpoint.pt", "holder.json"):
+        for leftover in NOT_KEPT:
             (done / leftover).unlink(missing_ok=True)
+        self._claim(key).unlink(missing_ok=True)
         self.log_execution(key, "done", {"state": result["state"]})
-        (self.root / "claims" / f"{key}.json").unlink(missing_ok=True)
         return done
 
     def adopt(self, cell: dict[str, Any], result: dict[str, Any], files: dict[str, Path]) -> bool:
@@ -203,46 +214,55 @@ class Store:
         self.log_execution(cell["key"], "adopted", {"kind": cell["kind"]})
         return True
 
+    def make_room(self, key: str) -> None:
+        """Give up the room that a cell under way keeps for saying why it failed."""
+        (self.work(key) / RESERVE).unlink(missing_ok=True)
+
     def fail(self, key: str, token: str | None, reason: dict[str, Any]) -> None:
         """Record why a cell ended without a result. Its work folder stays for a look and for `retry`."""
         if token is not None:
             self._own(key, token)
-        write_json(self.root / "failed" / f"{key}.json", reason | {"time": time.time()})
-        self.log_execution(key, "failed", {"reason": reason.get("reason", "")})
-        self.release(key)
+        self.make_room(key)
+        self._end(key, "failed", reason)
+        if token is not None:
+            self.lose(key, token)
+
+    def cancel(self, key: str, reason: dict[str, Any]) -> None:
+        """Stop a cell until `retry`. The worker that holds it saves at the next step boundary and lets go of it."""
+        self._end(key, "cancelled", reason)
+
+    def end_after(self, key: str, before: str, name: str) -> None:
+        """End a cell as the one before it has ended: failed or cancelled."""
+        reason, facts = "the cell before it {}: " + before, {"name": name, "before": before}
+        if self.state(before) == "failed":
+            self._end(key, "failed", facts | {"reason": reason.format("failed")})
+        else:
+            self._end(key, "cancelled", facts | {"reason": reason.format("was cancelled")})
+
+    def _end(self, key: str, state: str, reason: dict[str, Any]) -> None:
+        now = self.now()
+        write_json(self.root / state / f"{key}.json", reason | {"time": now})
+        self._claim(key).unlink(missing_ok=True)
+        self.log_execution(key, state, {"reason": reason.get("reason", ""), "time": now})
 
     def log_execution(self, key: str, event: str, facts: dict[str, Any]) -> None:
-        """Append one line to the execution log (appends below 4 kB are atomic on local file systems)."""
+        """Append one line to this host's part of the execution log. Raises OSError where the disk is full."""
         self.root.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"key": key, "event": event, "time": time.time()} | facts) + "\n"
-        descriptor = os.open(self.root / "executions.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            os.write(descriptor, line.encode())
-        finally:
-            os.close(descriptor)
+        path = self.root / f"executions.{socket.gethostname()}.jsonl"
+        append_line(path, {"key": key, "event": event, "time": facts.get("time") or self.now()} | facts)
 
     def executions(self) -> list[dict[str, Any]]:
-        """Return the execution log."""
-        path = self.root / "executions.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        """Return the execution log of all hosts in the order of time; unreadable lines are left out."""
+        lines = [line for path in sorted(self.root.glob("executions*.jsonl")) for line in read_lines(path)]
+        return sorted(lines, key=lambda line: line.get("time", 0.0))
+
+    def _claim(self, key: str) -> Path:
+        return self.root / "claims" / f"{key}.json"
 
     def _own(self, key: str, token: str) -> None:
         holder = self.holder(key)
         if holder is None or holder["token"] != token:
             raise TakenOverError(f"{key}: held by {holder}, no longer by this worker")
-
-
-def _create(path: Path, value: dict[str, Any]) -> bool:
-    """Create a small JSON file with its content in one step; False where it exists."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    temporary.write_text(json.dumps(value), encoding="utf-8")
-    try:
-        os.link(temporary, path)  # exclusive and whole, also on NFS
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
-    return True
 
 
 def _link(source: Path, target: Path) -> None:

@@ -6,33 +6,37 @@ worker idles while another has a queue. torch is imported once, by the first cel
 
 from __future__ import annotations
 
+import contextlib
 import os
-import platform
 import signal
 import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from submitit.helpers import DelayedSubmission
 
-from pipeline.cell import Cell, from_json
+from pipeline.cell import COUNTED, Cell, from_json
+from pipeline.liveness import user
+from pipeline.provenance import provenance
 from pipeline.store import Store, TakenOverError, read_json
 from pipeline.team import announce, follow, join_team, team_size
 
-POLL_S = 0.2
+POLL_S, LONGEST_POLL_S = 0.2, 10.0
+BUSY_SHARE = 0.02
+"""What share of its time a worker that waits may spend on looking at the shared file system."""
+
+CANCEL_S = 2.0
+"""How often the worker of a cell looks whether somebody cancelled it."""
+
 ORDER = {"evaluate": 0, "train": 1, "warm_start": 2, "sleep": 3}
 """Among the cells that are ready, what finishes a row goes first; warm starts are begun when nothing else is left."""
-
-
-COUNTED = ("train", "sleep")
-"""What the limit of a worker counts; the warm starts before and the evaluations after ride along."""
 
 
 class Stop:
@@ -94,24 +98,31 @@ def run_submission(store: Store, submission: str, *, limit: int | None, stop: St
     record = read_submission(store, submission)
     cells = [from_json(cell) for cell in record["cells"]]
     job = job_id()
-    holder = {"submission": submission, "host": socket.gethostname(), "pid": os.getpid(), "job": job}
+    holder = {"submission": submission, "host": socket.gethostname(), "pid": os.getpid(), "job": job, "user": user()}
     _drop_own(store, cells, job)
-    published = begun = 0
+    published, begun, pause_s = 0, 0, POLL_S
     while not stop():
         exhausted = limit is not None and begun >= limit
         if exhausted:
             cells = [cell for cell in cells if cell.kind == "evaluate"]
+        began = time.monotonic()
         taken, waiting = take(store, cells, holder)
         if taken is not None:
-            begun += taken[0].kind in COUNTED
+            begun, pause_s = begun + (taken[0].kind in COUNTED), POLL_S
             published += run_cell(store, taken, record, stop=stop)
-        elif exhausted:
+        elif exhausted or not waiting:
             break
-        elif waiting:
-            time.sleep(POLL_S)
         else:
-            break
+            _doze(max(pause_s, (time.monotonic() - began) / BUSY_SHARE), stop)
+            pause_s = min(1.5 * pause_s, LONGEST_POLL_S)
     return published
+
+
+def _doze(seconds: float, stop: Stop) -> None:
+    """Sleep until then or until the worker is asked to leave."""
+    end = time.monotonic() + seconds
+    while not stop() and (left_s := end - time.monotonic()) > 0:
+        time.sleep(min(left_s, POLL_S))
 
 
 def read_submission(store: Store, submission: str) -> dict[str, Any]:
@@ -139,14 +150,14 @@ def take(store: Store, cells: list[Cell], holder: dict[str, Any]) -> tuple[tuple
     waiting, ended, taken = False, set(), None
     for cell in sorted(cells, key=lambda cell: ORDER[cell.kind]):
         state = store.state(cell.key)
-        if state in ("done", "failed"):
+        if state in ("done", "failed", "cancelled"):
             ended.add(cell.key)
         if state != "queued" or store.owner(cell.key) != holder["submission"]:
             continue
         upstream = [store.state(key) for key in cell.upstream]
-        failed = [key for key, state in zip(cell.upstream, upstream, strict=True) if state == "failed"]
-        if failed:
-            store.fail(cell.key, None, {"reason": f"the cell before it failed: {failed[0]}", "name": cell.name})
+        broken = [key for key, state in zip(cell.upstream, upstream, strict=True) if state in ("failed", "cancelled")]
+        if broken:
+            store.end_after(cell.key, broken[0], cell.name)
         elif all(state == "done" for state in upstream):
             token = store.hold(cell.to_json(), holder)
             if token is not None:
@@ -162,33 +173,59 @@ def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, s
     """Compute one held cell and publish it; on a crash record why. Return whether it was published."""
     cell, token = taken
     work, started = store.work(cell.key), time.time()
+    holder = store.holder(cell.key) or {"job": job_id(), "restarts": 0}
     try:
         with (work / "log.txt").open("a", encoding="utf-8", buffering=1) as log, redirect_stdout(log):
             print(f"{time.strftime('%F %T')} {cell.name} on {socket.gethostname()} as job {job_id()}")
             announce(cell.to_json())
-            result = compute(cell, store, record, work=work, stop=stop)
-        result["provenance"] = provenance(store, cell, record, started=started)
+            result = compute(cell, store, record, work=work, stop=_or_cancelled(store, cell.key, stop))
+        result["provenance"] = provenance(cell, record, holder, ranks=team_size(), started=started)
         store.publish(cell.key, token, result)
     except StoppedError:
-        store.drop(cell.key, token)
+        with contextlib.suppress(TakenOverError):
+            store.drop(cell.key, token)
         return False
     except TakenOverError as error:
         print(f"{cell.name}: {error}", flush=True)
         return False
     except Exception as error:  # one cell's crash must not end the others
-        report = traceback.format_exc()
-        print(f"{cell.name} failed\n{report}", flush=True)
-        with (work / "log.txt").open("a", encoding="utf-8") as log:
-            log.write(report)
-        reason = {"reason": f"{type(error).__name__}: {error}", "name": cell.name, "log": str(work / "log.txt")}
-        store.fail(cell.key, token, reason)
+        if store.is_done(cell.key):  # published, but the log had no room for it
+            raise
+        _record_crash(store, cell, token, error)
         if team_size() > 1:
             raise  # the other ranks may still wait inside the cell: end the job with them
         return False
     return True
 
 
-def compute(cell: Cell, store: Store, record: dict[str, Any], *, work: Path, stop: Stop) -> dict[str, Any]:
+def _or_cancelled(store: Store, key: str, stop: Stop) -> Callable[[], bool]:
+    """Return a flag that is up where the worker is to leave or where the cell was cancelled; it looks now and then."""
+    looked, cancelled = time.monotonic(), False
+
+    def stopping() -> bool:
+        nonlocal looked, cancelled
+        if time.monotonic() - looked > CANCEL_S:
+            looked, cancelled = time.monotonic(), store.cancelled(key) is not None
+        return stop() or cancelled
+
+    return stopping
+
+
+def _record_crash(store: Store, cell: Cell, token: str, error: Exception) -> None:
+    """Write down why a cell crashed, on a full disk too: the room that the cell kept is given up for it."""
+    report, log = traceback.format_exc(), store.work(cell.key) / "log.txt"
+    print(f"{cell.name} failed\n{report}", flush=True)
+    store.make_room(cell.key)
+    with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:
+        file.write(report)
+    reason = {"reason": f"{type(error).__name__}: {error}", "name": cell.name, "log": str(log)}
+    with contextlib.suppress(TakenOverError):
+        store.fail(cell.key, token, reason)
+
+
+def compute(
+    cell: Cell, store: Store, record: dict[str, Any], *, work: Path, stop: Callable[[], bool]
+) -> dict[str, Any]:
     """Run the science of a cell in a work folder and return its result; every rank of a team calls it."""
     if cell.kind == "sleep":  # what the launching benchmarks submit: a cell that costs nothing but time
         time.sleep(cell.values["seconds"])
@@ -206,24 +243,7 @@ def compute(cell: Cell, store: Store, record: dict[str, Any], *, work: Path, sto
             return evaluate_cell(cell.values, data_root=data, trained=upstream[0])
         return train_cell(cell, work, data_root=data, upstream=upstream, stop=stop)
     except Interrupted:
-        raise StoppedError(f"{cell.name}: stopped by signal {stop.signal}") from None
-
-
-def provenance(store: Store, cell: Cell, record: dict[str, Any], *, started: float) -> dict[str, Any]:
-    """Return where a result comes from: commit, node, job, versions, restarts, times (seconds since the epoch)."""
-    torch = sys.modules.get("torch")
-    restarts = sum(line["key"] == cell.key and line["event"] == "resume" for line in store.executions())
-    recorded = ("commit", "dirty", "snapshot", "dvc_stage", "dvc_experiment")
-    return {name: record[name] for name in recorded} | {
-        "node": socket.gethostname(),
-        "job": job_id(),
-        "ranks": team_size(),
-        "gpu": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("torch", "torchvision")},
-        "restarts": restarts,
-        "started": started,
-        "ended": time.time(),
-    }
+        raise StoppedError(f"{cell.name}: stopped at a step boundary") from None
 
 
 def _drop_own(store: Store, cells: list[Cell], job: str) -> None:
@@ -231,4 +251,4 @@ def _drop_own(store: Store, cells: list[Cell], job: str) -> None:
     for cell in cells:
         holder = store.holder(cell.key)
         if holder is not None and holder["job"] == job:
-            (store.work(cell.key) / "holder.json").unlink(missing_ok=True)
+            store.lose(cell.key, holder["token"])

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from pipeline.adopt import adopt
-from pipeline.attach import link_weights
 from pipeline.cell import chain
 from pipeline.params import load_params, resolve_table
+from pipeline.results import link_weights
 from pipeline.store import Store, read_json, write_json
 
 PROJECT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import attach
+from pipeline import liveness
 from pipeline.store import Store, write_json
 from pipeline.worker import Stop, run_submission
 from tests.pipeline import test_launch
@@ -29,12 +29,12 @@ store.Store.claim = lambda *given: (claim(*given), die())
 """,
     "intent": """
 import pipeline.launch as launch
-launch._submit_jobs = die
+launch.Queue.send = die
 """,
     "sbatch": """
 import pipeline.launch as launch
-submit_jobs = launch._submit_jobs
-launch._submit_jobs = lambda *given: (submit_jobs(*given), die())
+send_jobs = launch.Queue.send
+launch.Queue.send = lambda *given: (send_jobs(*given), die())
 """,
     "record": """
 import pipeline.launch as launch
@@ -74,7 +74,7 @@ def test_a_driver_that_dies_anywhere_costs_no_second_computation(local_store: St
     assert not (project / "submitted").exists()
 
     def everything_done() -> bool:
-        attach.release_dead(local_store)
+        liveness.release_dead(local_store)
         send(local_store, cells, project)
         return all(local_store.is_done(key) for key in keys)
 
@@ -97,7 +97,7 @@ def test_a_worker_that_dies_anywhere_publishes_each_result_once(local_store: Sto
     assert killed.returncode == -signal.SIGKILL
     published = [cell.key for cell in (first, second) if local_store.is_done(cell.key)]
     assert len(published) == (point == "publish")
-    attach.release_dead(local_store)
+    liveness.release_dead(local_store)
     for cell in (first, second):
         local_store.claim(cell.key, "s")
     run_submission(local_store, "s", limit=None, stop=Stop())

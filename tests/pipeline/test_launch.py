@@ -17,7 +17,7 @@ import psutil
 import pytest
 import yaml
 
-from pipeline import attach
+from pipeline import attach, liveness
 from pipeline.cell import Cell, digest
 from pipeline.launch import load_site, take_snapshot
 from pipeline.store import Store, find_store, read_json
@@ -122,7 +122,7 @@ def test_a_killed_worker_loses_nothing(local_store: Store, project: Path) -> Non
         os.kill((read_json(path) or {})["pid"], signal.SIGKILL)
 
     def everything_done() -> bool:
-        attach.release_dead(local_store)
+        liveness.release_dead(local_store)
         send(local_store, cells, project)
         return all(local_store.is_done(cell.key) for cell in cells)
 
@@ -134,13 +134,13 @@ def test_a_killed_worker_loses_nothing(local_store: Store, project: Path) -> Non
 
 def test_a_worker_that_keeps_dying_fails_its_cell_with_a_reason(local_store: Store) -> None:
     cell = sleeper(1)
-    for _ in range(attach.MAX_LOST):
+    for _ in range(liveness.MAX_LOST):
         local_store.claim(cell.key, "s")
         gone = subprocess.Popen([sys.executable, "-c", ""])
         gone.wait()
         holder = {"submission": "s", "host": socket.gethostname(), "pid": gone.pid, "job": f"local-{gone.pid}"}
         assert local_store.hold(cell.to_json(), holder) is not None
-        attach.release_dead(local_store)
+        liveness.release_dead(local_store)
     assert "died 3 times at the same step" in (local_store.failure(cell.key) or {})["reason"]
 
 
@@ -149,7 +149,7 @@ def test_ctrl_c_stops_the_workers_and_the_next_run_goes_on(local_store: Store, p
     (submission,) = send(local_store, list(cells.values()), project)
     until(lambda: any(local_store.state(key) == "running" for key in cells))
     attach.interrupt(local_store, cells)
-    until(lambda: not attach.submission_alive(local_store, submission))
+    until(lambda: not liveness.submission_alive(local_store, submission))
     assert not all(local_store.is_done(key) for key in cells)
     assert attach.wait(local_store, cells, lambda: send(local_store, list(cells.values()), project), title="t") == {}
     until(lambda: len(finished(local_store)) >= len(cells))

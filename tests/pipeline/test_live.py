@@ -72,7 +72,7 @@ def test_the_last_scores_and_the_restarts_are_shown(
     spool = Spool(work / "spool.jsonl")
     spool.append(2, {"val/student_miou": 40.123})
     spool.append(4, {"val/student_miou": 50.456})
-    store.log_execution(work.name, "resume", {})
+    write_json(work / "holder.json", (store.holder(work.name) or {}) | {"restarts": 1})
     (line,) = running(store)
     assert (line["val/student_miou"], line["restarts"]) == (50.46, 1)
     show_status(project, store, watch=True, as_json=False)  # no terminal: once

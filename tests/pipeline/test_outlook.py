@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline import outlook, status
-from pipeline.cell import chain
+from pipeline.cell import Cell, chain
 from pipeline.params import resolve_table
 from pipeline.store import Store, write_json
 
@@ -18,7 +18,11 @@ def test_with_past_cells_the_time_is_theirs_and_without_it_is_counted(
     params: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, rows = Store(tmp_path / "cells"), resolve_table(params, "table_7")
-    monkeypatch.setattr(status, "tables_of", lambda _root: {("smoke", "table_7"): rows})
+    site: dict[str, Any] = {"parameters": {}, "kinds": {}, "datasets": {}}
+    other = resolve_table(params | {"scale": "embedded"}, "table_7")  # of another scale: nothing of it counts
+    monkeypatch.setattr(status, "tables_of", lambda _root: {("smoke", "table_7"): rows, ("embedded", "table_7"): other})
+    monkeypatch.setattr(status, "current_scale", lambda _root: "smoke")
+    monkeypatch.setattr(status, "load_site", lambda _root: site)
     monkeypatch.setattr(status.subprocess, "run", lambda *_, **__: Planned('{"train@table_7": ["new"]}'))
     outlook.show_plan(tmp_path, store, [], tflops=1e-6, as_json=False)
     shown = capsys.readouterr().out
@@ -29,12 +33,26 @@ def test_with_past_cells_the_time_is_theirs_and_without_it_is_counted(
     )
     assert counted
     assert float(counted[2].replace(",", "")) == pytest.approx(float(counted[1]) * 1e15 / 1e6 / 3600, rel=0.1)
-    train = chain(rows[0])[-2]
-    for event, time in (("start", 100.0), ("done", 220.0)):
-        monkeypatch.setattr("pipeline.store.time.time", lambda time=time: time)
-        store.log_execution(train.key, event, {"kind": "train"})
+    ran(store, chain(other[0])[-2], took_s=7200)
+    for cell in {chain(row)[-2].values["method"]: chain(row)[-2] for row in rows}.values():
+        ran(store, cell, took_s=120)
+    site["parameters"] |= {"nodes": 2, "gpus_per_node": 4}
     outlook.show_plan(tmp_path, store, [], tflops=50, as_json=False)
-    assert f"about {2 * trainings} minutes of one worker (median of past cells)" in capsys.readouterr().out
+    shown, left = capsys.readouterr().out, trainings - store_done(store, rows)
+    hours = f"{2 * left * 8 / 60:,.2g}"
+    assert f"about {2 * left} minutes of one worker, {hours} GPU-hours (median of past cells like them)" in shown
+    assert "never ran here" not in shown
+
+
+def ran(store: Store, cell: Cell, *, took_s: float) -> None:
+    """Let a cell have run from its start to its end."""
+    for event, time in (("start", 1000.0), ("done", 1000.0 + took_s)):
+        store.log_execution(cell.key, event, {"kind": cell.kind, "time": time})
+    write_json(store.done(cell.key) / "cell.json", cell.to_json())
+
+
+def store_done(store: Store, rows: list[dict[str, Any]]) -> int:
+    return sum(store.is_done(key) for key in {chain(row)[-2].key for row in rows})
 
 
 def test_tables_on_a_folder_that_is_not_here_are_left_out(params: dict[str, Any], tmp_path: Path) -> None:

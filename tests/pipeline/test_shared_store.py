@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import attach, launch, slurm
+from pipeline import launch, liveness, slurm
 from pipeline.cell import Cell, digest
 from pipeline.store import Store, write_json
 
@@ -23,6 +23,11 @@ SKEWS_S = (-600, 600)
 def sleeper(number: int) -> Cell:
     values = {"seconds": 0.1, "number": number, "dataset": "none", "partition": "-", "seed": 0}
     return Cell("sleep", values, (), digest(number))
+
+
+def job(name: str, number: str, state: str = "RUNNING", status: int = 0) -> str:
+    """A line of `squeue`."""
+    return f"{name}|{number}|{state}|{status}|{liveness.user()}|/nowhere\n"
 
 
 @pytest.fixture
@@ -35,7 +40,7 @@ def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     listing.write_text("")
     monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
     monkeypatch.setattr(slurm, "SQUEUE_S", 0.0)
-    monkeypatch.setattr(attach, "GRACE_S", 0.5)
+    monkeypatch.setattr(slurm, "GRACE_S", 0.5)
     return listing
 
 
@@ -55,12 +60,12 @@ def test_a_wrong_clock_makes_no_living_worker_dead_and_no_dead_one_alive(
     clock_of("driver")
     holder = store.holder(cell.key) or {}
     squeue.write_text("")  # asked too early: nothing may be concluded
-    assert not attach.holder_dead(store, holder)
+    assert not liveness.holder_dead(store, holder)
     time.sleep(0.7)
-    squeue.write_text("cells-s|7_1\n")
-    assert not attach.holder_dead(store, holder)
-    squeue.write_text("cells-s|7_2\nothers|7_1\n")
-    assert attach.holder_dead(store, holder)
+    squeue.write_text(job("cells-s", "7_1"))
+    assert not liveness.holder_dead(store, holder)
+    squeue.write_text(job("cells-s", "7_2") + job("others", "7_1"))
+    assert liveness.holder_dead(store, holder)
 
 
 @pytest.mark.parametrize("skew_s", SKEWS_S)
@@ -72,32 +77,37 @@ def test_a_wrong_clock_makes_no_submission_dead(
     record = {"host": "elsewhere", "pid": 1, "time": store.now(), "clock": time.time(), "job_name": "cells-s"}
     write_json(store.submissions / "s" / "submission.json", record | {"site": {"executor": "slurm"}})
     monkeypatch.setattr(time, "time", now)
-    assert attach.submission_alive(store, "s")
+    assert liveness.submission_alive(store, "s")
     time.sleep(0.7)
-    squeue.write_text("cells-s|7_1\n")
-    assert attach.submission_alive(store, "s")
+    squeue.write_text(job("cells-s", "7_1"))
+    assert liveness.submission_alive(store, "s")
     squeue.write_text("")
-    assert not attach.submission_alive(store, "s")
+    assert not liveness.submission_alive(store, "s")
 
 
 @pytest.mark.parametrize(
     ("accounting", "controller", "memory"),
     [
-        ("OUT_OF_MEMORY|0:125", None, True),
-        ("FAILED|0:9", None, True),
-        ("FAILED|9:0", None, True),
-        ("CANCELLED by 0|0:15", None, False),
-        ("FAILED|1:0", None, False),
-        (None, "JobId=7 JobState=FAILED Reason=None ExitCode=137:0", True),
-        (None, "JobId=7 JobState=NODE_FAIL Reason=None ExitCode=0:0", False),
-        (None, None, False),
+        ("OUT_OF_MEMORY|0:125", "", True),
+        ("FAILED|0:9", "", True),
+        ("FAILED|9:0", "", True),
+        ("CANCELLED by 0|0:9", "", False),
+        ("PREEMPTED|0:9", "", False),
+        ("TIMEOUT|0:9", "", False),
+        ("FAILED|1:0", "", False),
+        (None, job("cells-s", "7_1", "FAILED", 137 * 256), True),
+        (None, job("cells-s", "7_1", "FAILED", 9), True),
+        (None, job("cells-s", "7_1", "CANCELLED", 9), False),
+        (None, job("cells-s", "7_1", "NODE_FAIL"), False),
+        (None, "", False),
     ],
 )
-def test_an_end_for_want_of_memory_is_known_by_its_state_or_signal(
-    accounting: str | None, controller: str | None, memory: bool, monkeypatch: pytest.MonkeyPatch
+def test_an_end_for_want_of_memory_is_known_by_its_state_and_signal(
+    accounting: str | None, controller: str, memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slurm, "_output", lambda command: accounting if command[0] == "sacct" else controller)
-    assert slurm.died_of_memory("7_1") is memory
+    told = {"sacct": accounting and f"7_1|{accounting}\n", "squeue": controller}
+    monkeypatch.setattr(slurm, "_output", lambda command: told[command[0]])
+    assert slurm.died_of_memory(Store(tmp_path / "cells"), ["7_1", "7_2"]) == {"7_1": memory, "7_2": False}
 
 
 def test_memory_is_doubled_for_each_time_it_did_not_suffice(
@@ -106,13 +116,13 @@ def test_memory_is_doubled_for_each_time_it_did_not_suffice(
     store, cell = Store(tmp_path / "cells"), sleeper(0)
     site: dict[str, Any] = {"parameters": {"mem_gb": 10, "timeout_min": 5}, "kinds": {}, "datasets": {}}
     asked = []
-    monkeypatch.setattr(attach, "died_of_memory", lambda job: job == "7_1")
+    monkeypatch.setattr(slurm, "died_of_memory", lambda _, jobs: {job: job == "7_1" for job in jobs})
     for job in ("7_1", "7_1", "8_1"):
         asked.append(launch.resources(site, cell, doublings=launch.memory_losses(store)[cell.key])["mem_gb"])
         store.claim(cell.key, "s")
         store.hold(cell.to_json(), {"submission": "s", "host": "n1", "pid": 1, "job": job})
         time.sleep(0.7)
-        attach.release_dead(store)
+        liveness.release_dead(store)
     assert asked == [10, 20, 40]
     assert site["parameters"]["mem_gb"] == 10
     reason = (store.failure(cell.key) or {})["reason"]

@@ -86,7 +86,7 @@ def test_a_full_disk_while_publishing_leaves_the_cell_unfinished(store: Store, m
         with pytest.raises(OSError, match="No space left"):
             store.publish("k", token, {"state": "done"})
     assert store.state("k") == "running"
-    assert sorted(path.name for path in store.work("k").iterdir()) == ["cell.json", "holder.json"]
+    assert sorted(path.name for path in store.work("k").iterdir()) == ["cell.json", "holder.json", "reserve"]
     store.publish("k", token, {"state": "done"})
     assert store.is_done("k")
 

@@ -1,0 +1,111 @@
+"""Small files that several processes and hosts share: made once, replaced whole, taken away by one, appended to."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import uuid
+from pathlib import Path
+from typing import IO, Any
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the content of a small JSON file, or None where it is absent. Writers replace files whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a small JSON file whole: a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def create(path: Path, value: dict[str, Any]) -> bool:
+    """Create a small JSON file with its content in one step; False where it exists."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.write_text(json.dumps(value), encoding="utf-8")
+        os.link(temporary, path)  # exclusive and whole, also on NFS
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def withdraw(path: Path, name: str, value: str) -> bool:
+    """Remove a small JSON file whose field `name` is `value`; of several that try at once, one is told True.
+
+    The file is first renamed, which one process alone can do; one that came in its place meanwhile is put back.
+    """
+    if (read_json(path) or {}).get(name) != value:
+        return False
+    taken = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        path.rename(taken)
+    except FileNotFoundError:
+        return False
+    mine = (read_json(taken) or {}).get(name) == value
+    if not mine:
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
+            os.link(taken, path)
+    taken.unlink(missing_ok=True)
+    return mine
+
+
+def append_line(path: Path, value: dict[str, Any]) -> None:
+    """Append a JSON line, whole or not at all. Raises OSError where the disk is full.
+
+    Processes of one host may append to one file; hosts may not, since NFS knows no appending.
+    """
+    with path.open("ab+", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 1, 0))
+        torn = file.read(1) not in (b"", b"\n")  # a writer was killed: its part of a line stays alone
+        line = b"\n" * torn + json.dumps(value).encode() + b"\n"
+        try:
+            written = file.write(line)
+            if written != len(line):
+                raise OSError(f"{path}: {written} of {len(line)} bytes written; is the disk full?")
+        except OSError:
+            file.truncate(end)
+            raise
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the JSON lines of a file; what is no record is left out with a warning in the log."""
+    lines = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            lines.append(record | {"key": record["key"]})
+        except (ValueError, TypeError, KeyError):
+            logging.getLogger(__name__).warning("%s: line %d is no record; left out", path, number)
+    return lines
+
+
+def try_lock(path: Path) -> IO[str] | None:
+    """Return the open lock file, locked until it is closed, or None where another process holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file

@@ -1,0 +1,51 @@
+"""What a stage's results follow from: an edit of it while the stage runs would be recorded under a wrong result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.cell import chain, digest, forget_code, read_rows
+
+
+def read_inputs(root: Path, path: Path) -> dict[str, Any]:
+    """Return, by what to call it, all that a stage's results follow from; `path` has the resolved rows of its table.
+
+    The code and the weights are known by the chains of cells, whose keys hold their hashes. Raises ValueError as
+    `read_rows` does.
+    """
+    forget_code()
+    rows = read_rows(path)
+    data = fingerprint(data_folders(root, rows))
+    return {str(path): path.read_bytes(), "the code or the weights": [chain(row) for row in rows], "the data": data}
+
+
+def data_folders(root: Path, rows: Iterable[dict[str, Any]]) -> list[Path]:
+    """Return the folders of images and partitions that resolved rows read."""
+    folders = set()
+    for row in rows:
+        data = root / "data" / row["scale"]
+        folders |= {data / row["data"]["source"], data / "partitions" / row["dataset"]}
+        if own := row["data"].get("path"):
+            folders.add(root / own)
+    return sorted(folders)
+
+
+def fingerprint(folders: Iterable[Path]) -> str:
+    """Return a digest of the names, sizes and times of all files in these folders; nothing is opened."""
+    return digest([[str(folder), *_files(folder)] for folder in folders])
+
+
+def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from _files(Path(entry.path))
+        else:
+            facts = entry.stat()
+            yield entry.path, facts.st_size, facts.st_mtime_ns

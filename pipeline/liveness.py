@@ -1,0 +1,225 @@
+"""Who is gone: workers that died holding a cell, submissions that ended or shrank before all their cells were done.
+
+What they had is let go of, so that it is submitted again, with more memory where that was the reason. Of several
+drivers that find the same loss one counts it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipeline import slurm
+from pipeline.cell import COUNTED
+from pipeline.store import Store, read_json
+
+MAX_LOST = 3
+"""A cell whose worker died this often, without a word and without getting further, has failed."""
+
+Chain = Mapping[str, tuple[str, list[str]]]
+"""The cells of a submission: key -> kind and the keys before it."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is asked of a submission again and again: its record without the cells' values."""
+
+    folder: Path
+    record: dict[str, Any]
+    cells: Chain
+
+
+@dataclass(frozen=True)
+class Dead:
+    """Cells whose worker is gone, and claims (key, submission) that nobody will live up to."""
+
+    holders: list[tuple[str, dict[str, Any]]]
+    claims: list[tuple[str, str]]
+
+
+def find_dead(store: Store) -> Dead:
+    """Return what is to be let go of."""
+    found = {path.parent.name: read_json(path) for path in (store.root / "work").glob("*/holder.json")}
+    holders = {key: holder for key, holder in found.items() if holder}
+    dead = {key: holder for key, holder in holders.items() if holder_dead(store, holder)}
+    claimed: dict[str, set[str]] = defaultdict(set)
+    for path in (store.root / "claims").glob("*.json"):
+        if owner := store.owner(path.stem):
+            claimed[owner].add(path.stem)
+    claims = []
+    for submission, keys in claimed.items():
+        held = {key for key, holder in holders.items() if key not in dead and holder["submission"] == submission}
+        lost = {key for key, holder in dead.items() if key in keys and not _is_local(holder)}
+        gone = _given_up(store, submission, keys - held, held=held, lost=lost)
+        claims += [(key, submission) for key in sorted(gone)]
+    return Dead(sorted(dead.items()), claims)
+
+
+def _given_up(store: Store, submission: str, keys: set[str], *, held: set[str], lost: set[str]) -> set[str]:
+    """Return which of the claimed cells `keys` that no living worker holds their submission will not come to.
+
+    All, where its jobs are gone; else the `lost` ones with what comes after them, and what the jobs left cannot reach:
+    a worker of a few trainings has no time for another's.
+    """
+    outline = read_outline(store.submissions / submission)
+    workers = 0 if outline is None else live_workers(store, outline)
+    if outline is None or workers == 0:
+        return keys
+    gone = lost | _after(outline.cells, lost) & keys
+    if workers is not None:
+        room = workers * outline.record["site"]["pack"] - _num_counted(outline.cells, held)
+        gone |= surplus(outline.cells, keys - gone, held=held, room=room)
+    return gone
+
+
+def release_dead(store: Store) -> Dead:
+    """Let go of what died, and return what was found."""
+    dead = find_dead(store)
+    numbers = sorted({holder["job"] for _, holder in dead.holders if not _is_local(holder)})
+    memory = slurm.died_of_memory(store, numbers) if numbers else {}
+    postponed = {key for key, holder in dead.holders if memory is None and not _is_local(holder)}
+    for key, holder in dead.holders:
+        if key not in postponed and store.lose(key, holder["token"]):
+            _count_loss(store, key, holder, memory=bool((memory or {}).get(holder["job"])))
+    for key, submission in dead.claims:
+        if key not in postponed and store.holder(key) is None:
+            store.unclaim(key, submission)
+    return dead
+
+
+def surplus(cells: Chain, queued: set[str], *, held: Iterable[str] = (), room: int) -> set[str]:
+    """Return the queued cells that workers with room for so many trainings cannot reach.
+
+    A training goes with the evaluations after it, and with the warm starts before it that no other one needs.
+    Evaluations whose training was done elsewhere, or before, need one worker together.
+    """
+    trainings = sorted(key for key in queued if cells.get(key, ("", []))[0] in COUNTED)
+    ours = {*trainings, *held}
+    tied = ours | _after(cells, ours) | {before for key in ours for before in _before(cells, key)}
+    loose = queued - tied
+    room = max(room, 0)
+    kept = max(room - bool(loose), 0)
+    left, staying = set(trainings[kept:]), {*trainings[:kept], *held}
+    needed = {before for key in staying for before in _before(cells, key)}
+    gone = left | _after(cells, left) | ({before for key in left for before in _before(cells, key)} - needed)
+    return (gone | (loose if room == 0 else set())) & queued
+
+
+def _before(cells: Chain, key: str) -> list[str]:
+    return cells.get(key, ("", []))[1]
+
+
+def _after(cells: Chain, keys: Iterable[str]) -> set[str]:
+    """Return all cells that come after these."""
+    found: set[str] = set()
+    reached = set(keys)
+    while reached:
+        reached = {key for key, (_, before) in cells.items() if reached & set(before)} - found
+        found |= reached
+    return found
+
+
+def _num_counted(cells: Chain, keys: Iterable[str]) -> int:
+    return sum(cells.get(key, ("", []))[0] in COUNTED for key in keys)
+
+
+def _count_loss(store: Store, key: str, holder: dict[str, Any], *, memory: bool) -> None:
+    """Log that a worker died without a word, and give up on a cell that goes nowhere between its deaths."""
+    checkpoint = store.work(key) / "checkpoint.pt"
+    reached = checkpoint.stat().st_mtime if checkpoint.exists() else None
+    facts = {"host": holder["host"], "job": holder["job"], "checkpoint": reached, "memory": memory}
+    store.log_execution(key, "lost", facts)
+    losses: list[Any] = []
+    for line in store.executions():
+        if line["key"] == key and line["event"] in ("lost", "retry"):
+            losses = [] if line["event"] == "retry" else [*losses, line["checkpoint"]]
+    if losses[-MAX_LOST:].count(reached) >= MAX_LOST and store.state(key) in ("queued", "missing"):
+        reason = f"its worker died {MAX_LOST} times at the same step, the last as job {holder['job']}"
+        log = str(store.work(key) / "log.txt")
+        store.fail(key, None, {"reason": f"{reason} on {holder['host']} (killed for memory?)", "log": log})
+
+
+def _is_local(holder: dict[str, Any]) -> bool:
+    return holder["job"].startswith("local-")
+
+
+def holder_dead(store: Store, holder: dict[str, Any]) -> bool:
+    """Tell whether the worker that holds a cell is surely gone."""
+    if _is_local(holder):
+        return holder["host"] == socket.gethostname() and not process_alive(holder["pid"], clock(holder))
+    live = slurm.live_jobs(store, since=holder["time"] + slurm.GRACE_S)
+    if live is None or any(holder["job"] in numbers for numbers in live.values()):
+        return False
+    return _is_visible(holder)
+
+
+def _is_visible(record: dict[str, Any]) -> bool:
+    """Return whether `squeue` shows us the jobs of this record's user, so that absence means something."""
+    return record.get("user") in (None, user()) or slurm.sees_everybody()
+
+
+@cache
+def user() -> str:
+    """Return the name of this process's user."""
+    return psutil.Process().username()
+
+
+def process_alive(pid: int, since: float) -> bool:
+    """Tell whether a process of this host lives that was there at `since` by this host's clock."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= since + 1
+    except psutil.NoSuchProcess:
+        return False
+
+
+def clock(record: dict[str, Any]) -> float:
+    """Return when a record was written, by the clock of its host."""
+    return record.get("clock", record["time"])  # absent in what older versions wrote
+
+
+def read_outline(folder: Path) -> Outline | None:
+    """Return what a submission's driver wrote down, or None where it did not come so far."""
+    try:
+        return _outline(folder)
+    except FileNotFoundError:
+        return None
+
+
+@cache
+def _outline(folder: Path) -> Outline:
+    """Read a record once: it never changes."""
+    record = read_json(folder / "submission.json")
+    if record is None:
+        raise FileNotFoundError(folder)
+    cells = {cell["key"]: (cell["kind"], list(cell["upstream"])) for cell in record.pop("cells", [])}
+    return Outline(folder, record, cells)
+
+
+def live_workers(store: Store, outline: Outline) -> int | None:
+    """Return how many jobs of a submission may still wait or run; None: some, each for any number of cells."""
+    record, jobs = outline.record, read_json(outline.folder / "jobs.json")
+    if jobs is None and record["host"] == socket.gethostname() and process_alive(record["pid"], clock(record)):
+        return None  # it is being submitted
+    if record["site"]["executor"] != "slurm":
+        alive = [process_alive(int(job), clock(record) + 60) for job in (jobs or {"jobs": []})["jobs"]]
+        return None if any(alive) else 0
+    # By name: that finds orphans, whose submission was cut off before their ids were written down.
+    live = slurm.live_jobs(store, since=(jobs or record)["time"] + slurm.GRACE_S)
+    if live is None or (record["job_name"] not in live and not _is_visible(record)):
+        return None
+    num_jobs = len(live.get(record["job_name"], []))
+    return num_jobs if num_jobs == 0 or record["site"].get("pack") else None
+
+
+def submission_alive(store: Store, submission: str) -> bool:
+    """Tell whether any job of a submission may still wait or run."""
+    outline = read_outline(store.submissions / submission)
+    return outline is not None and live_workers(store, outline) != 0

@@ -1,0 +1,138 @@
+"""Job arrays through submitit: no larger than the cluster takes, no more at once than the site allows, patiently."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.cell import COUNTED
+from pipeline.slurm import max_array_size
+from pipeline.worker import Worker
+
+FOREVER_MIN = 60 * 24 * 365
+ATTEMPTS = 8
+PASSING = ("Socket timed out", "Unable to contact", "temporarily", "try again", "Connection refused", "Transport")
+"""What sbatch says when its controller is busy or down for a while."""
+
+
+class LaterError(RuntimeError):
+    """The cluster takes no more jobs for now: a limit on submitted jobs, or a controller that is down."""
+
+
+def is_limit(refusal: str) -> bool:
+    """Tell whether sbatch refused for the number of jobs there are, which passes as they end.
+
+    Its last line is one for all limits ("job submit limit, user's size and/or time limits"); what SLURM calls the
+    limit stands before it, where the site lets it be seen.
+    """
+    named = re.findall(r"\b(?:QOS|Assoc)\w+", refusal)
+    if named:
+        return any("Submit" in name for name in named)
+    return "job submit limit" in refusal or "MaxSubmitJobs" in refusal or "MaxJobCount" in refusal
+
+
+def num_workers(site: dict[str, Any], kinds: list[str]) -> int:
+    """Return how many workers cells of these kinds need: on one machine as many as cores, on SLURM as trainings."""
+    if site["executor"] != "slurm":
+        return min(site["workers"] or os.cpu_count() or 1, len(kinds))
+    counted = sum(kind in COUNTED for kind in kinds) or len(kinds)
+    return -(-counted // site["pack"]) if site["pack"] else min(site["workers"] or counted, counted)
+
+
+class Queue:
+    """Sends the workers of one submission; `jobs` are the ids of those that were taken, also after an error."""
+
+    def __init__(self, store_root: Path, record: dict[str, Any]) -> None:
+        self.store_root, self.record, self.site = store_root, record, record["site"]
+        self.jobs: list[str] = []
+        self.lanes: list[list[str]] = []
+
+    def send(self, num_jobs: int) -> None:
+        """Submit so many workers.
+
+        Raises LaterError where the cluster takes no more for now, RuntimeError where it refuses them for good.
+        """
+        snapshot = self.store_root / "snapshots" / self.record["snapshot"]
+        os.environ["PYTHONPATH"] = str(snapshot)  # jobs inherit it
+        os.environ |= {name: str(self.site["threads"]) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        with contextlib.chdir(snapshot):  # and this: `python -m` looks here first
+            if self.site["executor"] == "slurm":
+                self._send_arrays(num_jobs)
+            else:
+                self._send_one(num_jobs, {})
+
+    def _send_arrays(self, num_jobs: int) -> None:
+        """Submit arrays whose throttles add up to the site's `workers`.
+
+        Arrays share the throttle side by side, in lanes; where there are more of them than that, those of a lane wait
+        for each other. What a limit on jobs refuses is halved until it is taken, or a single job is not.
+        """
+        size, throttle, sent = min(num_jobs, max_array_size()), self.site["workers"] or num_jobs, 0
+        num_lanes = min(throttle, -(-num_jobs // size))
+        self.lanes = [[] for _ in range(num_lanes)]
+        number = 0
+        while sent < num_jobs:
+            count, lane = min(size, num_jobs - sent), number % num_lanes
+            share = throttle // num_lanes + (lane < throttle % num_lanes)
+            wait_for = [] if num_lanes == 1 and sent + count <= throttle else self.lanes[lane]
+            try:
+                array = self._send_one(count, _array(share, wait_for))
+            except LaterError:
+                if count == 1:
+                    raise
+                size = -(-count // 2)
+                continue
+            self.lanes[lane].append(array)
+            sent, number = sent + count, number + 1
+
+    def _send_one(self, count: int, parameters: dict[str, Any]) -> str:
+        """Submit one array, or the workers of this machine; return the array's id."""
+        import submitit
+
+        site, record = self.site, self.record
+        folder = self.store_root / "submissions" / record["submission"] / "jobs"
+        executor = submitit.AutoExecutor(
+            folder=folder,
+            cluster=site["executor"],
+            slurm_max_num_timeout=10**9,  # whether a cell is tried again is ours to decide
+        )
+        given: dict[str, Any] = {"timeout_min": FOREVER_MIN} | record["parameters"]
+        if site["executor"] == "slurm":
+            given |= {"name": record["job_name"]} | parameters
+            given["slurm_setup"] = [*site["setup"], *given.get("slurm_setup", [])]
+        executor.update_parameters(**given)
+        worker = Worker(str(self.store_root), record["submission"], site["pack"])
+        ids = [job.job_id for job in _patiently(executor, [worker] * count)]
+        self.jobs += ids
+        return ids[0].split("_")[0]
+
+
+def _array(throttle: int, wait_for: list[str]) -> dict[str, Any]:
+    """Return submitit's keywords for an array of a lane that goes on when the earlier ones have ended."""
+    after = {"slurm_dependency": "afterany:" + ":".join(wait_for)} if wait_for else {}
+    return {"slurm_array_parallelism": throttle} | after
+
+
+def _patiently(executor: Any, workers: list[Worker]) -> list[Any]:
+    """Submit one array, again and again while SLURM's controller is busy or restarting."""
+    from submitit.core.utils import FailedJobError
+
+    for attempt in range(ATTEMPTS):
+        try:
+            with executor.batch():
+                jobs = [executor.submit(worker) for worker in workers]
+            return jobs
+        except FailedJobError as error:
+            text = str(error)
+            if is_limit(text):
+                raise LaterError(f"the cluster takes no more jobs for now: {text.strip()}") from error
+            if not any(word in text for word in PASSING):
+                raise RuntimeError(f"sbatch refused the jobs: {text}") from error
+            if attempt == ATTEMPTS - 1:
+                raise LaterError(f"SLURM's controller does not answer: {text.strip()}") from error
+            time.sleep(2.0**attempt)
+    raise AssertionError

@@ -1,0 +1,53 @@
+"""A site: `slurm/<CLUSTER>.yaml`, what it offers and what each cell asks of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.cell import Cell
+
+MAX_DOUBLINGS = 3
+"""How often `mem_gb` is doubled for a cell at most: eightfold; more is seldom to be had, and sbatch would refuse it."""
+
+SITE_KEYS = ("executor", "workers", "threads", "pack", "parameters", "kinds", "datasets", "setup")
+
+
+def load_site(root: Path) -> dict[str, Any]:
+    """Read `slurm/<CLUSTER>.yaml`. Raises ValueError naming an unknown or missing key, or the sites there are."""
+    name = os.environ.get("CLUSTER", "local")
+    path = root / "slurm" / f"{name}.yaml"
+    if not path.exists():
+        sites = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+        raise ValueError(f"CLUSTER={name}: {path} does not exist; there are: {sites}")
+    site = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if set(site) != set(SITE_KEYS):
+        wrong = sorted(set(site) ^ set(SITE_KEYS))
+        raise ValueError(f"{path}: unknown or missing keys {wrong}; it holds: {', '.join(SITE_KEYS)}")
+    if site["executor"] not in ("local", "slurm", "debug"):
+        raise ValueError(f"{path}: executor {site['executor']!r}; allowed: local, slurm, debug")
+    return site
+
+
+def resources(site: dict[str, Any], cell: Cell, *, doublings: int = 0) -> dict[str, Any]:
+    """Return the submitit keywords of a cell: for all jobs, over them those of its kind, over them its data set's.
+
+    `mem_gb`, where it is among them, is doubled for each time that the cell died for want of memory, MAX_DOUBLINGS at
+    most.
+    """
+    dataset = site["datasets"].get(cell.values["dataset"], {})
+    parameters = site["parameters"] | site["kinds"].get(cell.kind, {}) | dataset
+    if doublings and "mem_gb" in parameters:
+        parameters["mem_gb"] *= 2 ** min(doublings, MAX_DOUBLINGS)
+    return parameters
+
+
+def num_gpus(parameters: dict[str, Any]) -> int:
+    """Return how many GPUs one job with these submitit keywords has, on all its nodes together."""
+    for name in ("gpus_per_node", "slurm_gpus_per_node"):
+        if name in parameters:
+            return parameters.get("nodes", 1) * parameters[name]
+    return parameters.get("nodes", 1) * parameters.get("tasks_per_node", 1) * parameters.get("slurm_gpus_per_task", 0)

@@ -1,0 +1,118 @@
+"""Looking into cells and steering them: `logs`, `why`, `cancel`, `retry`.
+
+A cancelled cell stays so until `retry`, whoever waits for it. Nobody is killed: the worker that has the cell saves at
+the next step boundary, lets go of it, and goes on with other cells.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pipeline import slurm
+from pipeline.cell import Cell, chain
+from pipeline.liveness import user
+from pipeline.provenance import patch_path
+from pipeline.status import current_scale, find_cell, tables_of
+from pipeline.store import Store, read_json
+from pipeline.waiting import needed_by_table
+
+
+def show_log(root: Path, store: Store, prefix: str, *, follow: bool) -> None:
+    """Print the log of a cell; with `follow` until the cell has ended. Raises ValueError where there is none."""
+    key, shown = find_cell(root, store, prefix).key, 0
+    while True:
+        ended = store.state(key) in ("done", "failed", "cancelled")
+        path = (store.done(key) if store.is_done(key) else store.work(key)) / "log.txt"
+        if not path.exists() and (ended or not follow):
+            raise ValueError(f"cell {key[:12]} is {store.state(key)} and has no log")
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        print(text[shown:], end="", flush=True)
+        shown = len(text)
+        if ended or not follow:
+            return
+        time.sleep(1)
+
+
+def explain(root: Path, store: Store, prefix: str) -> dict[str, Any]:
+    """Return all that is known of where a cell's result comes from."""
+    cell = find_cell(root, store, prefix)
+    result = read_json(store.done(cell.key) / "result.json") or {"state": store.state(cell.key)}
+    log = [line for line in store.executions() if line["key"] == cell.key]
+    facts: dict[str, Any] = {"cell": cell.name, "key": cell.key, "upstream": cell.upstream, "result": result}
+    facts |= {"executions": log, "failure": store.failure(cell.key) or store.cancelled(cell.key), "values": cell.values}
+    patch = result.get("provenance", {}).get("patch")
+    if patch and patch_path(store, patch).exists():
+        text = patch_path(store, patch).read_text(encoding="utf-8", errors="replace")
+        facts["patch"] = {"file": str(patch_path(store, patch)), "lines": text.splitlines()}
+    return facts
+
+
+def cancel(root: Path, store: Store, target: str) -> str:
+    """Cancel the cells of a table of the current scale, or one cell and what comes after it; return what happened.
+
+    Cells that another live table needs are spared. Raises ValueError for a single cell that two live tables need.
+    """
+    scale, tables = current_scale(root), tables_of(root)
+    live = needed_by_table(store)
+    if (scale, target) in tables:
+        cells = [cell for row in tables[scale, target] for cell in chain(row)]
+        needed = {key for name, keys in live.items() if name != f"{scale}/{target}" for key in keys}
+    else:
+        cells = _with_later(find_cell(root, store, target), tables.values())
+        needed = set()
+        users = sorted(name for name, keys in live.items() if cells[0].key in keys)
+        if len(users) > 1:
+            raise ValueError(f"{cells[0].name} is spared: {', '.join(users)} need it; cancel all but one of them")
+    stopped = _stop(store, {cell.key: cell for cell in cells}, needed)
+    spared = len({cell.key for cell in cells} & needed)
+    return f"{stopped} cells cancelled until `retry`, {spared} spared that another live table needs"
+
+
+def _with_later(first: Cell, tables: Iterable[list[dict[str, Any]]]) -> list[Cell]:
+    """Return a cell and those of the current tables that come after it."""
+    found, keys = [first], {first.key}
+    for cell in (cell for rows in tables for row in rows for cell in chain(row)):
+        if cell.key not in keys and keys & set(cell.upstream):
+            found.append(cell)
+            keys.add(cell.key)
+    return found
+
+
+def _stop(store: Store, cells: dict[str, Cell], needed: set[str]) -> int:
+    """Cancel what has not ended of these cells, and the waiting jobs of submissions that own none any more."""
+    submissions, stopped = set(), 0
+    for key in cells.keys() - needed:
+        if store.state(key) in ("running", "queued", "missing"):
+            submissions.add(store.owner(key))
+            reason = {"reason": f"cancelled by {user()} on {socket.gethostname()}", "name": cells[key].name}
+            store.cancel(key, reason)
+            stopped += 1
+    owning = {store.owner(path.stem) for path in (store.root / "claims").glob("*.json")}
+    for submission in submissions - owning - {None}:
+        record = read_json(store.submissions / str(submission) / "submission.json")
+        if record and record["site"]["executor"] == "slurm":
+            slurm.cancel_pending(record["job_name"])
+    return stopped
+
+
+def retry(root: Path, store: Store, target: str | None) -> str:
+    """Forget failures and cancellings: all, or those of a table or a cell and of what ended with it."""
+    paths = [path for state in ("failed", "cancelled") for path in (store.root / state).glob("[!.]*.json")]
+    before = {path.stem: (read_json(path) or {}).get("before") for path in paths}
+    forgotten = set(before)
+    if target is not None:
+        rows = tables_of(root).get((current_scale(root), target), [])
+        wanted = {cell.key for row in rows for cell in chain(row)}
+        forgotten = {key for key in before if key in wanted or (not rows and key.startswith(target))}
+        size = -1
+        while size != len(forgotten):
+            size = len(forgotten)
+            forgotten |= {key for key, other in before.items() if other in forgotten}
+            forgotten |= {other for key in forgotten if (other := before[key]) in before}
+    for key in forgotten:
+        store.retry(key)
+    return f"{len(forgotten)} failures and cancellings forgotten; `dvc repro` runs those cells again"

@@ -1,0 +1,59 @@
+"""Who waits for which cells: drivers leave a mark in the store, so that `cancel` spares what another table needs."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from pipeline.store import Store, read_json, write_json
+
+BEAT_S = 20.0
+STALE_S = 120.0
+"""A mark that was not touched for so long, by the store's clock, is a dead driver's."""
+
+
+class Waiting:
+    """The mark of one driver that waits for a table, e.g. `embedded/table_7`, whose rows need the cells `keys`."""
+
+    def __init__(self, store: Store, table: str, keys: Iterable[str]) -> None:
+        self.store, self.value = store, {"table": table, "keys": sorted(keys)}
+        self.path = store.root / "waiting" / f"{uuid.uuid4().hex}.json"
+        self.next_beat = 0.0
+
+    def __enter__(self) -> Self:
+        """Leave the mark."""
+        write_json(self.path, self.value)
+        return self
+
+    def beat(self) -> None:
+        """Say now and then that this driver lives."""
+        if time.monotonic() > self.next_beat:
+            self.next_beat = time.monotonic() + BEAT_S
+            os.utime(self.path)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the mark away."""
+        self.path.unlink(missing_ok=True)
+
+
+def needed_by_table(store: Store) -> dict[str, set[str]]:
+    """Return which cells each live table needs: one that a driver waits for, or that cells were claimed for."""
+    needed: dict[str, set[str]] = defaultdict(set)
+    now = store.now()
+    for path in (store.root / "waiting").glob("[!.]*.json"):
+        mark = read_json(path)
+        if mark and now - path.stat().st_mtime < STALE_S:
+            needed[mark["table"]] |= set(mark["keys"])
+    owners = {store.owner(path.stem) for path in (store.root / "claims").glob("*.json")} - {None}
+    for owner in owners:
+        record = read_json(store.submissions / str(owner) / "submission.json") or {}
+        for table, keys in record.get("tables", {}).items():
+            needed[table] |= set(keys)
+    return dict(needed)

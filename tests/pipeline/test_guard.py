@@ -1,0 +1,125 @@
+"""Rows say where they come from, and a stage whose code, rows or data were edited while it ran records nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cell import Cell, chain, digest
+from pipeline.guard import fingerprint
+from pipeline.params import load_params, resolve_table
+from pipeline.provenance import provenance, versions
+from pipeline.results import measured_row
+from pipeline.store import Store, write_json
+
+RUN = """
+import sys
+from pathlib import Path
+import pipeline.attach as attach
+
+def wait(*_, **__):
+    path, what, text = sys.argv[1:4]
+    if what == "append":
+        with Path(path).open("a") as file:
+            file.write(text)
+    else:
+        Path(path).write_text(Path(path).read_text().replace(text, text + "1", 1))
+    return {}
+
+attach.wait, attach.start_ingester = wait, lambda *_: None
+attach.link_weights = lambda *_: Path("linked").touch()
+sys.exit(attach.run_stage("train", "smoke", "experiment"))
+"""
+METHOD = "pipeline/methods/u2pl.py"
+CELLS = "reports/smoke/cells/experiment.json"
+
+
+@pytest.fixture
+def ready(project: Path, data_root: Path) -> Path:
+    """A copy of the project, data included, that can be edited."""
+    params = load_params(project / "params.yaml") | {"scale": "smoke"}
+    rows = resolve_table(params, "experiment")
+    write_json(project / CELLS, rows)
+    own, data = project / "data" / "smoke", rows[0]["data"]["source"]
+    own.unlink()
+    own.mkdir()
+    for part in (data, "partitions"):
+        subprocess.run(["cp", "-r", str(data_root / part), str(own / part)], check=True)
+    return project
+
+
+@pytest.mark.parametrize(
+    ("path", "what", "text", "named"),
+    [
+        (METHOD, "append", "\nEDITED = 1\n", "the code or the weights changed"),
+        (CELLS, "replace", '"seed": ', f"{CELLS} and the code or the weights changed"),
+        ("data/smoke/partitions/voc_blender/val.txt", "append", "\n", "the data changed"),
+        (METHOD, "append", "\n# a comment changes no number\n", None),
+        (CELLS, "append", "]", f"{CELLS}: torn or edited"),
+    ],
+)
+def test_an_edit_while_the_stage_runs_fails_it(ready: Path, path: str, what: str, text: str, named: str | None) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ready), "XDG_CONFIG_HOME": str(ready / "nothing")}
+    command = [sys.executable, "-c", RUN, path, what, text]
+    ran = subprocess.run(command, cwd=ready, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == (1 if named else 0), ran.stderr
+    assert (ready / "linked").exists() is (named is None)
+    if named:
+        assert ran.stderr.startswith("train@experiment: ")
+        assert named in ran.stderr
+
+
+def test_new_weights_at_the_same_path_are_noticed(tmp_path: Path, params: dict[str, Any]) -> None:
+    from pipeline.guard import read_inputs
+
+    weights, cells = tmp_path / "weights.pt", tmp_path / "cells.json"
+    weights.write_bytes(b"old")
+    rows = resolve_table(params, "experiment")
+    rows[0]["model"]["weights"] = str(weights)
+    write_json(cells, rows)
+    before = read_inputs(tmp_path, cells)
+    weights.write_bytes(b"new")
+    after = read_inputs(tmp_path, cells)
+    assert [name for name in before if before[name] != after[name]] == ["the code or the weights"]
+
+
+def test_a_fingerprint_sees_names_sizes_and_times(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_text("x")
+    seen = {fingerprint([tmp_path])}
+    (tmp_path / "a" / "b").write_text("xy")
+    seen.add(fingerprint([tmp_path]))
+    os.utime(tmp_path / "a" / "b", (1, 1))
+    seen.add(fingerprint([tmp_path]))
+    (tmp_path / "a" / "b").rename(tmp_path / "a" / "c")
+    seen.add(fingerprint([tmp_path]))
+    assert len(seen) == 4
+    assert fingerprint([tmp_path]) == fingerprint([tmp_path])
+    assert fingerprint([tmp_path / "absent"]) != fingerprint([tmp_path])
+
+
+def test_a_result_names_its_own_stage_and_the_one_that_submitted_it() -> None:
+    cell = Cell("train", {}, (), digest("k"))
+    record = {"dvc_stage": "warm_start@table_1", "commit": "abc", "dirty": True, "patch": "f00", "snapshot": "5"}
+    record |= {"dvc_experiment": None, "tables": {"smoke/table_1": ["other"], "smoke/table_7": [cell.key]}}
+    told = provenance(cell, record, {"job": "7_1", "restarts": 2}, ranks=1, started=1.0)
+    assert (told["dvc_stage"], told["submitted_by"]) == ("train@table_7", "warm_start@table_1")
+    assert (told["patch"], told["restarts"], told["job"]) == ("f00", 2, "7_1")
+
+
+def test_a_row_names_the_stage_of_its_own_table(params: dict[str, Any], tmp_path: Path) -> None:
+    store, (row,) = Store(tmp_path / "cells"), resolve_table(params, "experiment")
+    *_, train, evaluate = chain(row)
+    for cell in (train, evaluate):
+        result = {"state": "done", "provenance": {"dvc_stage": "train@table_1", "commit": "abc"}}
+        write_json(store.done(cell.key) / "result.json", result)
+    assert measured_row(store, row)["provenance"] == {"dvc_stage": "train@experiment", "commit": "abc"}
+
+
+def test_the_versions_are_those_of_what_computes_and_launches() -> None:
+    assert {"python", "torch", "torchvision", "numpy", "dvc", "submitit", "mlflow"} <= set(versions())

@@ -1,0 +1,211 @@
+"""`why`, `logs`, `cancel`, `retry` and `gc` as they are typed, on a store with cells made by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import attach, worker
+from pipeline.__main__ import main
+from pipeline.cell import Cell, chain
+from pipeline.params import load_params, resolve_table
+from pipeline.provenance import source_state
+from pipeline.store import Store, find_store, write_json
+from pipeline.waiting import STALE_S, Waiting, needed_by_table
+from pipeline.worker import Stop, run_submission
+
+PROJECT = Path(__file__).parents[2]
+PARAMS = load_params(PROJECT / "params.yaml")
+
+
+class Lab:
+    """A project of two scales with tables 4 and 7, which share cells, and its store."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        text = (PROJECT / "params.yaml").read_text()
+        (root / "params.yaml").write_text(text.replace(f"\nscale: {PARAMS['scale']}", "\nscale: smoke", 1))
+        (root / "dvc.yaml").write_text("stages: {}\n")
+        (root / ".dvc").mkdir()
+        for scale in ("smoke", "embedded"):
+            for table in ("table_4", "table_7", "experiment"):
+                write_json(root / "reports" / scale / "cells" / f"{table}.json", self.rows(table, scale))
+        self.store = Store(find_store(root))
+
+    def rows(self, table: str, scale: str = "smoke") -> list[dict[str, Any]]:
+        return resolve_table(PARAMS | {"scale": scale}, table)
+
+    def keys(self, table: str, scale: str = "smoke") -> set[str]:
+        return {cell.key for row in self.rows(table, scale) for cell in chain(row)}
+
+    def submit(self, table: str, scale: str = "smoke") -> list[Cell]:
+        """Claim a table's cells, as one submission."""
+        cells = {cell.key: cell for row in self.rows(table, scale) for cell in chain(row)}
+        record = {"tables": {f"{scale}/{table}": list(cells)}, "site": {"executor": "local", "pack": None}}
+        record |= {"cells": [cell.to_json() for cell in cells.values()], "threads": 1, "data_root": str(self.root)}
+        write_json(self.store.submissions / table / "submission.json", record)
+        for key in cells:
+            self.store.claim(key, table)
+        return list(cells.values())
+
+    def states(self, keys: set[str]) -> set[str]:
+        return {self.store.state(key) for key in keys}
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "nothing"))
+    monkeypatch.chdir(tmp_path)
+    return Lab(tmp_path)
+
+
+def finish(store: Store, cell: Cell, **provenance: Any) -> None:
+    store.claim(cell.key, "s")
+    token = store.hold(cell.to_json(), {"submission": "s", "host": "n1", "pid": 1, "job": "7_1"})
+    (store.work(cell.key) / "log.txt").write_text("step 1\nstep 2\n")
+    store.publish(cell.key, str(token), {"state": "done", "provenance": provenance})
+
+
+def test_why_names_the_values_the_executions_and_the_patch(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["init", "-q"], ["add", "dvc.yaml", "params.yaml"], ["commit", "-qm", "first"]):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *command], cwd=lab.root, check=True)
+    assert source_state(lab.store, lab.root)["patch"] is None
+    (lab.root / "dvc.yaml").write_text("stages: {} # edited\n")
+    state = source_state(lab.store, lab.root)
+    assert state["dirty"]
+    *_, train, _ = chain(lab.rows("experiment")[0])
+    finish(lab.store, train, **state)
+    assert main(["why", train.key[:10]]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["values"] == train.values
+    assert [line["event"] for line in told["executions"]] == ["start", "done"]
+    assert "+stages: {} # edited" in told["patch"]["lines"]
+
+
+def test_logs_prints_the_log_of_a_cell_and_says_where_there_is_none(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    *_, train, evaluate = chain(lab.rows("experiment")[0])
+    finish(lab.store, train)
+    assert main(["logs", "-f", train.key]) == 0
+    assert capsys.readouterr().out == "step 1\nstep 2\n"
+    assert main(["logs", evaluate.key]) == 1
+    assert "is missing and has no log" in capsys.readouterr().err
+
+
+def test_cancelling_a_table_stops_it_alone_and_at_this_scale_alone(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = lab.submit("table_7")[0]
+    finish(lab.store, done)
+    lab.submit("table_7", "embedded")
+    assert main(["cancel", "table_7"]) == 0
+    assert lab.states(lab.keys("table_7") - {done.key}) == {"cancelled"}
+    assert lab.store.is_done(done.key)
+    assert lab.states(lab.keys("table_7", "embedded")) == {"queued"}
+    assert f"{len(lab.keys('table_7')) - 1} cells cancelled" in capsys.readouterr().out
+    assert main(["retry", "table_7"]) == 0
+    assert lab.states(lab.keys("table_7") - {done.key}) == {"missing"}
+
+
+@pytest.mark.parametrize("living", ["claimed", "waited for"])
+def test_what_another_live_table_needs_is_spared(lab: Lab, living: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shared = lab.keys("table_7") & lab.keys("table_4")
+    assert shared
+    lab.submit("table_7")
+    if living == "claimed":
+        lab.submit("table_4")
+        main(["cancel", "table_7"])
+    else:
+        with Waiting(lab.store, "smoke/table_4", lab.keys("table_4")):
+            main(["cancel", "table_7"])
+    assert lab.states(shared) == {"queued"}
+    assert lab.states(lab.keys("table_7") - shared) == {"cancelled"}
+    assert f"{len(shared)} spared" in capsys.readouterr().out
+
+
+def test_a_cell_that_two_live_tables_need_is_not_cancelled(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.submit("table_7")
+    lab.submit("table_4")
+    shared = sorted(lab.keys("table_7") & lab.keys("table_4"))[0]
+    assert main(["cancel", shared]) == 1
+    assert "smoke/table_4, smoke/table_7 need it" in capsys.readouterr().err
+    assert lab.store.state(shared) == "queued"
+
+
+def test_the_mark_of_a_dead_driver_counts_no_more(lab: Lab) -> None:
+    with Waiting(lab.store, "smoke/table_4", ["k"]) as mark:
+        assert needed_by_table(lab.store) == {"smoke/table_4": {"k"}}
+        long_ago = time.time() - STALE_S - 10
+        os.utime(mark.path, (long_ago, long_ago))
+        assert needed_by_table(lab.store) == {}
+        mark.beat()
+        assert needed_by_table(lab.store) == {"smoke/table_4": {"k"}}
+    assert needed_by_table(lab.store) == {}
+
+
+def test_a_waiting_driver_ends_with_the_reason_and_submits_no_cancelled_cell(lab: Lab) -> None:
+    cells = lab.submit("table_7")
+    main(["cancel", "table_7"])
+    started: list[int] = []
+    ends = attach.wait(lab.store, {cell.key: cell for cell in cells}, lambda: started.append(1), title="test")
+    assert started == []
+    assert all(end["reason"].startswith("cancelled by ") for end in ends.values())
+    assert len(ends) == len(cells)
+
+
+def test_the_worker_of_a_cancelled_cell_saves_it_and_goes_on_with_others(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is killed; what comes after the cancelled cell is cancelled too."""
+    monkeypatch.setattr(worker, "CANCEL_S", 0.0)
+    cells = lab.submit("experiment")
+    first = cells[0]
+
+    def compute(cell: Cell, *_: Any, work: Path, stop: Callable[[], bool]) -> dict[str, Any]:
+        if cell.kind == "train":
+            main(["cancel", cell.key])
+        if stop():
+            (work / "checkpoint.pt").write_text("saved")
+            raise worker.StoppedError
+        return {"state": "done"}
+
+    monkeypatch.setattr(worker, "compute", compute)
+    assert run_submission(lab.store, "experiment", limit=None, stop=Stop()) == 1
+    assert [lab.store.state(cell.key) for cell in cells] == ["done", "cancelled", "cancelled"]
+    assert (lab.store.work(cells[1].key) / "checkpoint.pt").exists()
+    assert lab.store.holder(cells[1].key) is None
+    assert lab.store.is_done(first.key)
+
+
+def test_retry_of_a_cell_forgets_what_failed_because_of_it(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = lab.submit("experiment")
+    other = lab.submit("table_7")[0]
+    lab.store.fail(other.key, None, {"reason": "its own"})
+    lab.store.fail(cells[0].key, None, {"reason": "no luck"})
+    run_submission(lab.store, "experiment", limit=None, stop=Stop())
+    assert {lab.store.state(cell.key) for cell in cells} == {"failed"}
+    assert main(["retry", cells[1].key[:12]]) == 0
+    assert f"{len(cells)} failures and cancellings forgotten" in capsys.readouterr().out
+    assert {lab.store.state(cell.key) for cell in cells} == {"missing"}
+    assert lab.store.state(other.key) == "failed"
+
+
+def test_gc_says_what_would_go_and_force_removes_it(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    stray, kept = lab.store.work("stray"), lab.store.work(next(iter(lab.keys("table_7"))))
+    for folder in (stray, kept):
+        folder.mkdir(parents=True)
+        (folder / "checkpoint.pt").write_bytes(bytes(2**20))
+    assert main(["gc", "--days", "0"]) == 0
+    assert "work/stray\n1 folders would go (--force removes them), 1.0 MiB" in capsys.readouterr().out
+    assert stray.exists()
+    assert main(["gc", "--days", "0", "--force"]) == 0
+    assert not stray.exists()
+    assert kept.exists()
