@@ -213,6 +213,8 @@ def _compare(root: Path, store: Store, options: argparse.Namespace) -> None:
     scale = load_params(root / "params.yaml")["scale"]
     a, b = (read_side(root, name, scale=scale, tables=options.tables) for name in (options.a, options.b))
     frame = compare(a, b)
+    if a.shown != b.shown:
+        print(f"{a.name} shows: {a.shown}\n{b.name} shows: {b.shown}", file=sys.stderr)
     if options.json:
         print(frame.to_json(orient="records", indent=1))
     else:

@@ -109,7 +109,10 @@ def _curve_figures(grids: Sequence[Grid], folder: Path, curves: Callable[[str], 
         runs = {line_name(line): _seeds(line, index, curves) for line in grid.lines}
         found = {name: seeds for name, seeds in runs.items() if seeds}
         if found:
+            num_runs = sum(len(line.entries[index].rows) for line in grid.lines)
+            lost = num_runs - sum(len(seeds) for seeds in found.values())
             where = f"{name_of(table)}, {grid.columns[index]}. {measured_on(grid)}"
+            where += f" {lost} of {num_runs} runs have no curve here." if lost else ""
             plots = []
             for group, (ylabel, words) in GROUPS.items():
                 figure = curve_figure(found, group=group, ylabel=ylabel)
