@@ -178,7 +178,7 @@ def _cancel(root: Path, store: Store, options: argparse.Namespace) -> None:
 
 
 def _keys(tables: Any) -> set[str]:
-    return {cell.key for rows in tables for row in rows for cell in status.chain(row)}
+    return {cell.key for rows in tables for row in rows for cell in status.cells_of(row)}
 
 
 def _retry(root: Path, store: Store, options: argparse.Namespace) -> None:

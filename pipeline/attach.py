@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from pipeline.adopt import manifest_entry
-from pipeline.cell import Cell, chain, forget_code, read_rows
+from pipeline.cell import Cell, cells_of, chain, forget_code, read_rows
 from pipeline.ingester import start_ingester
 from pipeline.slurm import GRACE_S, cancel_jobs, died_of_memory, live_jobs
 from pipeline.store import Store, find_store, read_json, write_json
@@ -45,7 +45,7 @@ def run_stage(kind: str, scale: str, table: str) -> int:
     start_ingester(store, root)
     try:
         before = path.read_bytes() if path.exists() else b""
-        chains = [chain(row) for row in read_rows(path)]
+        chains = [cells_of(row) for row in read_rows(path)]
     except ValueError as error:
         print(f"{kind}@{table}: {error}", file=sys.stderr)
         return 1
@@ -68,11 +68,13 @@ def run_stage(kind: str, scale: str, table: str) -> int:
         )
         return 1
     forget_code()
-    if path.read_bytes() != before or [chain(row) for row in read_rows(path)] != chains:
+    if path.read_bytes() != before or [cells_of(row) for row in read_rows(path)] != chains:
         print(f"{kind}@{table}: the code or {path} changed while the stage ran; run it again", file=sys.stderr)
         return 1
     if kind == "evaluate":
         write_metrics(store, root, scale, table)
+    elif kind == "reliability":
+        write_reliability(store, cells, root / "reports" / scale / "reliability" / f"{table}.json")
     else:
         link_weights(store, cells, root / "runs" / scale / kind / table)
     return 0
@@ -219,6 +221,20 @@ def link_weights(store: Store, cells: dict[str, Cell], folder: Path) -> None:
     """Hard-link the cells' weights and curves into the stage's output folder, beside a manifest of results."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "manifest.json", {key: manifest_entry(store, key, folder) for key in sorted(cells)})
+
+
+def write_reliability(store: Store, cells: dict[str, Cell], path: Path) -> None:
+    """Write how far the networks of a table can be believed: of each cell what it is and what it counted."""
+    records = []
+    for key, cell in cells.items():
+        result = json.loads((store.done(key) / "result.json").read_text())
+        sets = {
+            name: {fact: value for fact, value in each.items() if not fact.startswith("class_entropy")}  # bulky
+            for name, each in result["sets"].items()
+        }
+        what = {name: cell.values[name] for name in ("dataset", "partition", "method", "seed", "data")}
+        records.append({"key": key, "train_key": cell.upstream[0]} | what | result | {"sets": sets})
+    write_json(path, records)
 
 
 def write_metrics(store: Store, root: Path, scale: str, table: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from pipeline.adopt import adopt
-from pipeline.cell import PACKAGE, Cell, chain, digest, read_rows
+from pipeline.cell import PACKAGE, Cell, cells_of, digest, read_rows
 from pipeline.slurm import JOB_PREFIX, max_array_size
 from pipeline.store import Store, find_store, write_json
 from pipeline.worker import COUNTED, Worker
@@ -69,14 +69,14 @@ def launch(root: Path, scale: str, stage: str) -> list[str]:
     """
     store, stale = Store(find_store(root)), stale_stages(root, stage)
     store.share_with_group()
-    prefixes = ("warm_start@", "train@", "evaluate@")
+    prefixes = ("warm_start@", "train@", "evaluate@", "reliability@")
     tables = dict.fromkeys(name.split("@")[1] for name in stale if name.startswith(prefixes))
     cells: dict[str, Cell] = {}
     for table in tables:
         for row in read_rows(root / "reports" / scale / "cells" / f"{table}.json"):
             data = {f"partitions@{row['dataset']}", f"download@{row['data']['source']}"}
             if data.isdisjoint(stale):
-                cells |= {cell.key: cell for cell in chain(row)}
+                cells |= {cell.key: cell for cell in cells_of(row)}
     adopt(store, root, scale)
     return submit(store, list(cells.values()), root=root, data_root=root / "data" / scale)
 

@@ -27,7 +27,7 @@ from pipeline.store import Store, TakenOverError, read_json
 from pipeline.team import announce, follow, join_team, team_size
 
 POLL_S = 0.2
-ORDER = {"evaluate": 0, "train": 1, "warm_start": 2, "sleep": 3}
+ORDER = {"evaluate": 0, "reliability": 0, "train": 1, "warm_start": 2, "sleep": 3}
 """Among the cells that are ready, what finishes a row goes first; warm starts are begun when nothing else is left."""
 
 
@@ -100,7 +100,7 @@ def run_submission(store: Store, submission: str, *, limit: int | None, stop: St
     while not stop():
         exhausted = limit is not None and begun >= limit
         if exhausted:
-            cells = [cell for cell in cells if cell.kind == "evaluate"]
+            cells = [cell for cell in cells if cell.kind in ("evaluate", "reliability")]
         taken, waiting = take(store, cells, holder)
         if taken is not None:
             begun += taken[0].kind in COUNTED
@@ -196,6 +196,7 @@ def compute(cell: Cell, store: Store, record: dict[str, Any], *, work: Path, sto
     import torch  # after the first signal handlers are in place; takes seconds
 
     from pipeline.evaluation.cell import evaluate_cell
+    from pipeline.evaluation.reliability import reliability_cell
     from pipeline.training.engine import Interrupted, train_cell
 
     torch.set_num_threads(record["threads"])
@@ -204,6 +205,8 @@ def compute(cell: Cell, store: Store, record: dict[str, Any], *, work: Path, sto
     try:
         if cell.kind == "evaluate":
             return evaluate_cell(cell.values, data_root=data, trained=upstream[0])
+        if cell.kind == "reliability":
+            return reliability_cell(cell.values, data_root=data, trained=upstream[0])
         return train_cell(cell, work, data_root=data, upstream=upstream, stop=stop)
     except Interrupted:
         raise StoppedError(f"{cell.name}: stopped by signal {stop.signal}") from None
