@@ -37,6 +37,9 @@ COLOURS = (
 )  # fmt: skip
 """One for each method, in the order of `METHOD_LABELS`: SupOnly grey, U2PL the colour of all that is measured."""
 
+BY_CLASS = re.compile(r"/(class|true)_\d+$")
+"""Metrics that a run has for each class: heat maps show them, not a panel each."""
+
 MAX_POINTS = 150
 """A curve is thinned to so many points: more cannot be seen."""
 
@@ -180,7 +183,7 @@ def curve_figure(runs: Mapping[str, Sequence[Curves]], *, group: str, ylabel: st
     `runs` holds the seeds of each method by its name. Several seeds are a line (mean) with a band (± sd).
     """
     metrics = dict.fromkeys(metric for seeds in runs.values() for curves in seeds for metric in curves)
-    metrics_shown = [metric for metric in metrics if metric.startswith(f"{group}/")]
+    metrics_shown = [metric for metric in metrics if metric.startswith(f"{group}/") and not BY_CLASS.search(metric)]
     if not metrics_shown:
         return None
     width = min(3, len(metrics_shown))
