@@ -168,7 +168,7 @@ def _doctor(root: Path, store: Store, options: argparse.Namespace) -> int:
 
 
 def _gc(root: Path, store: Store, options: argparse.Namespace) -> None:
-    needed = {cell.key for rows in status.tables_of(root).values() for row in rows for cell in status.chain(row)}
+    needed = {cell.key for rows in status.tables_of(root).values() for row in rows for cell in status.cells_of(row)}
     garbage = find_garbage(store, needed, days=options.days, done=options.done)
     for folder in garbage:
         print(folder.relative_to(store.root))
@@ -185,6 +185,8 @@ def _compare(root: Path, store: Store, options: argparse.Namespace) -> None:
     scale = load_params(root / "params.yaml")["scale"]
     a, b = (read_side(root, name, scale=scale, tables=options.tables) for name in (options.a, options.b))
     frame = compare(a, b)
+    if a.shown != b.shown:
+        print(f"{a.name} shows: {a.shown}\n{b.name} shows: {b.shown}", file=sys.stderr)
     if options.json:
         print(frame.to_json(orient="records", indent=1))
     else:

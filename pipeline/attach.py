@@ -18,7 +18,7 @@ from pipeline.cell import Cell
 from pipeline.guard import read_inputs
 from pipeline.ingester import start_ingester
 from pipeline.liveness import clock, process_alive, release_dead
-from pipeline.results import link_weights, write_metrics
+from pipeline.results import link_weights, write_metrics, write_reliability
 from pipeline.store import Store, find_store, read_json
 from pipeline.waiting import Waiting
 
@@ -78,6 +78,8 @@ def _run(kind: str, scale: str, table: str) -> int:
         return 1
     if kind == "evaluate":
         write_metrics(store, root, scale, table)
+    elif kind == "reliability":
+        write_reliability(store, cells, root / "reports" / scale / "reliability" / f"{table}.json")
     else:
         link_weights(store, cells, root / "runs" / scale / kind / table)
     return 0

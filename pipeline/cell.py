@@ -19,7 +19,7 @@ from typing import Any
 from pipeline.data.partition import input_key
 
 PACKAGE = Path(__file__).parent
-KINDS = ("warm_start", "train", "evaluate")
+KINDS = ("warm_start", "train", "evaluate", "reliability")
 COUNTED = ("train", "sleep")
 """What the limit of a worker counts; the warm starts before and the evaluations after ride along."""
 
@@ -28,8 +28,20 @@ ENTRY = {
     "warm_start": ("training/engine.py", "models/backbones/{backbone}.py"),
     "train": ("training/engine.py", "models/backbones/{backbone}.py", "methods/{method}.py"),
     "evaluate": ("evaluation/cell.py", "models/backbones/{backbone}.py"),
+    "reliability": ("evaluation/reliability.py", "models/backbones/{backbone}.py"),
 }
 """Where the code of a kind begins; all it imports from the science folders decides the result."""
+
+RELIABILITY_OF = (
+    ("table_1", "suponly", "1-2"),  # the paper's Figure 1
+    ("table_2", "suponly", "1-4"),
+    ("table_2", "u2pl", "1-4"),
+    ("table_3", "u2pl", "1-2"),
+)
+"""Table, method and partition of the rows whose networks' reliability is measured too."""
+
+TABLE_A1_ALPHA0 = 0.2
+"""The share of pixels called unreliable where the method itself calls none so."""
 
 NO_CONTENT = ("path", "title", "partitions")
 """Keys of a data block that say where a folder is, how it is called, which other partitions there are."""
@@ -85,6 +97,16 @@ def chain(row: dict[str, Any]) -> list[Cell]:
     train = _cell("train", trained, tuple(cell.key for cell in warm))
     evaluated = shared | {name: row[name] for name in ("method", "representation", "evaluation")}
     return [*warm, train, _cell("evaluate", evaluated, (train.key,))]
+
+
+def cells_of(row: dict[str, Any]) -> list[Cell]:
+    """Return the chain of a resolved row, and for a few rows the `reliability` cell behind their training."""
+    cells = chain(row)
+    if (row["table"], row["method"], row["partition"]) not in RELIABILITY_OF:
+        return cells
+    train, evaluate = cells[-2:]
+    share = row["parameters"].get("alpha0", TABLE_A1_ALPHA0)
+    return [*cells, _cell("reliability", evaluate.values | {"unreliable_share": share}, (train.key,))]
 
 
 def _num_warm_starts(row: dict[str, Any]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.cell import chain, digest, forget_code, read_rows
+from pipeline.cell import cells_of, digest, forget_code, read_rows
 
 
 def read_inputs(root: Path, path: Path) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def read_inputs(root: Path, path: Path) -> dict[str, Any]:
     forget_code()
     rows = read_rows(path)
     data = fingerprint(data_folders(root, rows))
-    return {str(path): path.read_bytes(), "the code or the weights": [chain(row) for row in rows], "the data": data}
+    return {str(path): path.read_bytes(), "the code or the weights": [cells_of(row) for row in rows], "the data": data}
 
 
 def data_folders(root: Path, rows: Iterable[dict[str, Any]]) -> list[Path]:

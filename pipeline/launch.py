@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline.adopt import adopt
 from pipeline.attach import LATER, RETRY_S
-from pipeline.cell import COUNTED, PACKAGE, Cell, chain, digest, read_rows
+from pipeline.cell import COUNTED, PACKAGE, Cell, cells_of, digest, read_rows
 from pipeline.liveness import surplus, user
 from pipeline.models.prepare import prepare_weights
 from pipeline.provenance import source_state
@@ -49,7 +49,7 @@ def launch(root: Path, scale: str, stage: str) -> list[str]:
     """
     store, stale = Store(find_store(root)), stale_stages(root, stage)
     store.share_with_group()
-    prefixes = ("warm_start@", "train@", "evaluate@")
+    prefixes = ("warm_start@", "train@", "evaluate@", "reliability@")
     tables = dict.fromkeys(name.split("@")[1] for name in stale if name.startswith(prefixes))
     cells: dict[str, Cell] = {}
     needed: dict[str, list[str]] = {}
@@ -57,8 +57,8 @@ def launch(root: Path, scale: str, stage: str) -> list[str]:
         for row in read_rows(root / "reports" / scale / "cells" / f"{table}.json"):
             data = {f"partitions@{row['dataset']}", f"download@{row['data']['source']}"}
             if data.isdisjoint(stale):
-                cells |= {cell.key: cell for cell in chain(row)}
-                needed.setdefault(f"{scale}/{table}", []).extend(cell.key for cell in chain(row))
+                cells |= {cell.key: cell for cell in cells_of(row)}
+                needed.setdefault(f"{scale}/{table}", []).extend(cell.key for cell in cells_of(row))
     adopt(store, root, scale)
     return submit(store, list(cells.values()), root=root, data_root=root / "data" / scale, tables=needed)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.cell import Cell, chain, read_rows
 from pipeline.reporting.grid import build_grid
 from pipeline.reporting.paper import read_published
-from pipeline.reporting.rows import MISSING, Row, read_shown
+from pipeline.reporting.rows import MISSING, NOISE_TABLE, Row, read_shown
 from pipeline.reporting.tables import to_markdown
 from pipeline.results import measured_row
 from pipeline.store import Store
@@ -24,12 +24,14 @@ def tables_so_far(root: Path, store: Store, *, scale: str, tables: Sequence[str]
     wanted = list(tables) or known
     if unknown := [table for table in wanted if table not in known]:
         raise ValueError(f"{unknown[0]}: no such table at scale {scale}; allowed: {', '.join(known) or 'none yet'}")
-    shown, texts = read_shown(folder), []
+    shown, texts = read_shown(folder), list[str]()
+    noise = folder / "cells" / f"{NOISE_TABLE}.json"
+    noise_rows = rows_so_far(store, noise) if noise.exists() else []
     for table in wanted:
         rows = rows_so_far(store, folder / "cells" / f"{table}.json")
         if any(row["state"] != MISSING for row in rows):
             published = read_published(table, root / "reports" / "published")
-            texts.append(to_markdown(build_grid(table, rows, published=published, noise_rows=[], shown=shown)))
+            texts.append(to_markdown(build_grid(table, rows, published=published, noise_rows=noise_rows, shown=shown)))
         else:
             texts.append(f"{table}: none of its {len(rows)} cells is done\n")
     return texts
@@ -43,14 +45,27 @@ def rows_so_far(store: Store, cells: Path) -> list[Row]:
         if store.is_done(train.key) and store.is_done(evaluate.key):
             rows.append(measured_row(store, row))
         else:
-            rows.append(row | {"state": MISSING, "reason": _reason(store, [*warm, train, evaluate])})
+            rows.append(row | {"state": MISSING, "reason": why_not_measured(store, [*warm, train, evaluate])})
     return rows
 
 
-def _reason(store: Store, cells: list[Cell]) -> str:
-    """Say what the first cell that is not done waits for."""
+def key_today(row: Row) -> str | None:
+    """Return the key of a row's evaluation under today's code; None where its folder of images is not here."""
+    folder = row["data"].get("path")
+    return chain(row)[-1].key if folder is None or Path(folder).exists() else None
+
+
+def why_missing(store: Store, row: Row) -> str:
+    """Say why a row has no figure yet, as far as the store knows."""
+    return why_not_measured(store, chain(row)) if key_today(row) else f"{row['data']['path']} is not here"
+
+
+def why_not_measured(store: Store, cells: Sequence[Cell]) -> str:
+    """Say which cell of a row failed and why, or what the first one that is not done waits for."""
     for cell in cells:
         if failure := store.failure(cell.key):
             return f"{cell.kind} failed: {failure['reason']}"
-    waiting = next(cell for cell in cells if not store.is_done(cell.key))
+    waiting = next((cell for cell in cells if not store.is_done(cell.key)), None)
+    if waiting is None:
+        return "done, but its table was not written since"
     return f"{waiting.kind} {store.state(waiting.key)}".replace("missing", "not started")

@@ -17,6 +17,20 @@ def link_weights(store: Store, cells: dict[str, Cell], folder: Path) -> None:
     write_json(folder / "manifest.json", {key: manifest_entry(store, key, folder) for key in sorted(cells)})
 
 
+def write_reliability(store: Store, cells: dict[str, Cell], path: Path) -> None:
+    """Write how far the networks of a table can be believed: of each cell what it is and what it counted."""
+    records = []
+    for key, cell in cells.items():
+        result = json.loads((store.done(key) / "result.json").read_text())
+        sets = {
+            name: {fact: value for fact, value in each.items() if not fact.startswith("class_entropy")}  # bulky
+            for name, each in result["sets"].items()
+        }
+        what = {name: cell.values[name] for name in ("dataset", "partition", "method", "seed", "data")}
+        records.append({"key": key, "train_key": cell.upstream[0]} | what | result | {"sets": sets})
+    write_json(path, records)
+
+
 def write_metrics(store: Store, root: Path, scale: str, table: str) -> None:
     """Write the measured rows of a table."""
     rows = [measured_row(store, row) for row in read_rows(root / "reports" / scale / "cells" / f"{table}.json")]

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pipeline.cell import Cell, chain, read_rows
+from pipeline.cell import KINDS, Cell, cells_of, chain, read_rows
 from pipeline.past import Past
 from pipeline.site import load_site, num_gpus, resources
 from pipeline.store import Store
@@ -54,7 +54,7 @@ def entries(root: Path) -> list[dict[str, Any]]:
 
 def find_cell(root: Path, store: Store, prefix: str) -> Cell:
     """Return the one cell whose key begins with `prefix`. Raises ValueError where there is none, or several."""
-    cells = {cell.key: cell for rows in tables_of(root).values() for row in rows for cell in chain(row)}
+    cells = {cell.key: cell for rows in tables_of(root).values() for row in rows for cell in cells_of(row)}
     matches = [key for key in cells if key.startswith(prefix)]
     if len(matches) != 1:
         found = ", ".join(key[:12] for key in matches) or "none"
@@ -93,7 +93,7 @@ def current_scale(root: Path) -> str:
 
 def counts(store: Store, rows: list[dict[str, Any]]) -> dict[str, int]:
     """Return how many distinct cells of a table are in each state."""
-    found = Counter(store.state(key) for key in {cell.key for row in rows for cell in chain(row)})
+    found = Counter(store.state(key) for key in {cell.key for row in rows for cell in cells_of(row)})
     return {state: found[state] for state in STATES}
 
 
@@ -113,8 +113,8 @@ def plan(root: Path, store: Store, targets: list[str]) -> list[dict[str, Any]]:
     for stage, reasons in json.loads(result.stdout).items():
         kind, _, table = stage.split(":")[-1].partition("@")
         line: dict[str, Any] = {"stage": stage, "why": reasons[:3]}
-        if kind in ("warm_start", "train", "evaluate") and (scale, table) in tables:
-            chains = [chain(row) for row in tables[scale, table]]
+        if kind in KINDS and (scale, table) in tables:
+            chains = [cells_of(row) for row in tables[scale, table]]
             cells = {cell.key: cell for cells in chains for cell in cells if cell.kind == kind}
             states = {key: store.state(key) for key in cells}
             numbers = Counter(states.values())

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import slurm
-from pipeline.cell import Cell, chain
+from pipeline.cell import Cell, cells_of
 from pipeline.liveness import user
 from pipeline.provenance import patch_path
 from pipeline.status import current_scale, find_cell, tables_of
@@ -59,7 +59,7 @@ def cancel(root: Path, store: Store, target: str) -> str:
     scale, tables = current_scale(root), tables_of(root)
     live = needed_by_table(store)
     if (scale, target) in tables:
-        cells = [cell for row in tables[scale, target] for cell in chain(row)]
+        cells = [cell for row in tables[scale, target] for cell in cells_of(row)]
         needed = {key for name, keys in live.items() if name != f"{scale}/{target}" for key in keys}
     else:
         cells = _with_later(find_cell(root, store, target), tables.values())
@@ -75,7 +75,7 @@ def cancel(root: Path, store: Store, target: str) -> str:
 def _with_later(first: Cell, tables: Iterable[list[dict[str, Any]]]) -> list[Cell]:
     """Return a cell and those of the current tables that come after it."""
     found, keys = [first], {first.key}
-    for cell in (cell for rows in tables for row in rows for cell in chain(row)):
+    for cell in (cell for rows in tables for row in rows for cell in cells_of(row)):
         if cell.key not in keys and keys & set(cell.upstream):
             found.append(cell)
             keys.add(cell.key)
@@ -106,7 +106,7 @@ def retry(root: Path, store: Store, target: str | None) -> str:
     forgotten = set(before)
     if target is not None:
         rows = tables_of(root).get((current_scale(root), target), [])
-        wanted = {cell.key for row in rows for cell in chain(row)}
+        wanted = {cell.key for row in rows for cell in cells_of(row)}
         forgotten = {key for key in before if key in wanted or (not rows and key.startswith(target))}
         size = -1
         while size != len(forgotten):

@@ -35,7 +35,7 @@ BUSY_SHARE = 0.02
 CANCEL_S = 2.0
 """How often the worker of a cell looks whether somebody cancelled it."""
 
-ORDER = {"evaluate": 0, "train": 1, "warm_start": 2, "sleep": 3}
+ORDER = {"evaluate": 0, "reliability": 0, "train": 1, "warm_start": 2, "sleep": 3}
 """Among the cells that are ready, what finishes a row goes first; warm starts are begun when nothing else is left."""
 
 
@@ -104,7 +104,7 @@ def run_submission(store: Store, submission: str, *, limit: int | None, stop: St
     while not stop():
         exhausted = limit is not None and begun >= limit
         if exhausted:
-            cells = [cell for cell in cells if cell.kind == "evaluate"]
+            cells = [cell for cell in cells if cell.kind in ("evaluate", "reliability")]
         began = time.monotonic()
         taken, waiting = take(store, cells, holder)
         if taken is not None:
@@ -233,6 +233,7 @@ def compute(
     import torch  # after the first signal handlers are in place; takes seconds
 
     from pipeline.evaluation.cell import evaluate_cell
+    from pipeline.evaluation.reliability import reliability_cell
     from pipeline.training.engine import Interrupted, train_cell
 
     torch.set_num_threads(record["threads"])
@@ -241,6 +242,8 @@ def compute(
     try:
         if cell.kind == "evaluate":
             return evaluate_cell(cell.values, data_root=data, trained=upstream[0])
+        if cell.kind == "reliability":
+            return reliability_cell(cell.values, data_root=data, trained=upstream[0])
         return train_cell(cell, work, data_root=data, upstream=upstream, stop=stop)
     except Interrupted:
         raise StoppedError(f"{cell.name}: stopped at a step boundary") from None

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from pipeline.ingester import wait_for_ingester
+from pipeline.partial import key_today, why_missing
 from pipeline.reporting.page import write_report
 from pipeline.reporting.rows import read_shown
 from pipeline.spool import curves
@@ -18,7 +19,13 @@ def main(scale: str) -> int:
         spool = store.done(train_key) / "spool.jsonl"
         return curves(spool) if spool.exists() else None
 
-    write_report(folder, shown=read_shown(folder), curves=curves_of)
+    write_report(
+        folder,
+        shown=read_shown(folder),
+        curves=curves_of,
+        reason=lambda row: why_missing(store, row),
+        key_of=key_today,
+    )
     wait_for_ingester(store, Path.cwd())
     return 0
 

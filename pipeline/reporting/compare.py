@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import Any
 
 import pandas as pd
 
 from pipeline.reporting.grid import DECIMALS, data_of
-from pipeline.reporting.noise import Noise, pooled_noise
-from pipeline.reporting.rows import BY_DEFAULT, Row, Shown, canonical, differing_settings, figures_of
+from pipeline.reporting.noise import DEVIATIONS, noise_for
+from pipeline.reporting.rows import Row, Shown, canonical, differing_settings, figures_of
+from pipeline.reporting.sides import Side
 from pipeline.reporting.tables import pipe_table
 from pipeline.reporting.wording import difference, number
 
 
-def compare(
-    rows_a: list[Row],
-    rows_b: list[Row],
-    *,
-    noise_rows: list[Row] | None = None,
-    shown: Shown = BY_DEFAULT,
-) -> pd.DataFrame:
-    """Return one record for each place of a table that either side has, seeds averaged.
+def compare(a: Side, b: Side) -> pd.DataFrame:
+    """Return one record for each place of a table that either side has, seeds averaged, each as its side shows it.
 
     Columns: `table`, `row`, `column`; `a`, `b` (mIoU in percent), `n_a`, `n_b`; `difference` (b - a), empty where the
     sides were measured on different data; `is_noise` (below what seeds differ by, None where that is unknown); and
-    `changed`, the settings that differ. Noise is taken from the seeds of `noise_rows`, else of `a`, else of `b`.
+    `changed`, the settings that differ, which figure is shown among them. Each side's noise is that of its own seeds,
+    or of the other's where it has none.
     """
-    noise = next(filter(None, (pooled_noise(rows, shown) for rows in (noise_rows or [], rows_a, rows_b))), None)
-    places_a, places_b = _places(rows_a), _places(rows_b)
+    noises = _standard_deviations(a, b)
+    places_a, places_b = _places(a.rows), _places(b.rows)
     records = []
     for place in dict.fromkeys([*places_a, *places_b]):
         side_a, side_b = places_a.get(place, []), places_b.get(place, [])
         row = (side_a or side_b)[0]
         record = {"table": row["table"], "row": ", ".join(map(str, row["row"].values())), "column": row["column"]}
-        records.append(record | _compared(side_a, side_b, noise, shown))
+        records.append(record | _compared((side_a, side_b), (a.shown, b.shown), noises))
     columns = ["table", "row", "column", "a", "b", "n_a", "n_b", "difference", "is_noise", "changed"]
     return pd.DataFrame(records, columns=columns)
 
@@ -58,13 +55,29 @@ def _places(rows: list[Row]) -> dict[str, list[Row]]:
     return places
 
 
-def _compared(side_a: list[Row], side_b: list[Row], noise: Noise | None, shown: Shown) -> dict[str, Any]:
-    a, num_a = _mean(side_a, shown)
-    b, num_b = _mean(side_b, shown)
+def _standard_deviations(a: Side, b: Side) -> tuple[float, float] | None:
+    """Return what the seeds of either side vary by, in points; None where no side has several."""
+    found = [noise_for(side.rows, list(side.noise_rows), side.shown) for side in (a, b)]
+    known = [noise.sd for noise in found if noise is not None]
+    if not known:
+        return None
+    first, second = (known[0] if noise is None else noise.sd for noise in found)
+    return first, second
+
+
+def _compared(
+    sides: tuple[list[Row], list[Row]], shown: tuple[Shown, Shown], noises: tuple[float, float] | None
+) -> dict[str, Any]:
+    side_a, side_b = sides
+    a, num_a = _mean(side_a, shown[0])
+    b, num_b = _mean(side_b, shown[1])
     is_same_data = {data_of(row) for row in side_a} == {data_of(row) for row in side_b}
     points = round(b - a, DECIMALS) if is_same_data and a is not None and b is not None else None
-    is_noise = None if points is None or noise is None else abs(points) < noise.of_difference(num_a, num_b)
-    changed = ", ".join(differing_settings(side_a[0], side_b[0])) if side_a and side_b else ""
+    is_noise = None
+    if points is not None and noises is not None:
+        is_noise = abs(points) < DEVIATIONS * sqrt(noises[0] ** 2 / num_a + noises[1] ** 2 / num_b)
+    changed = differing_settings(side_a[0], side_b[0]) if side_a and side_b else []
+    changed += [f"shown: {shown[0]} → {shown[1]}"] if side_a and side_b and shown[0] != shown[1] else []
     return {
         "a": a,
         "b": b,
@@ -72,7 +85,7 @@ def _compared(side_a: list[Row], side_b: list[Row], noise: Noise | None, shown: 
         "n_b": num_b,
         "difference": points,
         "is_noise": is_noise,
-        "changed": changed,
+        "changed": ", ".join(changed),
     }
 
 

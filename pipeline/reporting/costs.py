@@ -1,4 +1,4 @@
-"""What the lines of a table cost, for tables that the paper does not have: there methods are compared by price too."""
+"""What the lines of a table cost: columns of tables that the paper has not, beside the paper's a table of its own."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ COSTS = (
     ),
     Cost(field="steps", heading="steps", meaning="training steps, those of a shared warm start included", decimals=0),
     Cost(field="train_s", heading="train s", meaning="wall time of training without the warm start", decimals=1),
+    Cost(field="evaluate_s", heading="evaluate s", meaning="wall time of measuring it on the whole of val", decimals=1),
     Cost(
         field="peak_memory_mib",
         heading="memory MiB",
@@ -39,8 +40,11 @@ COSTS = (
 
 def costs_of(grid: Grid) -> list[Cost]:
     """Return the columns of cost that a table has: none where it stands beside the paper's, or nothing was recorded."""
-    if grid.has_published:
-        return []
+    return [] if grid.has_published else recorded_costs(grid)
+
+
+def recorded_costs(grid: Grid) -> list[Cost]:
+    """Return the costs that any run of a table recorded."""
     return [cost for cost in COSTS if any(line_cost(line, cost) is not None for line in grid.lines)]
 
 

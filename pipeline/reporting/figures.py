@@ -37,6 +37,9 @@ COLOURS = (
 )  # fmt: skip
 """One for each method, in the order of `METHOD_LABELS`: SupOnly grey, U2PL the colour of all that is measured."""
 
+BY_CLASS = re.compile(r"/(class|true)_\d+$")
+"""Metrics that a run has for each class: heat maps show them, not a panel each."""
+
 MAX_POINTS = 150
 """A curve is thinned to so many points: more cannot be seen."""
 
@@ -134,7 +137,7 @@ def gain_figure(grid: Grid) -> Figure | None:
             gains = [entry.published_gain if is_paper else entry.gain for entry in line.entries]
             width = 2.2 if line in own else 1.1
             drawn = _points(axes, gains, "o-", _typeset(line_name(line)), colour)
-            drawn.set(linewidth=width, markersize=2 + width)
+            drawn.set(linewidth=width, markersize=2 + width, linestyle=dash_of(line_name(line)))
         axes.axhline(0, color=INK, linewidth=0.6)
         axes.set_title(f"paper, {role(grid)}" if is_paper else f"measured, {_data_name(grid)}")
         axes.set_xticks(range(len(grid.columns)), [_broken(column) for column in grid.columns])
@@ -180,7 +183,7 @@ def curve_figure(runs: Mapping[str, Sequence[Curves]], *, group: str, ylabel: st
     `runs` holds the seeds of each method by its name. Several seeds are a line (mean) with a band (± sd).
     """
     metrics = dict.fromkeys(metric for seeds in runs.values() for curves in seeds for metric in curves)
-    metrics_shown = [metric for metric in metrics if metric.startswith(f"{group}/")]
+    metrics_shown = [metric for metric in metrics if metric.startswith(f"{group}/") and not BY_CLASS.search(metric)]
     if not metrics_shown:
         return None
     width = min(3, len(metrics_shown))
@@ -204,12 +207,21 @@ def curve_figure(runs: Mapping[str, Sequence[Curves]], *, group: str, ylabel: st
 
 
 def colours_of(names: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each name: every method has its own in all figures, anything else takes what is left."""
+    """Return a colour for each name: every method has its own in all figures, its variants too (`method, variant`).
+
+    Anything else takes what is left.
+    """
     fixed = dict(zip(METHOD_LABELS.values(), COLOURS, strict=True))
-    free = cycle(
-        [colour for colour in COLOURS if colour not in {fixed[name] for name in names if name in fixed}] or COLOURS
-    )
-    return {name: fixed[name] if name in fixed else next(free) for name in names}
+    called = {name: name.partition(", ")[0] for name in names}
+    taken = {fixed[method] for method in called.values() if method in fixed}
+    free = cycle([colour for colour in COLOURS if colour not in taken] or COLOURS)
+    return {name: fixed[method] if method in fixed else next(free) for name, method in called.items()}
+
+
+def dash_of(name: str) -> str:
+    """Return the line style of a name: a method's variant is dashed, to be told from the method itself."""
+    method, _, variant = name.partition(", ")
+    return "--" if variant and method in METHOD_LABELS.values() else "-"
 
 
 def _points(axes: Axes, values: Sequence[float | None], style: str, name: str, colour: str) -> Any:
@@ -233,7 +245,7 @@ def _band(axes: Axes, seeds: Sequence[Sequence[tuple[int, float]]], name: str, c
     steps = np.array([seeds[0][index][0] for index in kept])
     values = np.array([[seed[index][1] for index in kept] for seed in seeds])
     mean = values.mean(axis=0)
-    axes.plot(steps, mean, color=colour, label=name, linewidth=1.1)
+    axes.plot(steps, mean, color=colour, label=name, linewidth=1.1, linestyle=dash_of(name))
     if len(seeds) > 1:
         spread = values.std(axis=0, ddof=1)
         axes.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from pipeline.reporting.noise import Noise, noise_for
 from pipeline.reporting.paper import PAPER_TABLES, REPRODUCED, Published, reference_of, title_of
-from pipeline.reporting.rows import Row, Shown, canonical, figures_of, why_missing
+from pipeline.reporting.rows import OLDER, Row, Shown, canonical, figures_of, why_missing
 
 DECIMALS = 2
 """As the paper prints. Gains are differences of printed numbers, so that a reader's subtraction agrees."""
@@ -25,7 +25,8 @@ class Entry:
 
     `gain` is the difference to the table's reference row in the same column, of the measured and of the published
     number; the paper itself prints or names it where `paper_names_gain`. `is_noise`: the measured gain is below what
-    chance does. `rows` are the measured rows behind it, one a seed; `holes` say what is not there and why.
+    chance does. `rows` are the measured rows behind it, one a seed, `num_older` of them measured under older code;
+    `holes` say what is not there and why.
     """
 
     column: str
@@ -33,6 +34,7 @@ class Entry:
     sd: float | None
     num_seeds: int
     num_diverged: int
+    num_older: int
     published: float | None
     rows: tuple[Row, ...]
     holes: tuple[str, ...]
@@ -197,6 +199,7 @@ def _entry(column: str, line_rows: list[Row], statistics: dict[str, float] | Non
         sd=_number(statistics and statistics["std"]),
         num_seeds=len(behind),
         num_diverged=sum(row["state"] == "diverged" for row in behind),
+        num_older=sum(bool(row.get(OLDER)) for row in behind),
         published=None,
         rows=behind,
         holes=tuple(holes) if rows else (NOT_RUN,),

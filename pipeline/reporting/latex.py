@@ -22,6 +22,7 @@ ESCAPES = {
     "≈": r"$\approx$",
     "×": r"$\times$",
     "†": r"\dag{}",
+    "‡": r"\ddag{}",
     "–": "--",
     "✓": r"\checkmark{}",
     "α": r"$\alpha$",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from pipeline.reporting import wording
-from pipeline.reporting.costs import costs_of, written
+from pipeline.reporting.costs import costs_of, recorded_costs, written
 from pipeline.reporting.figures import INK, Curves
 from pipeline.reporting.grid import Entry, Grid, build_grid, pairs_in_order
 from pipeline.reporting.paper import PAPER_TABLES, ROLES, is_paper_data, name_of, read_published
 from pipeline.reporting.plots import Plot, table_plots, write_plots
-from pipeline.reporting.rows import BY_DEFAULT, MISSING, NOISE_TABLE, SETTINGS, STALE, Row, Shown, read_rows, with_holes
+from pipeline.reporting.provenance import CODE_FACTS, duration, run_facts, summary, value
+from pipeline.reporting.rows import BY_DEFAULT, NOISE_TABLE, SETTINGS, Row, Shown, read_rows, with_holes
 
 NOT_MEASURED = "not measured yet"
 EXPERIMENT = "experiment"
@@ -31,13 +30,15 @@ def write_report(
     shown: Shown = BY_DEFAULT,
     curves: Callable[[str], Curves | None] = lambda train_key: None,
     reason: Callable[[Row], str] = lambda cell: NOT_MEASURED,
+    key_of: Callable[[Row], str | None] = lambda cell: None,
 ) -> Path:
     """Write `<reports_dir>/index.html` and the figures it shows, `<reports_dir>/figures/*.svg`; return the page's path.
 
     `reports_dir` is `reports/<scale>`, beside `reports/published`; its `cells/`, `metrics/` and `tables/` are read, and
-    so is every picture in `pictures/` (its caption in a `.txt` beside it). `curves(train_key)` returns
-    a run's metrics, None where they are not at hand; `reason(cell)` says why a cell was not measured. Raises ValueError
-    on a torn file, or where no cell is described.
+    so is every picture in `pictures/` (its caption in a `.txt` beside it). `curves(train_key)` returns a run's metrics,
+    None where they are not at hand; `reason(cell)` says why a cell was not measured; `key_of(cell)` is the key of its
+    evaluation today, so that rows measured under older code are marked. Raises ValueError on a torn file, or where no
+    cell is described.
     """
     tables = _ordered(path.stem for path in (reports_dir / "cells").glob("*.json"))
     if not tables:
@@ -46,7 +47,7 @@ def write_report(
     grids, rows = [], {}
     for table in tables:
         cells = read_rows(reports_dir / "cells" / f"{table}.json", measured=False)
-        rows[table] = with_holes(cells, _measured(reports_dir, table), reason=reason)
+        rows[table] = with_holes(cells, _measured(reports_dir, table), reason=reason, key_of=key_of)
         published = read_published(table, reports_dir.parent / "published")
         if rows[table]:
             grids.append(build_grid(table, rows[table], published=published, noise_rows=noise_rows, shown=shown))
@@ -60,9 +61,12 @@ def write_report(
             roles=_roles(grids),
             is_paper=all(is_paper_data(grid.data, grid.dataset) for grid in grids),
             shown=str(shown),
-            facts=_facts([row for table_rows in rows.values() for row in table_rows]),
+            facts=summary([row for table_rows in rows.values() for row in table_rows]),
             sections=sections,
             plots=[_picture(plot) for plot in plots if plot.table is None],
+            code_facts=CODE_FACTS,
+            older_mark=wording.OLDER_CODE,
+            older_means=wording.OLDER_CODE_MEANS,
             noise=wording.noise_fact(next((grid.noise for grid in grids if grid.noise), None)),
         )
     )
@@ -79,7 +83,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"rich": rich, "duration": duration, "value": _value}
+    environment.filters |= {"rich": rich, "duration": duration, "value": value}
     return environment
 
 
@@ -90,20 +94,6 @@ def rich(text: str) -> Markup:
         plain = str(escape(part))
         parts.append(f"<code>{plain}</code>" if index % 2 else wording.SUBSCRIPT.sub(r"\1<sub>\2</sub>", plain))
     return Markup("".join(parts))
-
-
-def duration(seconds: float) -> str:
-    """Write a time for people: `43 s`, `12 min`, `3.4 h`, `2.1 days`."""
-    for limit, unit, in_seconds in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
-        if seconds < limit:
-            return f"{seconds / in_seconds:.{1 if unit == 'h' else 0}f} {unit}"
-    return f"{seconds / 86_400:.1f} days"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {each}" for key, each in value.items())
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _ordered(tables: Iterable[str]) -> list[str]:
@@ -127,33 +117,9 @@ def _roles(grids: Sequence[Grid]) -> dict[str, list[str]]:
     return roles
 
 
-def _facts(rows: Sequence[Row]) -> dict[str, Any]:
-    """Count what was asked, what came out and what it cost; equal keys are one computation."""
-    measured = [row for row in rows if row["state"] != MISSING]
-    reasons = [str(row["reason"]) for row in rows if row["state"] == MISSING]
-    seconds = {row["train_key"]: row["train_s"] for row in measured}
-    commits = Counter(_commit(row["provenance"]) for row in measured)
-    return {
-        "num_cells": len(rows),
-        "num_measured": len(measured),
-        "num_stale": sum(reason.startswith(STALE) for reason in reasons),
-        "num_diverged": len({row["train_key"] for row in measured if row["state"] == "diverged"}),
-        "num_trainings": len(seconds),
-        "train_s": sum(seconds.values()),
-        "commits": commits.most_common(),
-        "nodes": sorted({str(row["provenance"].get("node", "?")) for row in measured}),
-        "ended": max((str(row["provenance"].get("ended", "")) for row in measured), default=""),
-    }
-
-
-def _commit(provenance: dict[str, Any]) -> str:
-    commit = str(provenance.get("commit") or "unknown")[:10]
-    return f"{commit} with uncommitted changes" if provenance.get("dirty") else commit
-
-
 def _section(grid: Grid, rows: Sequence[Row], reports_dir: Path, plots: Sequence[Plot]) -> dict[str, Any]:
     """Collect what the template needs to show one table."""
-    facts = _facts(rows)
+    facts = summary(rows)
     orders = [pairs_in_order(grid, index) for index in range(len(grid.columns))]
     in_order, comparable = (sum(counts) for counts in zip(*orders, strict=True))
     files = [f"tables/{grid.table}.{suffix}" for suffix in ("csv", "md", "tex")]
@@ -170,6 +136,7 @@ def _section(grid: Grid, rows: Sequence[Row], reports_dir: Path, plots: Sequence
         "headings": [wording.heading(name) for name in grid.label_names],
         "columns": grid.columns,
         "costs": [cost.heading for cost in costs_of(grid)],
+        "prices": _prices(grid),
         "lines": [_line(grid, position) for position in range(len(grid.lines))],
         "reference": wording.reference_name(grid),
         "orders": orders if comparable else [],
@@ -178,6 +145,21 @@ def _section(grid: Grid, rows: Sequence[Row], reports_dir: Path, plots: Sequence
         "facts": facts,
         "files": [name for name in files if (reports_dir / name).exists()],
         "plots": [_picture(plot) for plot in table_plots(plots, grid.table)],
+    }
+
+
+def _prices(grid: Grid) -> dict[str, Any] | None:
+    """Return what each line of a table cost, for a table whose columns are the paper's."""
+    costs = recorded_costs(grid)
+    if not grid.has_published or not costs:
+        return None
+    measured = [line for line in grid.lines if any(entry.rows for entry in line.entries)]
+    return {
+        "heads": [cost.heading for cost in costs],
+        "meanings": [(cost.heading, cost.meaning) for cost in costs],
+        "lines": [
+            (wording.line_name(line), [written(line, cost, hole=wording.HOLE) for cost in costs]) for line in measured
+        ],
     }
 
 
@@ -205,29 +187,9 @@ def _numbers(entry: Entry) -> dict[str, Any]:
         "gain": None if entry.gain is None else wording.difference(entry.gain),
         "published_gain": None if entry.published_gain is None else wording.difference(entry.published_gain),
         "difference": difference,
-        "runs": [_run(row) for row in entry.rows],
+        "runs": [run_facts(row) for row in entry.rows],
         "settings": [(section, row[section]) for row in entry.rows[:1] for section in SETTINGS if section in row],
     }
-
-
-def _run(row: Row) -> dict[str, Any]:
-    """Return where one run comes from and all its figures."""
-    figures = []
-    for network, epochs in row["metrics"].items():
-        for epoch, paddings in epochs.items():
-            for padding, each in paddings.items():
-                figures.append((f"{network}, {epoch} epoch, {padding.replace('_', ' ')}", f"{each['miou']:.2f}"))
-    facts = {"cell": row["key"], "training": row["train_key"], "state": row["state"]}
-    for name in ("best_epoch", "steps"):
-        if row.get(name) is not None:
-            facts[name.replace("_", " ")] = str(row[name])
-    facts["training time"] = duration(row["train_s"])
-    if row["state"] == "diverged":
-        facts["diverged at step"] = str(row["diverged"]["step"])
-    for name, value in row["provenance"].items():
-        if value not in (None, "", {}):
-            facts[name.replace("_", " ")] = _value(value)
-    return {"seed": row["seed"], "facts": facts, "figures": figures}
 
 
 def _picture(plot: Plot) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from pipeline.reporting.classes import class_names
 from pipeline.reporting.figures import (
     Curves,
     ablation_figure,
@@ -18,8 +19,18 @@ from pipeline.reporting.figures import (
     save_figure,
 )
 from pipeline.reporting.grid import Grid, Line
+from pipeline.reporting.heatmaps import balance_figure, queue_figure
 from pipeline.reporting.paper import name_of
-from pipeline.reporting.rows import Row
+from pipeline.reporting.reliability import (
+    CALIBRATION,
+    RISK,
+    calibration_figure,
+    caption_of,
+    read_reliability,
+    reliability_figure,
+    risk_coverage_figure,
+)
+from pipeline.reporting.rows import Row, figures_of
 from pipeline.reporting.wording import line_name, measured_on, reference_name
 
 CURVES_FROM = ("table_x3", "table_2", "table_3", "table_1")
@@ -29,8 +40,15 @@ PICTURES = (".png", ".svg", ".jpg")
 GROUPS = {
     "loss": ("loss", "Every loss, weights applied"),
     "val": ("mIoU (%)", "Validation during training, as the best epoch is chosen"),
+    "pseudo": (
+        "share, 0-1",
+        "Pseudo-labels of the deployed network on a fixed few unlabelled images: how many pixels are right, how many "
+        "of those called reliable, and how many are called so",
+    ),
     "method": ("", "What the methods report of themselves"),
 }
+COMPARED = ("SupOnly", "U2PL (w/ CutMix)")
+"""The methods whose classes are shown over time, if they are there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +66,15 @@ def write_plots(
 ) -> list[Plot]:
     """Draw every figure that the rows and curves allow into `folder`; return them and the pictures beside it.
 
-    Pictures are what lies in `pictures/` next to `folder`, drawn from networks or put there, the caption in a `.txt`.
+    Records of the `reliability` stage are read from `reliability/` next to `folder`. Pictures are what lies in
+    `pictures/` there, drawn from networks or put there, the caption in a `.txt`.
     """
     shutil.rmtree(folder, ignore_errors=True)  # what is not drawn again is out of date
     folder.mkdir(parents=True)
     plots = []
     for grid in grids:
         plots += _table_figures(grid, folder)
+    plots += _reliability_plots(folder)
     plots += _curve_figures(grids, folder, curves)
     for path in sorted(path for path in (folder.parent / "pictures").glob("*") if path.suffix in PICTURES):
         words = path.with_suffix(".txt")
@@ -93,9 +113,21 @@ def _class_plot(grid: Grid, folder: Path) -> list[Plot]:
         return []
     index = both[-1]
     names = (line_name(base), line_name(own))
-    figure = class_figure(base.entries[index].rows, own.entries[index].rows, names=names, shown=grid.shown)
+    figure = class_figure(
+        base.entries[index].rows,
+        own.entries[index].rows,
+        names=names,
+        shown=grid.shown,
+        classes=_classes(own.entries[index].rows, grid),
+    )
     caption = f"{name_of(grid.table)}. IoU of each class at {grid.columns[index]}. {measured_on(grid)}"
     return _drawn(figure, folder / f"{grid.table}_classes.svg", caption, grid)
+
+
+def _classes(rows: Sequence[Row], grid: Grid) -> list[str]:
+    """Return the names of the classes of rows, the first of which has figures."""
+    figures = figures_of(rows[0], grid.shown)
+    return class_names(rows[0]["data"]["name"], len(figures["iou"]) if figures else 0)
 
 
 def _curve_figures(grids: Sequence[Grid], folder: Path, curves: Callable[[str], Curves | None]) -> list[Plot]:
@@ -109,13 +141,38 @@ def _curve_figures(grids: Sequence[Grid], folder: Path, curves: Callable[[str], 
         runs = {line_name(line): _seeds(line, index, curves) for line in grid.lines}
         found = {name: seeds for name, seeds in runs.items() if seeds}
         if found:
+            num_runs = sum(len(line.entries[index].rows) for line in grid.lines)
+            lost = num_runs - sum(len(seeds) for seeds in found.values())
             where = f"{name_of(table)}, {grid.columns[index]}. {measured_on(grid)}"
+            where += f" {lost} of {num_runs} runs have no curve here." if lost else ""
             plots = []
             for group, (ylabel, words) in GROUPS.items():
                 figure = curve_figure(found, group=group, ylabel=ylabel)
                 plots += _drawn(figure, folder / f"curves_{group}.svg", f"{words}. {where}", None)
-            return plots
+            return plots + _class_curves(grid, found, folder, where)
     return []
+
+
+def _class_curves(grid: Grid, found: dict[str, list[Curves]], folder: Path, where: str) -> list[Plot]:
+    """Draw what runs report of each class: the compared methods first, then any other."""
+    ordered = {name: found[name] for name in (*COMPARED, *found) if name in found}
+    classes = _classes([row for line in grid.lines for entry in line.entries for row in entry.rows], grid)
+    balance = "Balance of the pseudo-labels: how often each class is given against how often it is true, in doublings"
+    queues = "How full each class's queue of negative keys is"
+    plots = _drawn(balance_figure(ordered, classes), folder / "curves_balance.svg", f"{balance}. {where}", None)
+    return plots + _drawn(queue_figure(ordered, classes), folder / "curves_queue.svg", f"{queues}. {where}", None)
+
+
+def _reliability_plots(folder: Path) -> list[Plot]:
+    records = read_reliability(folder.parent / "reliability")
+    if not records:
+        return []
+    plots = []
+    for record in records:
+        name = "_".join((record["dataset"], record["method"], record["partition"].replace("-", "_")))
+        plots += _drawn(reliability_figure(record), folder / f"reliability_{name}.svg", caption_of(record), None)
+    plots += _drawn(calibration_figure(records), folder / "reliability_calibration.svg", CALIBRATION, None)
+    return plots + _drawn(risk_coverage_figure(records), folder / "reliability_risk.svg", RISK, None)
 
 
 def _seeds(line: Line, index: int, curves: Callable[[str], Curves | None]) -> list[Curves]:

@@ -26,6 +26,12 @@ MISSING = "missing"
 STALE = "measured under other values"
 """How the reason of a hole begins whose cell has changed since it was measured."""
 
+OLDER = "older_code"
+"""The field of a measured row that is true where its cell has another key today: the code that decides it changed."""
+
+ASKED = "asked_key"
+"""The field of a measured row that holds the key its cell has today; equal ones are one computation."""
+
 NOISE_TABLE = "table_x3"
 """The table whose cells have several seeds; it lends its noise to tables that have one."""
 
@@ -112,11 +118,18 @@ def _check_metrics(row: Row, where: str) -> None:
                     raise ValueError(f"{where}: metrics.{network}.{epoch}.{padding}.miou = {miou!r}; 0-100 is allowed")
 
 
-def with_holes(cells: Iterable[Row], measured: Iterable[Row], *, reason: Callable[[Row], str]) -> list[Row]:
+def with_holes(
+    cells: Iterable[Row],
+    measured: Iterable[Row],
+    *,
+    reason: Callable[[Row], str],
+    key_of: Callable[[Row], str | None] = lambda cell: None,
+) -> list[Row]:
     """Return the measured row of every cell, in the cells' order, and a hole where there is none.
 
     A row measured under other values than the cell's is stale and counts as none; its hole says what changed.
-    `reason(cell)` says why a cell was never measured.
+    `reason(cell)` says why a cell was never measured; `key_of(cell)` is the key of its evaluation today, None where
+    that is not known. A row with another key is kept and marked (`OLDER`).
     """
     by_identity = {_identity(row): row for row in measured}
     found = []
@@ -125,7 +138,8 @@ def with_holes(cells: Iterable[Row], measured: Iterable[Row], *, reason: Callabl
         if row is None:
             found.append(cell | {"state": MISSING, "reason": reason(cell)})
         elif all(row.get(name) == value for name, value in cell.items()):
-            found.append(row)
+            asked = key_of(cell) or row["key"]
+            found.append(row | {ASKED: asked, OLDER: asked != row["key"]})
         else:
             changes = ", ".join(differing_settings(row, cell)) or "its cell changed"
             found.append(cell | {"state": MISSING, "reason": f"{STALE} ({changes})"})

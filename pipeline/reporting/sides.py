@@ -4,37 +4,51 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.reporting.rows import Row, check_row, read_rows
+from pipeline.reporting.rows import BY_DEFAULT, NOISE_TABLE, Row, Shown, check_row, read_rows, read_shown
 
 
-def read_side(root: Path, name: str, *, scale: str, tables: list[str]) -> list[Row]:
-    """Return the rows of one side: `name` is a scale under `reports/`, or a commit (`HEAD~3`, `v1`, `HEAD:laptop`).
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """Measured rows, which of their figures that scale shows, and its rows with several seeds (none: empty)."""
+
+    name: str
+    rows: list[Row]
+    shown: Shown = BY_DEFAULT
+    noise_rows: tuple[Row, ...] = ()
+
+
+def read_side(root: Path, name: str, *, scale: str, tables: list[str]) -> Side:
+    """Return one side: `name` is a scale under `reports/`, or a commit (`HEAD~3`, `v1`, `HEAD:laptop`).
 
     `scale` is that of a commit that names none; `tables` restricts the rows, an empty list does not. Raises
     ValueError where the name is neither, or nothing is recorded under it.
     """
-    if (root / "reports" / name / "metrics").is_dir():
-        paths = sorted((root / "reports" / name / "metrics").glob("*.json"))
-        return [row for path in paths if _wanted(path.stem, tables) for row in read_rows(path)]
+    folder = root / "reports" / name
+    if (folder / "metrics").is_dir():
+        found = {path.stem: read_rows(path) for path in sorted((folder / "metrics").glob("*.json"))}
+        shown = read_shown(folder) if (folder / "shown.json").exists() else BY_DEFAULT
+        return _side(name, found, shown, tables)
     commit, _, own_scale = name.partition(":")
-    folder = f"reports/{own_scale or scale}/metrics"
-    listed = _git(root, "ls-tree", "--name-only", commit, f"{folder}/")
+    inside = f"reports/{own_scale or scale}"
+    listed = _git(root, "ls-tree", "--name-only", commit, f"{inside}/metrics/")
     if listed is None:
         scales = sorted(path.parent.name for path in (root / "reports").glob("*/metrics"))
         raise ValueError(f"{name!r} is neither a commit nor a scale that has rows; scales are: {', '.join(scales)}")
-    rows = []
-    for line in listed.splitlines():
-        if line.endswith(".json") and _wanted(Path(line).stem, tables):
-            rows += _rows_at(root, commit, line)
-    if not rows:
-        raise ValueError(f"{name!r}: commit {commit} records no rows in {folder}")
-    return rows
+    found = {Path(line).stem: _rows_at(root, commit, line) for line in listed.splitlines() if line.endswith(".json")}
+    text = _git(root, "show", f"{commit}:{inside}/shown.json")
+    side = _side(name, found, Shown(**json.loads(text)) if text else BY_DEFAULT, tables)
+    if not side.rows:
+        raise ValueError(f"{name!r}: commit {commit} records no rows in {inside}/metrics")
+    return side
 
 
-def _wanted(table: str, tables: list[str]) -> bool:
-    return table in tables if tables else table != "experiment"
+def _side(name: str, found: dict[str, list[Row]], shown: Shown, tables: list[str]) -> Side:
+    wanted = [table for table in found if (table in tables if tables else table != "experiment")]
+    rows = [row for table in wanted for row in found[table]]
+    return Side(name=name, rows=rows, shown=shown, noise_rows=tuple(found.get(NOISE_TABLE, ())))
 
 
 def _rows_at(root: Path, commit: str, path: str) -> list[Row]:

@@ -117,6 +117,8 @@ def _details(entry: Entry) -> dict[str, object]:
         notes.append(f"diverged at step {', '.join(steps)}")
     if entry.is_noise:
         notes.append("gain within noise")
+    if entry.num_older:
+        notes.append(f"{entry.num_older} measured under older code")
     return {
         f"{entry.column} sd": entry.sd,
         f"{entry.column} n": entry.num_seeds,

@@ -20,6 +20,13 @@ HOLE = "–"
 DAGGER = "†"
 NOISE = "≈"
 DIVERGED = "×"
+OLDER_CODE = "‡"
+OLDER_CODE_MEANS = "measured under older code: the cell has another key today"
+PLAIN = ("method", "variant")
+"""Labels that stand for themselves in a phrase."""
+
+UNSET = "-"
+"""A label that says: as by default."""
 
 
 def number(value: float | None) -> str:
@@ -53,12 +60,18 @@ def line_name(line: Line) -> str:
         return " + ".join(name for name in CHECK_MARKS if line.labels[name] == "1") or "no component"
     if len(line.labels) == 1:
         return next(iter(line.labels.values()))
-    return ", ".join(f"{heading(name)} = {value}" for name, value in line.labels.items())
+    words = [
+        value.replace("_", " ") if name in PLAIN else f"{heading(name)} = {value}"
+        for name, value in line.labels.items()
+        if value != UNSET
+    ]
+    return ", ".join(words) or "default"
 
 
 def marks(entry: Entry) -> str:
     """Return the marks behind a measured figure."""
-    return f"{NOISE if entry.is_noise else ''}{DIVERGED if entry.num_diverged else ''}"
+    noise, diverged = NOISE if entry.is_noise else "", DIVERGED if entry.num_diverged else ""
+    return f"{noise}{diverged}{OLDER_CODE if entry.num_older else ''}"
 
 
 def role(grid: Grid) -> str:
@@ -108,6 +121,8 @@ def legend(grid: Grid) -> list[tuple[str, str]]:
     diverged = [diverged_sentence(line, entry) for line in grid.lines for entry in line.entries if entry.num_diverged]
     if diverged:
         explained.append((DIVERGED, f"diverged, last finite figures: {'; '.join(diverged)}"))
+    if older := sum(entry.num_older for entry in entries):
+        explained.append((OLDER_CODE, f"{OLDER_CODE_MEANS} ({older} of {sum(len(e.rows) for e in entries)} runs)"))
     explained += [(cost.heading, cost.meaning) for cost in costs_of(grid)]
     if any(entry.gain is not None for entry in entries) and grid.noise is None:
         explained.append((NOISE, f"not marked: {noise_fact(None)}"))

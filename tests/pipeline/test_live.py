@@ -11,7 +11,7 @@ import pytest
 from pipeline.cell import chain
 from pipeline.live import running, show_status
 from pipeline.params import load_params, resolve_table
-from pipeline.partial import rows_so_far, tables_so_far
+from pipeline.partial import key_today, rows_so_far, tables_so_far, why_missing
 from pipeline.spool import Spool
 from pipeline.store import Store, write_json
 
@@ -111,3 +111,15 @@ def test_a_table_without_any_result_says_so_and_an_unknown_one_is_refused(store:
     assert tables_so_far(project, store, scale="smoke", tables=[]) == ["table_7: none of its 8 cells is done\n"]
     with pytest.raises(ValueError, match=r"table_9: no such table at scale smoke; allowed: table_7"):
         tables_so_far(project, store, scale="smoke", tables=["table_9"])
+
+
+def test_a_row_of_the_page_says_why_it_is_open(store: Store) -> None:
+    row = resolve_table(PARAMS, "table_7")[0]
+    *_, train, evaluate = chain(row)
+    assert why_missing(store, row) == "warm_start not started"
+    store.fail(train.key, None, {"reason": "ValueError: corrupt image"})
+    assert why_missing(store, row) == "train failed: ValueError: corrupt image"
+    assert key_today(row) == evaluate.key
+    elsewhere = row | {"data": row["data"] | {"path": "nowhere/photographs"}}
+    assert key_today(elsewhere) is None
+    assert why_missing(store, elsewhere) == "nowhere/photographs is not here"

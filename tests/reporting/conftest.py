@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.reporting.page import write_report
+
 PUBLISHED = Path(__file__).parents[2] / "reports" / "published"
 DATASETS = {"table_1": "voc_classic", "table_3": "cityscapes"} | {f"table_a{n}": "cityscapes" for n in (2, 3, 7, 8)}
 METHODS = {
@@ -23,6 +25,8 @@ METHODS = {
     "U2PL (w/ L_b)": "u2pl",
 }
 RATES = {"1e-1": 100, "1e-2": 10, "1e-3": 1, "1e-4": 0.1, "1e-5": 0.01}
+
+FEW = ("table_2", "table_7", "table_a2", "table_a6", "table_x3")
 
 Row = dict[str, Any]
 
@@ -51,6 +55,23 @@ def make_reports() -> Callable[[Path], Path]:
 def reports_dir(tmp_path: Path) -> Path:
     """A whole `reports/embedded` with every table of the paper, seeds in table_x3, a diverged run and a hole."""
     return write_reports(tmp_path / "embedded")
+
+
+@pytest.fixture
+def few(reports_dir: Path) -> Path:
+    """`reports_dir` with a table of each kind only: figures cost time."""
+    for path in [*reports_dir.glob("cells/*.json"), *reports_dir.glob("metrics/*.json")]:
+        if path.stem not in FEW:
+            path.unlink()
+    return reports_dir
+
+
+@pytest.fixture
+def page_of(few: Path) -> Callable[..., str]:
+    def page(**choices: Any) -> str:
+        return write_report(few, **choices).read_text(encoding="utf-8")
+
+    return page
 
 
 def resolved_row(table: str, labels: dict[str, str], column: str, *, seed: int = 0, **changes: Any) -> Row:
@@ -97,6 +118,9 @@ def measured_row(table: str, labels: dict[str, str], column: str, *, miou: float
         "best_epoch": 18,
         "steps": 400,
         "train_s": 30.0,
+        "evaluate_s": 1.5,
+        "peak_memory_mib": 837.1,
+        "cost_units": 4.515 if row["method"] == "u2pl" else 1.0,
         "provenance": {
             "commit": "0f3c2a9d1b7e4c55aa0199e2d7f0c3b4a5968712",
             "dirty": False,
@@ -105,8 +129,8 @@ def measured_row(table: str, labels: dict[str, str], column: str, *, miou: float
             "gpu": "",
             "versions": {"python": "3.11.9", "torch": "2.14.1"},
             "restarts": 0,
-            "started": "2026-01-05T10:00:00Z",
-            "ended": "2026-01-05T10:00:30Z",
+            "started": 1767607200.4,  # 2026-01-05 10:00:00 UTC
+            "ended": 1767607230.9,
         },
     }
     return row | measured | changes

@@ -32,12 +32,12 @@ def test_every_format_shows_the_mean_cost_of_a_line(reports_dir: Path, priced: l
     assert frame.loc["MT", ["units a step", "steps", "train s", "memory MiB"]].tolist() == [2.33, 400, 20.5, 950]
     markdown = (reports_dir / "tables" / "table_x3.md").read_text()
     [line] = [line for line in markdown.splitlines() if line.startswith("| MT")]
-    assert [cell.strip() for cell in line.split("|")[-5:-1]] == ["2.33", "400", "20.5", "950"]
+    assert [cell.strip() for cell in line.split("|")[-6:-1]] == ["2.33", "400", "20.5", "1.5", "950"]
     assert "* units a step: multiplications" in markdown
     latex = (reports_dir / "tables" / "table_x3.tex").read_text()
     [line] = [line for line in latex.splitlines() if line.startswith("MT &")]
-    assert line.endswith(r" & 2.33 & 400 & 20.5 & 950 \\")
-    assert "{lrrrrr}" in latex
+    assert line.endswith(r" & 2.33 & 400 & 20.5 & 1.5 & 950 \\")
+    assert "{lrrrrrr}" in latex
 
 
 def test_a_cost_that_was_not_recorded_is_a_hole_and_one_that_nobody_has_no_column(
@@ -49,7 +49,7 @@ def test_a_cost_that_was_not_recorded_is_a_hole_and_one_that_nobody_has_no_colum
     write_table("table_x3", rows, reports_dir=reports_dir)
     markdown = (reports_dir / "tables" / "table_x3.md").read_text()
     [line] = [line for line in markdown.splitlines() if line.startswith("| SupOnly")]
-    assert [cell.strip() for cell in line.split("|")[-4:-1]] == ["–", "400", "10.5"]
+    assert [cell.strip() for cell in line.split("|")[-5:-1]] == ["–", "400", "10.5", "1.5"]
 
 
 def test_the_papers_tables_stay_as_the_paper_has_them(reports_dir: Path, make_table: Callable[..., list[Row]]) -> None:

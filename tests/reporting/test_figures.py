@@ -11,6 +11,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from pipeline.reporting.figures import (
+    COLOURS,
     MAX_POINTS,
     Curves,
     ablation_figure,
@@ -19,9 +20,10 @@ from pipeline.reporting.figures import (
     gain_figure,
     save_figure,
 )
-from pipeline.reporting.grid import Grid, build_grid
+from pipeline.reporting.grid import Grid, Line, build_grid
 from pipeline.reporting.paper import read_published
 from pipeline.reporting.rows import Shown
+from pipeline.reporting.wording import line_name
 
 Row = dict[str, Any]
 
@@ -168,6 +170,27 @@ def test_a_method_has_the_colour_of_its_gains_in_its_curves(make_grid: Callable[
     of_curves = {str(line.get_label()): line.get_color() for line in curves.axes[0].get_lines()}
     assert {name: of_curves[name] for name in names[1:]} == {name: of_gains[name] for name in names[1:]}
     assert len(set(of_curves.values())) == len(names)
+
+
+def test_a_variant_has_its_methods_colour_dashed_and_no_label_that_says_nothing() -> None:
+    def line(**labels: str) -> Line:
+        return Line(labels=labels, is_reproduced=False, ran_as="", entries=())
+
+    lines = [
+        line(method="SupOnly", variant="-"),
+        line(method="SupOnly", variant="equal_steps"),
+        line(method="MT", variant="-"),
+    ]
+    names = [line_name(each) for each in lines]
+    assert names == ["SupOnly", "SupOnly, equal steps", "MT"]
+    assert line_name(line(variant="-", defect_one_hot="True")) == "defect_one_hot = True"
+    assert line_name(line(variant="-", defect_one_hot="-")) == "default"
+    figure = curve_figure({name: [{"loss/a": [(1, 1.0)]}] for name in names}, group="loss", ylabel="loss")
+    assert figure is not None
+    drawn = figure.axes[0].get_lines()
+    assert [each.get_linestyle() for each in drawn] == ["-", "--", "-"]
+    assert drawn[0].get_color() == drawn[1].get_color() == COLOURS[0]
+    assert drawn[2].get_color() == COLOURS[1]
 
 
 def test_long_curves_are_thinned_and_keep_both_ends() -> None:

@@ -13,12 +13,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pipeline.reporting.page import duration, rich, write_report
+from pipeline.reporting.page import rich, write_report
 from pipeline.reporting.rows import read_rows
 from pipeline.reporting.tables import write_table
 
 Row = dict[str, Any]
-FEW = ("table_2", "table_7", "table_a2", "table_a6", "table_x3")
 NUM_CELLS = 16 + 8 + 6 + 5 + 24
 
 
@@ -49,20 +48,6 @@ class Page(HTMLParser):
         if self._is_value and self._cell and self._cell not in self.values:
             self.values[self._cell] = data
         self._is_value = False
-
-
-@pytest.fixture
-def few(reports_dir: Path) -> Path:
-    """`reports_dir` with a table of each kind only: figures cost time."""
-    for path in [*reports_dir.glob("cells/*.json"), *reports_dir.glob("metrics/*.json")]:
-        if path.stem not in FEW:
-            path.unlink()
-    return reports_dir
-
-
-@pytest.fixture
-def page_of(few: Path) -> Callable[..., str]:
-    return pages_of(few)
 
 
 def pages_of(reports_dir: Path) -> Callable[..., str]:
@@ -124,30 +109,6 @@ def test_links_to_files_are_made_only_where_the_files_are(few: Path, page_of: Ca
     assert sorted(targets) == ["tables/table_2.csv", "tables/table_2.md", "tables/table_2.tex"]
 
 
-def test_a_number_tells_its_cell_commit_job_and_settings(few: Path, page_of: Callable[..., str]) -> None:
-    row = read_rows(few / "metrics" / "table_a6.json")[2]
-    text = page_of()
-    start = text.index('id="table_a6-2-0"')
-    shown = text[start : text.index('id="table_a6-3-0"')]
-    for fact in (
-        row["key"],
-        row["train_key"],
-        row["provenance"]["commit"],
-        "local-4711",
-        "n001",
-        "best epoch",
-        "torch 2.14.1",
-    ):
-        assert fact in shown
-    assert re.search(r"<dt>lr</dt>\s*<dd>0.006</dd>", shown)
-    assert re.search(r"<dt>student, last epoch, padding ignored</dt>\s*<dd>\d+\.\d\d</dd>", shown)
-
-
-def test_an_mlflow_run_is_told_where_the_row_knows_it(few: Path, page_of: Callable[..., str]) -> None:
-    edit(few / "metrics" / "table_a6.json", lambda rows: rows[0]["provenance"].update(mlflow_run="f00ba4"))
-    assert re.search(r"<dt>mlflow run</dt><dd>f00ba4</dd>", page_of())
-
-
 def test_the_banner_says_which_data_play_which_role(page_of: Callable[..., str]) -> None:
     text = " ".join(page_of().split())
     assert "Other data than the paper's" in text
@@ -185,15 +146,6 @@ def test_a_cell_that_changed_since_is_out_of_date(few: Path, page_of: Callable[.
     assert re.search(r"out of date</dt><dd>1</dd>", text)
 
 
-def test_a_training_shared_by_tables_is_counted_and_paid_once(few: Path, page_of: Callable[..., str]) -> None:
-    seconds: dict[str, float] = {}
-    for path in (few / "metrics").glob("*.json"):
-        seconds |= {row["train_key"]: row["train_s"] for row in read_rows(path)}
-    text = page_of()
-    assert f"<dt>trainings</dt><dd>{len(seconds)}</dd>" in text
-    assert f"<dt>training time</dt><dd>{duration(sum(seconds.values()))}</dd>" in text
-
-
 def test_labels_are_shown_as_text_whatever_they_hold(few: Path, make_row: Callable[..., Row]) -> None:
     row = make_row("table_x9", {"variant": "<script>alert(1)</script>"}, "1/8 (1323)", miou=60)
     for folder in ("cells", "metrics"):
@@ -223,6 +175,16 @@ def test_curves_are_drawn_from_what_the_caller_reads_and_old_ones_go(few: Path, 
     assert set(asked) <= keys
     assert 'id="figure-curves_loss"' not in page_of()
     assert not list((few / "figures").glob("curves_*"))
+
+
+def test_runs_without_a_curve_are_counted_in_the_caption(few: Path, page_of: Callable[..., str]) -> None:
+    lost = {row["train_key"] for row in read_rows(few / "metrics" / "table_x3.json") if row["seed"] == 2}
+
+    def curves(train_key: str) -> dict[str, list[tuple[int, float]]] | None:
+        return None if train_key in lost else {"loss/supervised": [(10, 2.0), (20, 1.0)]}
+
+    assert "4 of 12 runs have no curve here." in page_of(curves=curves)
+    assert "no curve here" not in page_of(curves=lambda train_key: {"loss/supervised": [(10, 2.0), (20, 1.0)]})
 
 
 def test_every_table_has_its_figure_where_there_is_something_to_see(page_of: Callable[..., str]) -> None:
@@ -255,13 +217,6 @@ def test_nothing_measured_yet_is_a_page_of_holes(few: Path, page_of: Callable[..
     assert f">0<small> of {NUM_CELLS}</small>" in text
     assert "not measured yet: 40, 30, 20, 10" in text
     assert {value for cell, value in Page(text).values.items() if " " not in cell} == {"–"}
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0, "0 s"), (119.4, "119 s"), (600, "10 min"), (9000, "2.5 h"), (200_000, "2.3 days")]
-)
-def test_durations_are_written_for_people(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
 
 
 def test_subscripts_and_code_are_set_and_the_rest_escaped() -> None:

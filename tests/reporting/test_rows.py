@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.reporting.rows import Shown, canonical, figures_of, read_rows, why_missing, with_holes
+from pipeline.reporting.rows import ASKED, OLDER, Shown, canonical, figures_of, read_rows, why_missing, with_holes
 
 Row = dict[str, Any]
 LABELS, COLUMN = {"tau": "0.5"}, "1/4 (2646)"
@@ -107,7 +107,7 @@ def as_cell(row: Row) -> Row:
 def test_a_cell_without_a_measured_row_becomes_a_hole_with_its_reason(row: Row) -> None:
     other = as_cell(row) | {"seed": 1}
     found = with_holes([as_cell(row), other], [row], reason=lambda cell: f"out of memory, seed {cell['seed']}")
-    assert found[0] == row
+    assert found[0] == row | {ASKED: row["key"], OLDER: False}
     assert (found[1]["state"], found[1]["reason"]) == ("missing", "out of memory, seed 1")
 
 
@@ -131,3 +131,11 @@ def test_the_mean_of_chosen_classes_counts_an_absent_one_as_zero(make_row: Any) 
     assert chosen["iou"] == figures["iou"]
     assert figures["miou"] == 50
     assert "mean of 3 classes" in str(Shown(classes=(0, 1, 2)))
+
+
+def test_a_row_whose_cell_has_another_key_today_is_kept_and_marked(row: Row) -> None:
+    other = as_cell(row) | {"seed": 1}
+    keys = {row["seed"]: "other", 1: None}
+    rows = [row, row | {"seed": 1}]
+    found = with_holes([as_cell(row), other], rows, reason=lambda _: "", key_of=lambda cell: keys[cell["seed"]])
+    assert [(each[OLDER], each[ASKED]) for each in found] == [(True, "other"), (False, row["key"])]

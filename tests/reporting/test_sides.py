@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.reporting.rows import Shown
 from pipeline.reporting.sides import read_side
 
 Row = dict[str, Any]
@@ -42,14 +43,29 @@ def mious(rows: list[Row]) -> set[float]:
 
 def test_a_scale_is_what_lies_in_the_tree_and_a_commit_what_it_recorded(root: Path) -> None:
     for name, miou in (("embedded", 62.0), ("HEAD", 61.0), ("HEAD~1", 60.0), ("HEAD~1:embedded", 60.0)):
-        rows = read_side(root, name, scale="embedded", tables=[])
+        rows = read_side(root, name, scale="embedded", tables=[]).rows
         assert mious(rows) == {miou}
         assert {row["table"] for row in rows} == {"table_2", "table_7"}
 
 
 def test_tables_can_be_chosen(root: Path) -> None:
     for name in ("embedded", "HEAD"):
-        assert {row["table"] for row in read_side(root, name, scale="embedded", tables=["table_7"])} == {"table_7"}
+        side = read_side(root, name, scale="embedded", tables=["table_7"])
+        assert {row["table"] for row in side.rows} == {"table_7"}
+
+
+def test_a_side_brings_what_its_scale_shows_and_its_seeds(root: Path, make_row: Callable[..., Row]) -> None:
+    assert read_side(root, "HEAD", scale="embedded", tables=[]).shown == Shown()
+    folder = root / "reports" / "embedded"
+    (folder / "shown.json").write_text(json.dumps({"epoch": "last"}))
+    seeds = [make_row("table_x3", {"method": "MT"}, "1/8 (1323)", miou=60 + seed, seed=seed) for seed in range(2)]
+    (folder / "metrics" / "table_x3.json").write_text(json.dumps(seeds))
+    git(root, "add", "-A")
+    git(root, "commit", "-q", "-m", "seeds")
+    for name in ("embedded", "HEAD"):
+        side = read_side(root, name, scale="embedded", tables=["table_7"])
+        assert (side.shown, list(side.noise_rows)) == (Shown(epoch="last"), seeds)
+    assert read_side(root, "HEAD~1", scale="embedded", tables=[]).noise_rows == ()
 
 
 def test_what_is_neither_and_what_recorded_nothing_are_refused(root: Path) -> None:

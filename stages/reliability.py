@@ -1,0 +1,8 @@
+"""Run the `reliability` cells of one table: `python -m stages.reliability SCALE TABLE`."""
+
+import sys
+
+from pipeline.attach import run_stage
+
+if __name__ == "__main__":
+    sys.exit(run_stage("reliability", sys.argv[1], sys.argv[2]))
