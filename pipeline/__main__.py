@@ -219,20 +219,30 @@ def _export(root: Path, store: Store, options: argparse.Namespace) -> None:
 def _track(root: Path, store: Store, options: argparse.Namespace) -> None:
     from pipeline import tracking
 
-    if options.rebuild:
-        print(tracking.rebuild(store.root, status.entries(root)))
-    elif options.follow:
+    if options.follow:
         follow_until_idle(store, root)
-    else:
-        print(tracking.ingest(store.root, status.entries(root)))
+        return
+    if options.rebuild:
+        tracking.rebuild(store.root, status.entries(root))
+    print(_brought_up(root, store))
+
+
+def _brought_up(root: Path, store: Store) -> dict[str, int]:
+    """Bring runs and what hangs on them up to the store; return how many runs there are of each status."""
+    from pipeline.artifacts import log_artifacts
+    from pipeline.tracking import Ingester
+
+    ingester = Ingester(store.root, status.entries(root), uri=None)
+    counts = ingester.work()
+    log_artifacts(root, store, ingester)
+    return counts
 
 
 def _ui(root: Path, store: Store, options: argparse.Namespace) -> None:
-    from pipeline import tracking
     from pipeline.database import tracking_uri
 
     release_dead(store)
-    tracking.ingest(store.root, status.entries(root))
+    _brought_up(root, store)
     artifacts = str(store.root.parent / "mlflow-artifacts")
     database = ["--backend-store-uri", tracking_uri(store.root), "--default-artifact-root", artifacts]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *database, "--port", options.port])

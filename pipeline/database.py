@@ -12,8 +12,10 @@ import fcntl
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -196,6 +198,13 @@ class Database:
             many, few = (slice(size * batch, size * (batch + 1)) for size in (MAX_METRICS, MAX_PARAMS))
             with _errors_named(self.uri):
                 self.client.log_batch(run_id, points[many], listed[few], marks[few])
+
+    def attach(self, run_id: str, path: Path, name: str) -> None:
+        """Store a file among the artifacts of a run under `name`, in place of what was there."""
+        with tempfile.TemporaryDirectory() as folder, _errors_named(self.uri):
+            copy = Path(folder) / name
+            shutil.copyfile(path, copy)
+            self.client.log_artifact(run_id, str(copy))
 
     def set_status(self, run_id: str, status: str, *, end_ms: int | None = None) -> None:
         """Set SCHEDULED or RUNNING, or with a time of ending FINISHED, FAILED or KILLED."""

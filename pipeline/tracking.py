@@ -121,7 +121,7 @@ class Ingester:
             for key, (status, results) in sorted(survey.items()):
                 self._bring_up(key, status, results)
             for table, status in self._tables().items():
-                with self._kept_apart(table):
+                with self.kept_apart(table):
                     parcel = Parcel(table, dict(self.runs[table]))
                     self._add_status(parcel, status)
                     self._deliver(parcel)
@@ -149,7 +149,7 @@ class Ingester:
         settled = run is not None and status in ENDED and run["status"] == status
         if run and settled and set(results) <= set(run["results"]) and set(tables) <= set(run["tables"]):
             return
-        with self._kept_apart(key):
+        with self.kept_apart(key):
             parcel = self._described(key, tables)
             self._add_curves(parcel)
             for result in results:
@@ -158,7 +158,7 @@ class Ingester:
             self._deliver(parcel)
 
     @contextmanager
-    def _kept_apart(self, key: str) -> Iterator[None]:
+    def kept_apart(self, key: str) -> Iterator[None]:
         """Forget a run that MLflow refuses, deleted by hand perhaps: the next pass with news of it makes it again."""
         try:
             yield

@@ -5,11 +5,13 @@ from pathlib import Path
 
 from pipeline.reporting.rows import NOISE_TABLE, figures_of, read_rows, read_shown
 from pipeline.reporting.tables import write_table
+from pipeline.reporting.tidy import cell_figures, label, write_plot_data
+from pipeline.spool import curves
 from pipeline.store import write_json
 
 
 def main(scale: str, table: str) -> int:
-    """Write `reports/<scale>/tables/<table>.csv`, `.md`, `.tex`, and `.json` for `dvc metrics`."""
+    """Write `reports/<scale>/tables/<table>.csv`, `.md`, `.tex`, and `.json` and `plots/<table>` for DVC to show."""
     folder = Path("reports") / scale
     shown = read_shown(folder)
     rows = read_rows(folder / "metrics" / f"{table}.json")
@@ -17,10 +19,11 @@ def main(scale: str, table: str) -> int:
     write_table(table, rows, reports_dir=folder, noise_rows=read_rows(noise) if noise.exists() else (), shown=shown)
     miou: dict[str, dict[str, float]] = {}
     for row in rows:
-        label = " ".join([*row["row"].values(), f"seed {row['seed']}"])
-        miou.setdefault(label, {})[row["column"]] = round((figures_of(row, shown) or {"miou": float("nan")})["miou"], 2)
-    single = {"miou": next(iter(miou[next(iter(miou))].values()))} if len(rows) == 1 else {"miou": miou}
-    write_json(folder / "tables" / f"{table}.json", single)
+        name = f"{label(row)} seed {row['seed']}"
+        miou.setdefault(name, {})[row["column"]] = round((figures_of(row, shown) or {"miou": float("nan")})["miou"], 2)
+    write_json(folder / "tables" / f"{table}.json", cell_figures(rows[0], shown) if len(rows) == 1 else {"miou": miou})
+    spool = Path("runs") / scale / "train" / table / f"{rows[0]['train_key'][:16]}.jsonl"
+    write_plot_data(rows, folder / "plots" / table, shown=shown, curves=curves(spool) if spool.exists() else None)
     return 0
 
 

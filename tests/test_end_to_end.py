@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.store import Store, find_store
+from tests.browser import Browser, complaints, needs_chromium
 from tests.smoke import PROJECT, TABLES, copy_project
 
 pytestmark = pytest.mark.slow
@@ -48,7 +51,7 @@ class Copy:
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     made = Copy(tmp_path_factory.mktemp("copy"))
-    made.run("dvc", "repro", "tables@table_7")
+    made.run("dvc", "repro", "tables@table_7", "tables@experiment")
     yield made
     subprocess.run(["pkill", "-f", str(made.folder)], check=False)
 
@@ -90,9 +93,58 @@ def test_an_experiment_that_a_table_holds_computes_nothing_and_shows_its_miou(co
     before = copy.events()
     copy.run("dvc", "exp", "run", "-S", "alpha0=0.3", "tables@experiment")
     assert copy.events() == before
-    shown = copy.run("dvc", "exp", "show", "--csv")
-    assert "0.3" in shown
-    assert "miou" in shown
+    [baseline] = [each for each in json.loads(copy.run("dvc", "exp", "show", "--json")) if each["rev"] != "workspace"]
+    [experiment] = [each["revs"][0]["data"] for each in baseline["experiments"]]
+    metrics = experiment["metrics"]["reports/smoke/tables/experiment.json"]["data"]
+    assert experiment["params"]["params.yaml"]["data"]["alpha0"] == 0.3
+    assert list(metrics) == ["miou", "last_miou", "student_miou", "teacher_miou", "best_epoch"]
+    rows = json.loads((copy.folder / "reports" / "smoke" / "metrics" / "table_7.json").read_text())
+    [row] = [row for row in rows if row["parameters"]["alpha0"] == 0.3 and row["partition"] == "1-4"]
+    assert metrics["miou"] == round(row["metrics"]["teacher"]["best"]["padding_ignored"]["miou"], 2)
+    columns = (
+        copy.run("dvc", "exp", "show", "--only-changed", "--drop", ".*(yaml|/).*", "--csv").splitlines()[0].split(",")
+    )
+    assert len(columns) < 12  # the hundreds of keys that are the same everywhere are left out
+    assert {"alpha0", "miou"} <= set(columns)
+    assert "alpha0" in copy.run("dvc", "params", "diff", "HEAD")
+
+
+def test_dvc_tells_an_experiment_from_its_baseline_in_numbers_and_pictures(copy: Copy) -> None:
+    changed = json.loads(copy.run("dvc", "metrics", "diff", "--json"))["reports/smoke/tables/experiment.json"]
+    assert set(changed) >= {"miou", "teacher_miou"}
+    of_a_table = copy.run("dvc", "metrics", "show", "--json", "reports/smoke/tables/table_7.json")
+    assert len(json.loads(of_a_table)[""]["data"]["reports/smoke/tables/table_7.json"]["data"]["miou"]) == 4
+    plots = "reports/smoke/plots"
+    files = {f"{plots}/table_7/miou.csv", f"{plots}/experiment/curves.csv", f"{plots}/experiment/classes.csv"}
+    shown = json.loads(copy.run("dvc", "plots", "show", "--json"))["data"]
+    assert set(shown) == files
+    compared = json.loads(copy.run("dvc", "plots", "diff", "HEAD", "workspace", "--json"))["data"]
+    assert set(compared) == files
+    assert all(set(plot["revisions"]) == {"HEAD", "workspace"} for [plot] in compared.values())
+    curves = compared[f"{plots}/experiment/curves.csv"][0]["content"]
+    assert curves["facet"]["field"] == "metric"
+    assert {"loss/contrastive", "val/teacher_miou"} <= {value["metric"] for value in curves["data"]["values"]}
+    bars = shown[f"{plots}/table_7/miou.csv"][0]["content"]["data"]["values"]
+    assert [(bar["row"], bar["column"]) for bar in bars[:2]] == [("40", "1/8 (1323)"), ("40", "1/4 (2646)")]
+
+
+@needs_chromium
+def test_the_pictures_are_drawn_in_a_browser_without_complaint(copy: Copy, tmp_path: Path) -> None:
+    """With the scripts that DVC's page takes from the network fetched as packages."""
+    scripts = re.compile(r"https://cdn\.jsdelivr\.net/npm/([\w-]+)@([\d.]+)")
+    copy.run("dvc", "plots", "diff", "HEAD", "workspace", "-o", str(tmp_path / "plots"))
+    page = tmp_path / "plots" / "index.html"
+    packages = [f"{name}@{version}" for name, version in scripts.findall(page.read_text())]
+    install = ["npm", "install", "--no-audit", "--no-fund", "--legacy-peer-deps", "--prefix", str(tmp_path), *packages]
+    if shutil.which("npm") is None or subprocess.run(install, capture_output=True, check=False).returncode:
+        pytest.skip("no npm, or no registry to fetch Vega from")
+    page.write_text(scripts.sub(r"../node_modules/\1/build/\1.min.js", page.read_text()))
+    browser = Browser(tmp_path / "profile")
+    browser.open(page)
+    browser.wait("document.querySelectorAll('canvas').length == 3")
+    said = [event["params"] for event in complaints(browser)]
+    browser.close()
+    assert [each for each in said if each.get("type") != "warning"] == []  # warnings: two versions of Vega-Lite 5
 
 
 def test_a_new_value_computes_one_cell(copy: Copy) -> None:
