@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.data.layout import pairs, read_partition
 from pipeline.data.normalise import Normalise
@@ -22,7 +22,8 @@ from pipeline.evaluation.cell import restore
 from pipeline.evaluation.confusion import ConfusionMatrix
 from pipeline.evaluation.evaluate import evaluating
 from pipeline.evaluation.frame import batches, frame_tensors
-from pipeline.evaluation.predict import Evaluation, slide_logits, whole_logits
+from pipeline.evaluation.predict import Evaluation, predict_logits
+from pipeline.models.segnet import SegNet
 
 ENTROPY_BINS = 120
 LEAST_ENTROPY = 1e-6
@@ -108,7 +109,7 @@ def open_unlabelled(values: dict[str, Any], data_root: Path) -> Samples:
 
 
 @torch.inference_mode()
-def count(network: nn.Module, samples: Samples, values: dict[str, Any], *, device: torch.device | str) -> Counts:
+def count(network: SegNet, samples: Samples, values: dict[str, Any], *, device: torch.device | str) -> Counts:
     """Run a network over images as the cell's `evaluation` block says and count."""
     block = values["evaluation"]
     evaluation = Evaluation(mode=block["mode"], size=block["size"])
@@ -118,10 +119,7 @@ def count(network: nn.Module, samples: Samples, values: dict[str, Any], *, devic
         for frames in batches(samples, evaluation, block["batch_images"]):
             images, _ = frame_tensors(frames, normalise)
             label = normalise.moved(torch.stack([torch.from_numpy(frame.mask) for frame in frames])).long()
-            if evaluation.mode == "slide":
-                logits = slide_logits(network, images, window=evaluation.pixels, batch=block["batch_images"])
-            else:
-                logits = whole_logits(network, images)
+            logits = predict_logits(network, images, evaluation=evaluation, batch=block["batch_images"])
             counts.add(label, logits)
     counts.all_reduce()
     return counts
