@@ -92,6 +92,16 @@ def events(store: Store, key: str) -> list[str]:
     return [line["event"] for line in store.executions() if line["key"] == key]
 
 
+def most_at_once(store: Store) -> int:
+    """How many cells ran at the same time, at most, by the execution log."""
+    lines = [line for line in store.executions() if line["event"] in ("start", "resume", "done")]
+    running = most = 0
+    for line in sorted(lines, key=lambda line: (line["time"], line["event"] != "done")):
+        running += -1 if line["event"] == "done" else 1
+        most = max(most, running)
+    return most
+
+
 def reached(store: Store, key: str) -> int:
     """The last step that the cell's spool tells of."""
     spool = store.work(key) / "spool.jsonl"
