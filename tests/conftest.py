@@ -41,11 +41,16 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(tmp_path: Path, data_root: Path) -> Path:
     """A folder that looks like the project to the launcher: DVC's marks, sites, code, data."""
+    return make_project(tmp_path, data_root)
+
+
+def make_project(folder: Path, data_root: Path) -> Path:
+    """Make such a folder, and return it."""
     for name in ("slurm", "stages", "pipeline"):
-        shutil.copytree(PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "test_cluster"))
+        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "test_cluster"))
     for name in ("params.yaml", "dvc.yaml"):
-        shutil.copy(PROJECT / name, tmp_path / name)
-    (tmp_path / ".dvc").mkdir()
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "smoke").symlink_to(data_root)
-    return tmp_path
+        shutil.copy(PROJECT / name, folder / name)
+    (folder / ".dvc").mkdir()
+    (folder / "data").mkdir()
+    (folder / "data" / "smoke").symlink_to(data_root)
+    return folder

@@ -200,7 +200,7 @@ def _nodes(settings: Settings, names: Mapping[str, str], ports: list[int]) -> st
     here = f"NodeHostname={names['host']} NodeAddr={names['address']}"
     gres = f" Gres=gpu:{settings.gpus}" if settings.gpus else ""
     return "\n".join(
-        f"NodeName={node} {here} Port={port} CPUs={settings.cpus} RealMemory=64000{gres}"
+        f"NodeName={node} {here} Port={port} CPUs={settings.cpus} RealMemory=512000{gres}"
         for node, port in zip(settings.nodes, ports, strict=True)
     )
 

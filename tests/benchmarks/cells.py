@@ -1,13 +1,15 @@
-"""What launching costs: `python -m tests.benchmarks.cells` (needs SLURM; slurm/test_cluster/install has it).
+"""What launching costs: `python -m tests.benchmarks.cells [growth] [plain] [forty] [kill] [many]` (all: nine minutes).
 
-On a test cluster of eight slots: 40 sleeping cells of 2 s and 600 of 1 s, beside the plain way, one job a cell, in the
-same run; then a driver killed with -9 and started again. On a simulated store: what claiming and taking cost a cell,
-from 10 cells to 10,000.
+On a test cluster of eight slots (slurm/test_cluster/install has what it needs), a literal `dvc repro` of a copy of the
+project in which every cell only sleeps for two seconds: 40 of them, beside what one can do without a launcher; a driver
+killed with -9 and started again; 600 of them. `growth` is tests/benchmarks/growth.py.
+
+Memory is resident memory summed over processes, so what they share counts more than once; the ingester, which outlives
+the driver and is one for all drivers of a store, is counted apart.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -16,153 +18,192 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-import psutil
 import yaml
 
-from pipeline.cell import Cell, digest
-from pipeline.store import Store
-from pipeline.worker import take
+from pipeline.store import Store, find_store
+from tests.benchmarks import growth
+from tests.benchmarks.watched import Watched
+from tests.smoke import PROJECT, copy_project
 
-PROJECT = Path(__file__).parents[2]
 TOOLS = PROJECT / "slurm" / "test_cluster"
-SLOTS = 8
-DRIVER = """
-import json, subprocess, sys
-from pathlib import Path
-from pipeline import attach
-from pipeline.cell import from_json
-from pipeline.launch import submit
-from pipeline.store import Store
-root, cells = Path(sys.argv[1]), [from_json(cell) for cell in json.load(sys.stdin)]
-store = Store(root / "cells")
-if sys.argv[2] == "submit":
-    submit(store, cells, root=root, data_root=root)
-else:
-    again = [sys.executable, "-c", Path(sys.argv[3]).read_text(), str(root), "submit"]
-    given = json.dumps([cell.to_json() for cell in cells])
-    start = lambda: subprocess.run(again, input=given, text=True, check=True)
-    print(attach.wait(store, {cell.key: cell for cell in cells}, start, title="benchmark"))
+PARTS = ("growth", "plain", "forty", "kill", "many")
+SLOTS, SECONDS, FEW, MANY = 8, 2.0, 40, 600
+TABLES = ("table_4", "table_5")
+CHAIN = f"""
+
+def chain(row):
+    values = {{name: row[name] for name in ("dataset", "partition", "seed", "data")}} | {{"seconds": {SECONDS}}}
+    return [Cell("warm_start", values, (), digest(values))]
+"""
+COMPUTE = """
+
+def compute(cell, store, record, *, work, stop):
+    time.sleep(cell.values["seconds"])
+    return {"state": "done"}
 """
 
 
 def main() -> None:
-    """Measure and print the tables."""
-    growth([10, 100, 1000, 10_000])
+    """Measure what the arguments name and print it."""
+    parts = sys.argv[1:] or PARTS
+    if wrong := set(parts) - set(PARTS):
+        sys.exit(f"{' '.join(sorted(wrong))}: allowed are {' '.join(PARTS)}")
+    if "growth" in parts:
+        sys.argv[1:] = []
+        growth.main()
+    if set(parts) == {"growth"}:
+        return
     up = subprocess.run([TOOLS / "up", "--nodes=1", f"--cpus={SLOTS}"], capture_output=True, text=True, check=True)
     os.environ |= dict(line.removeprefix("export ").split("=", 1) for line in up.stdout.splitlines() if "=" in line)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            root = Path(folder)
-            (root / "slurm").mkdir()
-            (root / "slurm" / "bench.yaml").write_text(yaml.safe_dump(site()))
-            os.environ |= {"CLUSTER": "bench", "PYTHONPATH": str(PROJECT)}
-            (root / "driver.py").write_text(DRIVER)
-            print("\n| cells | slots | ideal s | plain s | ours s | of ideal | queued s | driver MB | its %")
-            print("|---|---|---|---|---|---|---|---|---|")
-            for num, seconds in ((40, 2.0), (600, 1.0)):
-                plain_s = plain(root, num, seconds) if num <= 100 else float("nan")
-                print(ours(root, num, seconds, plain_s))
-            print(after_a_kill(root))
+            on_cluster(Path(folder), [part for part in parts if part != "growth"])
     finally:
         subprocess.run([TOOLS / "down"], check=True, capture_output=True)
 
 
-def site() -> dict[str, Any]:
-    """Return a site of eight workers that share all cells."""
+def on_cluster(folder: Path, parts: list[str]) -> None:
+    """Measure the parts that need the cluster."""
+    note_calls(folder)
+    if "plain" in parts:
+        print(f"\n| {FEW} cells of {SECONDS:g} s on {SLOTS} slots, ideal {FEW * SECONDS / SLOTS:g} s | s | of ideal |")
+        print("|---|---|---|")
+        for name, act in PLAIN.items():
+            took = growth.timed(lambda act=act, name=name: act(folder / name.replace(" ", "-")))
+            print(f"| {name} | {took:.1f} | {took * SLOTS / FEW / SECONDS:.2f} |", flush=True)
+    if parts == ["plain"]:
+        return
+    project = sleeping_project(folder / "project")
+    if {"forty", "many"} & set(parts):
+        print(
+            "\n| literal dvc repro | ideal s | s | of ideal | all queued s | stage MB | with dvc | ingester | most |",
+            end="",
+        )
+        print(" % of a core waiting | squeue, sacct calls |\n|---|---|---|---|---|---|---|---|---|---|---|")
+    if "forty" in parts:
+        print(ours(project, FEW), ours(project, FEW), sep="\n", flush=True)
+    if "many" in parts:
+        print(ours(project, MANY), flush=True)
+    if "kill" in parts:
+        print(after_a_kill(project))
+
+
+def note_calls(folder: Path) -> None:
+    """Put scripts before squeue and sacct in the path that note each call in the file `calls`."""
+    (folder / "bin").mkdir()
+    for name in ("squeue", "sacct"):
+        (folder / "bin" / name).write_text(f'#!/bin/sh\necho {name} >> {folder}/calls\nexec /usr/bin/{name} "$@"\n')
+        (folder / "bin" / name).chmod(0o755)
+    (folder / "calls").touch()
+    os.environ["PATH"] = f"{folder}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    os.environ["CLUSTER"] = "bench"
+
+
+def sleeping_project(folder: Path) -> Path:
+    """Copy the project, let each row be one cell that only sleeps, and run all that comes before cells."""
+    copy_project(folder)
+    for name, code in (("cell", CHAIN), ("worker", COMPUTE)):
+        path = folder / "pipeline" / f"{name}.py"
+        path.write_text(path.read_text() + code)
     local = yaml.safe_load((PROJECT / "slurm" / "local.yaml").read_text())
     parameters = {"timeout_min": 30, "cpus_per_task": 1, "mem_gb": 1}
-    return local | {"executor": "slurm", "workers": SLOTS, "pack": None, "parameters": parameters}
+    site = local | {"executor": "slurm", "workers": SLOTS, "pack": None, "parameters": parameters}
+    (folder / "slurm" / "bench.yaml").write_text(yaml.safe_dump(site))
+    subprocess.run(["dvc", "repro", "-q", "partitions@voc_blender"], cwd=folder, check=True)
+    return folder
 
 
-def sleepers(num: int, seconds: float) -> list[Cell]:
-    """Return cells that only sleep."""
-    values = {"seconds": seconds, "dataset": "none", "partition": "-", "seed": 0}
-    return [Cell("sleep", values | {"number": i}, (), digest([time.time(), num, i])) for i in range(num)]
+def fill_tables(project: Path, num: int) -> None:
+    """Give two tables as many rows together, none of which was computed."""
+    first = int(time.time())
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    for half, table in enumerate(TABLES):
+        seeds = list(range(first + half * num, first + half * num + num // 2))
+        params["tables"][table] = {"dataset": "voc_blender", "partition": ["1-4"], "method": "u2pl", "seed": seeds}
+    (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    subprocess.run(["dvc", "repro", "-q", "cells"], cwd=project, check=True)
 
 
-def plain(root: Path, num: int, seconds: float) -> float:
-    """Return the seconds that one job a cell takes, each a Python process, as an array without throttle."""
-    began = time.monotonic()
-    job = f"{sys.executable} -c 'import time; time.sleep({seconds})'"
-    command = ["sbatch", "--wait", f"--array=0-{num - 1}", "--output=/dev/null", "--mem=1G", f"--wrap={job}"]
-    subprocess.run(command, check=True, capture_output=True, cwd=root)
-    return time.monotonic() - began
+def repro(project: Path) -> subprocess.Popen[bytes]:
+    """Start `dvc repro` of the two tables' cells."""
+    command = ["dvc", "repro", *(f"warm_start@{table}" for table in TABLES)]
+    log = (project / "repro.log").open("wb")
+    return subprocess.Popen(command, cwd=project, stdout=log, stderr=log, start_new_session=True)
 
 
-def ours(root: Path, num: int, seconds: float, plain_s: float) -> str:
-    """Drive cells to their end and return the line of the table."""
-    cells, store = sleepers(num, seconds), Store(root / "cells")
-    began, wall = time.monotonic(), time.time()
-    driver = start(root, cells)
-    watched, queued, peak, busy_s = psutil.Process(driver.pid), wall, 0, 0.0
-    while driver.poll() is None:
-        queued = max([queued, *(path.stat().st_mtime for path in store.submissions.glob("*/jobs.json"))])
-        try:
-            peak = max(peak, watched.memory_info().rss)
-            times = watched.cpu_times()
-            busy_s = times.user + times.system
-        except psutil.NoSuchProcess:
-            break
+def ours(project: Path, num: int) -> str:
+    """Drive as many cells to their end and return the line of the table."""
+    fill_tables(project, num)
+    store, calls = Store(find_store(project)), project.parent / "calls"
+    before, asked, wall = len(store.executions()), len(calls.read_text().splitlines()), time.time()
+    watched = Watched(repro(project))
+    took_s, ideal_s = watched.until_end(), num * SECONDS / SLOTS
+    queued_s = max(path.stat().st_mtime for path in store.submissions.glob("*/jobs.json")) - wall
+    done = Counter(line["key"] for line in store.executions()[before:] if line["event"] == "done")
+    assert watched.process.returncode == 0, (project / "repro.log").read_text()
+    assert done.total() == len(done) == num
+    asked = len(calls.read_text().splitlines()) - asked
+    figures = [f"{ideal_s:g}", f"{took_s:.1f}", f"{took_s / ideal_s:.2f}", f"{queued_s:.1f}"]
+    figures += [*watched.waiting(since=queued_s), str(asked)]
+    return f"| {num} of {SECONDS:g} s | {' | '.join(figures)} |"
+
+
+def after_a_kill(project: Path) -> str:
+    """Kill `dvc repro` and its stage with -9 while cells run, run it again, and count what was begun twice."""
+    fill_tables(project, FEW)
+    store = Store(find_store(project))
+    submitted, before = len(list(store.submissions.iterdir())), len(store.executions())
+    driver = repro(project)
+    while sum(line["event"] == "done" for line in store.executions()[before:]) < SLOTS:
         time.sleep(0.1)
-    took, ideal = time.monotonic() - began, num * seconds / SLOTS
-    done = Counter(line["key"] for line in store.executions() if line["event"] == "done")
-    assert all(done[cell.key] == 1 for cell in cells)
-    figures = f"{plain_s:.1f} | {took:.1f} | {took / ideal:.2f} | {queued - wall:.1f} | {peak / 1e6:.0f}"
-    return f"| {num} of {seconds:g} s | {SLOTS} | {ideal:.0f} | {figures} | {100 * busy_s / took:.1f} |"
-
-
-def start(root: Path, cells: list[Cell]) -> subprocess.Popen[str]:
-    """Start a driver that waits for its cells as a stage does."""
-    command = [sys.executable, "-c", DRIVER, str(root), "wait", str(root / "driver.py")]
-    driver = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=root, text=True)
-    assert driver.stdin is not None
-    driver.stdin.write(json.dumps([cell.to_json() for cell in cells]))
-    driver.stdin.close()
-    return driver
-
-
-def after_a_kill(root: Path) -> str:
-    """Kill a driver with -9 while its cells run, start it again, and count what was submitted or begun twice."""
-    cells, store = sleepers(24, 2.0), Store(root / "cells")
-    before = len(list(store.submissions.iterdir()))
-    driver = start(root, cells)
-    while sum(store.is_done(cell.key) for cell in cells) < SLOTS:
-        time.sleep(0.1)
-    driver.send_signal(signal.SIGKILL)
+    os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
-    start(root, cells).wait()
-    begun = Counter(line["key"] for line in store.executions() if line["event"] in ("start", "resume"))
-    twice = sum(begun[cell.key] != 1 for cell in cells)
-    more = len(list(store.submissions.iterdir())) - before - 1
-    return f"\ndriver killed with -9 and started again: {more} further submissions, {twice} of 24 cells begun twice"
+    assert repro(project).wait() == 0
+    begun = Counter(line["key"] for line in store.executions()[before:] if line["event"] in ("start", "resume"))
+    more, twice = len(list(store.submissions.iterdir())) - submitted - 1, sum(count > 1 for count in begun.values())
+    return f"\nkilled with -9 and started again: {more} further submissions, {twice} of {len(begun)} cells begun twice"
 
 
-def growth(counts: list[int]) -> None:
-    """Print what a cell costs the store, by the number of cells."""
-    print("| cells | claim ms a cell | look at all, s | take and end ms a cell |\n|---|---|---|---|")
-    for num in counts:
-        with tempfile.TemporaryDirectory() as folder:
-            store, cells = Store(Path(folder) / "cells"), sleepers(num, 0.0)
-            claim_s = timed(lambda store=store, cells=cells: [store.claim(cell.key, "s") for cell in cells])
-            look_s = timed(lambda store=store, cells=cells: [store.state(cell.key) for cell in cells])
-            drained_s = timed(lambda store=store, cells=cells: drain(store, list(cells)))
-            print(f"| {num} | {1e3 * claim_s / num:.2f} | {look_s:.3f} | {1e3 * drained_s / num:.2f} |")
+def one_stage_a_cell(folder: Path) -> None:
+    """Let DVC compute each cell in a stage of its own, one after another."""
+    dvc_project(folder, f"python -c 'import time; time.sleep({SECONDS})' && echo > out/${{item}}")
 
 
-def drain(store: Store, cells: list[Cell]) -> None:
-    """Take and publish every cell, as one worker does."""
-    holder = {"submission": "s", "host": "n1", "pid": 1, "job": "7_1"}
-    while (taken := take(store, cells, holder)[0]) is not None:
-        store.publish(taken[0].key, taken[1], {"state": "done"})
+def one_stage_a_cell_that_waits(folder: Path) -> None:
+    """Submit an array first; a stage of each cell waits for it."""
+    folder.mkdir()
+    submit_array(f"> {folder}/ended-$SLURM_ARRAY_TASK_ID")
+    dvc_project(folder, f"until test -e {folder}/ended-${{item}}; do sleep 0.1; done; echo > out/${{item}}")
 
 
-def timed(act: Any) -> float:
-    """Return the seconds that a call takes."""
-    began = time.perf_counter()
-    act()
-    return time.perf_counter() - began
+def one_array(folder: Path) -> None:
+    """Submit an array of a job a cell and wait for it, without DVC."""
+    del folder
+    submit_array("", "--wait")
+
+
+def submit_array(after: str, *options: str) -> None:
+    """Submit a job for each of a few cells, as many at once as there are slots."""
+    job = f"{sys.executable} -c 'import time; time.sleep({SECONDS})' {after}"
+    shape = (f"--array=0-{FEW - 1}%{SLOTS}", "--output=/dev/null", "--mem=1G")
+    subprocess.run(["sbatch", *options, *shape, f"--wrap={job}"], check=True, capture_output=True)
+
+
+def dvc_project(folder: Path, command: str) -> None:
+    """Run a DVC project of one such stage for each of a few cells."""
+    (folder / "out").mkdir(parents=True)
+    stages = {"cell": {"foreach": list(range(FEW)), "do": {"cmd": command, "outs": ["out/${item}"]}}}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    for words in (["init", "-q", "--no-scm"], ["repro", "-q"]):
+        subprocess.run(["dvc", *words], cwd=folder, check=True)
+
+
+PLAIN = {
+    "plain dvc repro one stage a cell": one_stage_a_cell,
+    "dvc repro one stage a cell that waits for an array": one_stage_a_cell_that_waits,
+    "one sbatch array without dvc": one_array,
+}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from pipeline import attach, slurm
+from pipeline.store import Store, find_store
+from tests.conftest import make_project
+from tests.slurm.driving import send, u2pl_cells, write_site
 
 TOOLS = Path(__file__).parents[2] / "slurm" / "test_cluster"
 
@@ -102,3 +108,36 @@ def cluster() -> Iterator[Cluster]:
     """Three nodes of four CPUs with accounting, shared by all tests: leave it idle, and ask about jobs by their ids."""
     with _running_cluster() as started:
         yield started
+
+
+@pytest.fixture
+def make_site(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+    """A project on whatever cluster is up, asked about every two seconds; keywords as `write_site` has them."""
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("CLUSTER", "test")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(project / "nothing"))
+    monkeypatch.setattr(slurm, "SQUEUE_S", 2.0)
+    monkeypatch.setattr(slurm, "GRACE_S", 4.0)
+    monkeypatch.setattr(attach, "GRACE_S", 4.0)
+    monkeypatch.setattr(attach, "LIVENESS_S", 2.0)
+    yield lambda parameters=None, **site: write_site(project, parameters or {}, **site)
+    subprocess.run(["scancel", "-u", os.environ.get("USER", "root")], check=False, capture_output=True)
+
+
+@pytest.fixture
+def site(cluster: Cluster, make_site: Callable[..., Path]) -> Path:
+    """A project on the cluster that all tests share: one training a job."""
+    assert cluster
+    return make_site()
+
+
+@pytest.fixture(scope="session")
+def calm(cluster: Cluster, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store in which the cells of `u2pl_cells()` ran undisturbed, on the cluster that all tests share."""
+    project = write_site(make_project(tmp_path_factory.mktemp("calm"), data_root), {})
+    cells, store = u2pl_cells(), Store(find_store(project))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLUSTER", "test")
+        send(project, cells)
+        cluster.wait_for(lambda: store.is_done(cells[-1].key), seconds=300)
+    return store
