@@ -27,7 +27,7 @@ from pipeline.data.batch import Batch
 from pipeline.data.partition import labelled_count
 from pipeline.labels import PUBLISHED_COUNTS, TRAINING_IMAGES
 from pipeline.store import read_json
-from pipeline.training.method import Progress
+from pipeline.training.engine import Run, train_step
 from pipeline.training.setting import build_optimiser, make_setting
 
 
@@ -79,27 +79,46 @@ class LiveBytes(TorchDispatchMode):
         self.live -= num_bytes
 
 
+class _OneBatch:
+    """Every step's batch, in an epoch of one step."""
+
+    steps_per_epoch = 1
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def __call__(self, step: int) -> Batch:
+        return self.batch
+
+
 def step_cost(row: dict[str, Any]) -> StepCost:
-    """Return what one step of a resolved row costs at its true sizes, forward, backward and optimiser."""
-    training, num_classes = row["training"], row["data"]["num_classes"]
-    values = row | {"model": row["model"] | {"weights": None}}
+    """Return what one step of a resolved row costs at its true sizes: forward, backward, optimiser, teacher."""
+    mode = FakeTensorMode()
+    run = fake_run(row, mode)
+    known = [*run.method.parameters(), *run.method.buffers(), *vars(run.batches(run.step)).values()]
+    with mode, FlopCounterMode(display=False) as counter, LiveBytes(known) as memory:
+        for _ in range(2):  # the optimiser's own state lives from the first step on
+            train_step(run)
+    return StepCost(counter.get_total_flops() // 2, memory.peak)
+
+
+def fake_run(row: dict[str, Any], mode: FakeTensorMode) -> Run:
+    """Return the run of a resolved row on `mode`'s fake tensors, before its last epoch, when every loss is on.
+
+    An epoch is one step. To be called outside the mode.
+    """
+    training = row["training"] | {"steps_per_epoch": 1}
+    values = row | {"model": row["model"] | {"weights": None}, "training": training}
     module = importlib.import_module(f"pipeline.methods.{row['method']}")
     method = module.Method(make_setting(values), module.Parameters(**row["parameters"])).train()
     method.begin()
-    with FakeTensorMode() as mode:
-        _pretend(method, mode)
-        optimiser = build_optimiser(method, training)
-        batch = _batch(training, num_classes)
-        known = [*method.parameters(), *method.buffers(), batch.labelled, batch.unlabelled]
-        progress = Progress(1, 2, 1, 2)
-        with FlopCounterMode(display=False) as counter, LiveBytes(known) as memory:
-            for _ in range(2):  # the optimiser's own state lives from the first step on
-                with torch.autocast("cpu", torch.bfloat16, enabled=training["precision"] == "bfloat16"):
-                    losses = method.losses(batch, progress)
-                torch.stack(list(losses.values())).sum().backward()
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
-    return StepCost(counter.get_total_flops() // 2, memory.peak)
+    if training["channels_last"]:
+        method = method.to(memory_format=torch.channels_last)
+    _pretend(method, mode)
+    with mode:
+        batches: Any = _OneBatch(_batch(training, row["data"]["num_classes"]))
+    last = training["epochs"]
+    return Run(method, build_optimiser(method, training), batches, None, values, 0, last, last, step=last - 1)
 
 
 def _pretend(method: nn.Module, mode: FakeTensorMode) -> None:

@@ -1,0 +1,54 @@
+"""A whole step of the engine under fake tensors, where a read on the host raises; and how many launches it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from pipeline.forecast import fake_run
+from pipeline.params import load_params, resolve_table
+from pipeline.training.engine import train_step
+from tests.benchmarks.counting import Tally, count, is_network
+
+PROJECT = Path(__file__).parents[2]
+METHODS = sorted(path.stem for path in (PROJECT / "pipeline" / "methods").glob("[a-z]*.py"))
+
+
+def row_of(method: str, *, num_classes: int = 21, **changes: Any) -> dict[str, Any]:
+    params = load_params(PROJECT / "params.yaml") | {"scale": "smoke", "method": method}
+    (row,) = resolve_table(params, "experiment")
+    parameters = row["parameters"] | changes
+    return row | {"parameters": parameters, "data": row["data"] | {"num_classes": num_classes}}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_reads_nothing_on_the_host(method: str) -> None:
+    mode = FakeTensorMode()
+    run = fake_run(row_of(method), mode)
+    with mode:
+        losses = train_step(run)
+    assert losses
+
+
+def test_a_step_that_reads_on_the_host_is_refused() -> None:
+    mode = FakeTensorMode()
+    run = fake_run(row_of("suponly"), mode)
+    batch = run.batches(0)
+    run.method.after_step = lambda _: float(batch.labelled.sum())  # type: ignore[assignment, return-value]
+    with mode, pytest.raises(DataDependentOutputException):
+        train_step(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["u2pl", "u2pl_ael"])
+def test_launches_do_not_depend_on_the_number_of_classes(method: str) -> None:
+    few, many = (added(row_of(method, num_classes=num, rank_low=1)) for num in (2, 150))
+    assert few.launches == many.launches
+
+
+def added(row: dict[str, Any]) -> Tally:
+    """What a step costs beside its networks."""
+    return count(row).total(lambda file: not is_network(file))
