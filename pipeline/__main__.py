@@ -55,10 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     added = command("plan", _plan, "what `dvc repro TARGET …` would run, and why")
-    added.add_argument("targets", nargs="*")
-    added.add_argument("--json", action="store_true")
-    added.add_argument("--scale", help="instead: what all tables of a scale would cost, counted; takes minutes")
-    added.add_argument("--tflops", type=float, default=50.0, help="sustained TFLOP/s of a GPU (assumed: %(default)g)")
+    _plan_options(added)
     added = command("status", _status, "the cells of every table by state, and what runs now")
     added.add_argument("--watch", action="store_true", help="again every two seconds")
     added.add_argument("--json", action="store_true")
@@ -115,6 +112,14 @@ def _completion(_root: Path, _store: Store, options: argparse.Namespace) -> None
     print('alias pipeline="python -m pipeline"', shtab.complete(parser, options.shell), sep="\n")
 
 
+def _plan_options(added: argparse.ArgumentParser) -> None:
+    added.add_argument("targets", nargs="*")
+    added.add_argument("--json", action="store_true")
+    added.add_argument("--scale", help="instead: what all tables of a scale would cost, counted; takes minutes")
+    added.add_argument("--tflops", type=float, default=50.0, help="sustained TFLOP/s of a GPU (assumed: %(default)g)")
+    added.add_argument("--out", type=Path, help="with --scale: write it as Markdown to this file")
+
+
 def _choice_of_network(added: argparse.ArgumentParser) -> None:
     added.add_argument("--epoch", default="best", help="best or last")
     added.add_argument("--network", default="deployed", help="deployed, student or teacher")
@@ -124,7 +129,8 @@ def _plan(root: Path, store: Store, options: argparse.Namespace) -> None:
     from pipeline import outlook
 
     if options.scale:
-        outlook.show_scale(root, options.scale, options.targets, tflops=options.tflops, as_json=options.json)
+        choice = {"tflops": options.tflops, "out": options.out, "as_json": options.json}
+        outlook.show_scale(root, options.scale, options.targets, **choice)
     else:
         outlook.show_plan(root, store, options.targets, tflops=options.tflops, as_json=options.json)
 

@@ -2,7 +2,8 @@
 
 A step of every kind of cell is done once on fake tensors, which have shapes and no values. Operations are those of
 convolutions and matrix products; memory is all tensors alive at once, so it lacks the libraries' workspaces and the
-allocator's waste, and it is of one process that holds the whole batch.
+allocator's waste. Of several ranks each holds its share of what the networks keep for their gradients, and all else,
+the losses of the whole batch among it, whole.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import importlib
 import math
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +27,48 @@ from pipeline.cell import digest
 from pipeline.data.batch import Batch
 from pipeline.data.partition import labelled_count
 from pipeline.labels import PUBLISHED_COUNTS, TRAINING_IMAGES
+from pipeline.measuring import evaluation_flop
+from pipeline.models.segnet import Output, SegNet
 from pipeline.store import read_json
 from pipeline.training.engine import Run, train_step
 from pipeline.training.setting import build_optimiser, make_setting
 
+RANKS = (1, 2, 4, 8)
+"""Of how many GPUs to one cell the memory is given."""
+
 
 @dataclass(frozen=True)
 class StepCost:
-    """One training step: multiplications and additions, and the most bytes of tensors that live at once."""
+    """One training step: multiplications and additions, and the most bytes of tensors that live at once.
+
+    `network_bytes` of these are kept inside networks for the backward pass: ranks share them. `predictors` is how many
+    networks are measured.
+    """
 
     flop: int
     peak_bytes: int
+    network_bytes: int = 0
+    predictors: int = 1
+
+    def rank_bytes(self, ranks: int) -> int:
+        """Return the peak of each of several ranks."""
+        return self.peak_bytes - self.network_bytes + self.network_bytes // ranks
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The trainings that a table adds to those before it. `peak_bytes` is the largest step's."""
+    """The trainings that a table adds to those before it. `peak_bytes` is the largest step's in one process.
+
+    `rank_bytes` are those of each rank where so many hold one cell; `evaluation_flop` is what measuring costs beside.
+    """
 
     table: str
     trainings: int
     steps: int
     flop: float
     peak_bytes: int
+    evaluation_flop: float = 0.0
+    rank_bytes: dict[int, int] = field(default_factory=dict)
 
 
 class LiveBytes(TorchDispatchMode):
@@ -91,15 +112,35 @@ class _OneBatch:
         return self.batch
 
 
+class NetworkBytes:
+    """Counts the bytes that a method's networks keep beside their outputs when they run with gradients."""
+
+    def __init__(self, method: nn.Module, memory: LiveBytes) -> None:
+        self.kept = 0
+        self._memory, self._before = memory, 0
+        for network in (module for module in method.modules() if isinstance(module, SegNet)):
+            network.register_forward_pre_hook(self._begin)
+            network.register_forward_hook(self._end)
+
+    def _begin(self, *_: Any) -> None:
+        self._before = self._memory.live
+
+    def _end(self, _network: Any, _inputs: Any, output: Output) -> None:
+        if torch.is_grad_enabled():
+            outputs = (output.logits, output.representation, output.auxiliary)
+            self.kept += self._memory.live - self._before - sum(part.nbytes for part in outputs if part is not None)
+
+
 def step_cost(row: dict[str, Any]) -> StepCost:
     """Return what one step of a resolved row costs at its true sizes: forward, backward, optimiser, teacher."""
     mode = FakeTensorMode()
     run = fake_run(row, mode)
     known = [*run.method.parameters(), *run.method.buffers(), *vars(run.batches(run.step)).values()]
     with mode, FlopCounterMode(display=False) as counter, LiveBytes(known) as memory:
+        inside = NetworkBytes(run.method, memory)
         for _ in range(2):  # the optimiser's own state lives from the first step on
             train_step(run)
-    return StepCost(counter.get_total_flops() // 2, memory.peak)
+    return StepCost(counter.get_total_flops() // 2, memory.peak, inside.kept // 2, len(run.method.predictors()))
 
 
 def fake_run(row: dict[str, Any], mode: FakeTensorMode) -> Run:
@@ -118,7 +159,7 @@ def fake_run(row: dict[str, Any], mode: FakeTensorMode) -> Run:
     with mode:
         batches: Any = _OneBatch(_batch(training, row["data"]["num_classes"]))
     last = training["epochs"]
-    return Run(method, build_optimiser(method, training), batches, None, values, 0, last, last, step=last - 1)
+    return Run(method, build_optimiser(method, training), batches, None, None, values, 0, last, last, step=last - 1)
 
 
 def _pretend(method: nn.Module, mode: FakeTensorMode) -> None:
@@ -183,20 +224,51 @@ def forecast(tables: dict[str, list[tuple[str, dict[str, Any]]]], data_root: Pat
     for table, keyed in tables.items():
         rows = {key: row for key, row in keyed if key not in seen}
         seen |= set(rows)
-        steps, flop, peak = 0, 0.0, 0
+        line = Forecast(table, len(rows), 0, 0.0, 0, 0.0, dict.fromkeys(RANKS, 0))
         for row in rows.values():
-            kind = digest([row[part] for part in ("method", "model", "training", "parameters", "data")])
+            kind = _kind(row)
             if kind not in costs:
                 costs[kind] = step_cost(row)
-            num = num_steps(row, data_root)
-            steps += num
-            flop += num * costs[kind].flop
-            peak = max(peak, costs[kind].peak_bytes)
-        found.append(Forecast(table, len(rows), steps, flop, peak))
+            line = _with(line, costs[kind], num_steps(row, data_root))
+            measuring = evaluation_flop(row, costs[kind].predictors, data_root)
+            line = replace(line, evaluation_flop=line.evaluation_flop + measuring)
+        found.append(line)
     return found
+
+
+def _kind(row: dict[str, Any]) -> str:
+    """Return what rows of equal cost have in common: of a rate, weight, threshold only whether it is zero."""
+
+    def sizes(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: sizes(inner) for key, inner in value.items() if key not in ("rank_low", "rank_high")}
+        return bool(value) if isinstance(value, float) else value
+
+    return digest(
+        [row["data"]["num_classes"], *(sizes(row[part]) for part in ("method", "model", "training", "parameters"))]
+    )
+
+
+def _with(line: Forecast, cost: StepCost, steps: int) -> Forecast:
+    """Add a training to a line."""
+    return replace(
+        line,
+        steps=line.steps + steps,
+        flop=line.flop + steps * cost.flop,
+        peak_bytes=max(line.peak_bytes, cost.peak_bytes),
+        rank_bytes={ranks: max(known, cost.rank_bytes(ranks)) for ranks, known in line.rank_bytes.items()},
+    )
 
 
 def total(lines: list[Forecast]) -> Forecast:
     """Return the sum of the lines; the memory is the largest."""
     flop, peak = sum(line.flop for line in lines), max(line.peak_bytes for line in lines)
-    return Forecast("all", sum(line.trainings for line in lines), sum(line.steps for line in lines), flop, peak)
+    return Forecast(
+        "all",
+        sum(line.trainings for line in lines),
+        sum(line.steps for line in lines),
+        flop,
+        peak,
+        sum(line.evaluation_flop for line in lines),
+        {ranks: max(line.rank_bytes.get(ranks, 0) for line in lines) for ranks in RANKS},
+    )

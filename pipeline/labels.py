@@ -20,6 +20,10 @@ PARTITIONS = {name: tuple(counts) for name, counts in PUBLISHED_COUNTS.items()} 
 TRAINING_IMAGES = {"voc_classic": 10582, "voc_blender": 10582, "cityscapes": 2975, "coco": 118287}
 """All training images of each data set, labelled or not."""
 
+VALIDATION_IMAGES = {"voc_classic": 1449, "voc_blender": 1449, "cityscapes": 500, "coco": 5000}
+IMAGE_SIZES = {"voc_classic": (375, 500), "voc_blender": (375, 500), "cityscapes": (1024, 2048), "coco": (480, 640)}
+"""Height and width in pixels; of VOC and COCO those of most images."""
+
 METHOD_LABELS = {
     "suponly": "SupOnly",
     "mean_teacher": "MT",

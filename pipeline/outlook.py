@@ -8,10 +8,25 @@ from pathlib import Path
 
 from pipeline import status
 from pipeline.cell import chain
-from pipeline.forecast import forecast, total
+from pipeline.forecast import RANKS, Forecast, forecast, total
+from pipeline.labels import IMAGE_SIZES
 from pipeline.params import all_tables, choose, load_params, resolve_table
 from pipeline.past import Past
 from pipeline.store import Store
+
+ASSUMED = (
+    "Counted on tensors without values, at the true sizes; nothing of it ran on a GPU. Assumed:",
+    "",
+    "- {tflops:g} TFLOP/s sustained on each GPU (`--tflops`), waiting for data and for other ranks included.",
+    "- A multiplication and an addition are two operations; those of convolutions and matrix products alone count.",
+    "- A training is counted in the first table that has it, its warm start with each training: an upper bound.",
+    "- Measuring: windows x images x measured networks, at each evaluation in training and twice after it, and 16",
+    "  images an epoch for the quality of pseudo-labels. Images are {sizes} pixels.",
+    "- Memory: the largest step's tensors alive at once. Of several GPUs to one cell each holds its share of what the",
+    "  networks keep for the backward pass, and everything else whole, since losses see the whole batch. Workspaces",
+    "  of libraries and the allocator's waste come on top: ask for a fifth more.",
+    "- Operations outside the networks run on every rank alike; they are not counted again.",
+)
 
 
 def show_plan(root: Path, store: Store, targets: list[str], *, tflops: float, as_json: bool) -> None:
@@ -43,15 +58,16 @@ def _count_missing(root: Path, store: Store, names: set[str], *, tflops: float) 
         missing[table] = [(cell.key, row) for cell, row in unlike if store.state(cell.key) == "missing"]
     if any(missing.values()):
         found = total(forecast(missing, root / "data" / scale))
-        hours = found.flop / (tflops * 1e12) / 3600
+        hours = (found.flop + found.evaluation_flop) / (tflops * 1e12) / 3600
         print(
-            f"{found.trainings} trainings whose like never ran here: {found.flop / 1e15:,.3g} PFLOP counted,"
+            f"{found.trainings} trainings whose like never ran here:"
+            f" {(found.flop + found.evaluation_flop) / 1e15:,.3g} PFLOP counted,"
             f" {hours:,.2g} GPU-hours at an assumed {tflops:g} TFLOP/s (--tflops)"
         )
 
 
-def show_scale(root: Path, scale: str, tables: list[str], *, tflops: float, as_json: bool) -> None:
-    """Print what the tables of a scale would cost, all without names."""
+def show_scale(root: Path, scale: str, tables: list[str], *, tflops: float, out: Path | None, as_json: bool) -> None:
+    """Print what the tables of a scale would cost, all without names; with `out`, write it there as Markdown."""
     params = load_params(root / "params.yaml")
     params["scale"] = choose(scale, params["scales"], "--scale")
     wanted = tables or [table for table in all_tables(params) if table != "experiment"]
@@ -60,9 +76,31 @@ def show_scale(root: Path, scale: str, tables: list[str], *, tflops: float, as_j
     if as_json:
         print(json.dumps([asdict(line) for line in found], indent=1))
         return
-    print(f"{'table':12}{'trainings':>10}{'steps':>12}{'PFLOP':>12}{'GPU-hours':>11}{'peak GiB':>10}")
+    text = plan_markdown(scale, found, tflops=tflops)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    print(text if out is None else f"{out}: {len(found)} tables")
+
+
+def plan_markdown(scale: str, found: list[Forecast], *, tflops: float) -> str:
+    """Return the cost of a scale's tables as Markdown, with what was assumed."""
+    ranks = list(RANKS)
+    names = ["table", "trainings", "steps", "training PFLOP", "measuring PFLOP", "GPU-hours"]
+    head = [*names, *(f"GiB of each of {num} GPUs" if num > 1 else "GiB of one GPU" for num in ranks)]
+    lines = [f"# What scale `{scale}` will cost, counted", "", _row(head), _row(["---", *["---:"] * (len(head) - 1)])]
     for line in [*found, total(found)]:
-        hours = line.flop / (tflops * 1e12) / 3600
-        counts = f"{line.trainings:>10,}{line.steps:>12,}{line.flop / 1e15:>12,.0f}"
-        print(f"{line.table:12}{counts}{hours:>11,.0f}{line.peak_bytes / 2**30:>10.1f}")
-    print(f"Assumed: {tflops:g} TFLOP/s sustained on each GPU (--tflops), the whole batch in one process.")
+        hours = (line.flop + line.evaluation_flop) / (tflops * 1e12) / 3600
+        work = [f"{flop / 1e15:,.0f}" for flop in (line.flop, line.evaluation_flop)]
+        memory = [f"{line.rank_bytes[num] / 2**30:.1f}" for num in ranks]
+        lines.append(_row([line.table, f"{line.trainings:,}", f"{line.steps:,}", *work, f"{hours:,.0f}", *memory]))
+    return "\n".join([*lines, "", *ASSUMED]).format(tflops=tflops, sizes=_sizes()) + "\n"
+
+
+def _sizes() -> str:
+    named = {"VOC": "voc_classic", "Cityscapes": "cityscapes", "COCO": "coco"}
+    return ", ".join(f"{name} {'x'.join(map(str, IMAGE_SIZES[role]))}" for name, role in named.items())
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"

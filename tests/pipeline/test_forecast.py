@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.forecast import LiveBytes, forecast, num_steps, step_cost, total
+from pipeline.forecast import LiveBytes, StepCost, forecast, num_steps, step_cost, total
+from pipeline.measuring import evaluation_flop, image_flop
 from pipeline.params import load_params, resolve_table
 from pipeline.training.cost import unit_flop
 
@@ -60,3 +61,43 @@ def test_a_training_that_two_tables_share_is_counted_once() -> None:
     assert [(line.trainings, line.steps) for line in lines] == [(1, lines[0].steps), (1, lines[0].steps)]
     both = total(lines)
     assert (both.trainings, both.flop) == (2, lines[0].flop + lines[1].flop)
+
+
+def test_memory_of_a_rank_is_its_share_of_the_networks_and_all_else_whole() -> None:
+    row = row_of("u2pl", rank_low=3)
+    one, half = (
+        step_cost(row),
+        step_cost(row | {"training": row["training"] | {"labelled_batch": 1, "unlabelled_batch": 1}}),
+    )
+    assert one.rank_bytes(1) == one.peak_bytes > one.rank_bytes(2) > one.rank_bytes(4)
+    assert one.network_bytes == pytest.approx(2 * half.network_bytes, rel=0.05)
+    assert one.rank_bytes(2) > half.peak_bytes  # losses see the whole batch
+
+
+def test_what_networks_keep_is_most_of_a_step_on_large_images() -> None:
+    row = row_of("suponly")
+    cost = step_cost(row | {"training": row["training"] | {"crop": 192}})
+    assert 0.5 * cost.peak_bytes < cost.network_bytes < cost.peak_bytes
+
+
+def test_measuring_is_windows_times_images_times_networks_times_evaluations() -> None:
+    row = row_of("mean_teacher", scale="paper", dataset="cityscapes")
+    tiny = {"encoder": row["model"]["encoder"] | {"width": 4, "blocks": [1, 1, 1, 1], "multi_grid": [1]}}
+    row["model"] |= tiny | {"decoder_channels": 4, "low_level_channels": 4, "representation_channels": 4}
+    centre, slide = image_flop(row, "centre"), image_flop(row, "slide")
+    assert slide == 8 * centre  # two rows of four windows
+    in_training, probed = 180 * 500 * 2 * centre, 180 * 16 * slide
+    assert evaluation_flop(row, 2) == in_training + 2 * 500 * 2 * slide + probed
+    with pytest.raises(ValueError, match="lists of folder are not there yet, and nobody published their sizes"):
+        evaluation_flop(row | {"dataset": "folder"}, 2)
+
+
+def test_rows_that_differ_in_a_rate_or_a_threshold_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[Any] = []
+    monkeypatch.setattr("pipeline.forecast.step_cost", lambda row: counted.append(row) or StepCost(1, 1))
+    rows = [row_of("u2pl", **change) for change in ({}, {"alpha0": 0.3}, {"temperature": 0.1}, {"rank_low": 1})]
+    keyed = [(str(number), row) for number, row in enumerate(rows)]
+    (line,) = forecast({"table_7": keyed})
+    assert (line.trainings, len(counted)) == (4, 1)
+    forecast({"table_7": [*keyed, ("other", row_of("u2pl", contrast="none"))]})
+    assert len(counted) == 3

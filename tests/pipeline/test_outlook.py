@@ -72,3 +72,18 @@ class Planned:
 
     def __init__(self, stdout: str) -> None:
         self.stdout = stdout
+
+
+def test_the_plan_of_a_scale_is_written_as_markdown_with_what_it_assumes(
+    params: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outlook, "load_params", lambda _path: params)
+    out = tmp_path / "reports" / "smoke" / "plan.md"
+    outlook.show_scale(tmp_path, "smoke", ["table_7"], tflops=20, out=out, as_json=False)
+    text = out.read_text()
+    assert "20 TFLOP/s sustained" in text
+    table = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")]
+    assert [cells[0].strip() for cells in table] == ["table", "---", "table_7", "all"]
+    assert len({len(cells) for cells in table}) == 1
+    memory = [float(cell) for cell in table[2][-4:]]
+    assert memory == sorted(memory, reverse=True)
