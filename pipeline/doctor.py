@@ -11,6 +11,7 @@ from pipeline import slurm
 from pipeline.liveness import find_dead, release_dead, user
 from pipeline.locks import stale_locks, torn_locks
 from pipeline.store import Store, read_json
+from pipeline.waiting import STALE_S
 
 OLD_S = 60.0
 """How old a temporary file is at least whose writer is called dead."""
@@ -95,6 +96,7 @@ def _leftovers(store: Store, *, mend: bool) -> list[str]:
     temporary = [path for folder in folders for path in store.root.glob(f"{folder}/.*")]
     temporary += [path for pattern in (".clock.*", ".*.json.*") for path in store.root.glob(pattern)]
     paths = [path for path in temporary if now - path.stat().st_mtime > OLD_S]
+    paths += [path for path in store.root.glob("waiting/*.json") if now - path.stat().st_mtime > STALE_S]
     paths += [*(store.root / "done").glob("*/checkpoint.pt"), *(store.root / "done").glob("*/holder.json")]
     for path in paths if mend else []:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -55,7 +55,6 @@ def site(project: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setenv("XDG_CONFIG_HOME", str(project / "nothing"))
     monkeypatch.setattr(slurm, "SQUEUE_S", 2.0)
     monkeypatch.setattr(slurm, "GRACE_S", 4.0)
-    monkeypatch.setattr(attach, "GRACE_S", 4.0)
     monkeypatch.setattr(attach, "LIVENESS_S", 2.0)
     yield project
     subprocess.run(["scancel", "-u", os.environ.get("USER", "root")], check=False, capture_output=True)

@@ -29,7 +29,7 @@ def make_site(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
     monkeypatch.chdir(project)
     monkeypatch.setenv("CLUSTER", "test")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(project / "nothing"))
-    for module, name, seconds in ((slurm, "SQUEUE_S", 2.0), (attach, "GRACE_S", 4.0), (attach, "LIVENESS_S", 2.0)):
+    for module, name, seconds in ((slurm, "SQUEUE_S", 2.0), (slurm, "GRACE_S", 4.0), (attach, "LIVENESS_S", 2.0)):
         monkeypatch.setattr(module, name, seconds)
 
     def make(**parameters: Any) -> Path:
