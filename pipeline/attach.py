@@ -45,7 +45,7 @@ def run_stage(kind: str, scale: str, table: str) -> int:
 
 
 def _run(kind: str, scale: str, table: str) -> int:
-    from pipeline.doctor import keep_lock
+    from pipeline.locks import keep_lock
 
     root = Path.cwd()  # not DVC_ROOT, which in an experiment's own workspace still names the project's
     store = Store(find_store(root))

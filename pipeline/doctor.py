@@ -1,70 +1,73 @@
-"""What a crash can leave behind, found and mended: torn dvc.lock, dead claims, foreign checkpoints, lying runs."""
+"""What a crash can leave behind, found and mended: torn or stale locks, dead claims, orphan jobs, foreign checkpoints,
+runs that MLflow still takes for running.
+"""
 
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
-import yaml
+from pipeline import slurm
+from pipeline.liveness import find_dead, release_dead, user
+from pipeline.locks import stale_locks, torn_locks
+from pipeline.store import Store, read_json
+from pipeline.waiting import STALE_S
 
-from pipeline.liveness import release_dead
-from pipeline.store import Store
+OLD_S = 60.0
+"""How old a temporary file is at least whose writer is called dead."""
 
 
 def examine(root: Path, store: Store, *, mend: bool) -> list[str]:
     """Return what is wrong, one line each, and mend it if `mend`."""
-    findings = _torn_lock(root, mend=mend)
-    findings += _dead_cells(store, mend=mend)
+    findings = torn_locks(root, mend=mend)
+    findings += stale_locks(root, mend=mend)
+    dead, lines = _dead_cells(store, mend=mend)
+    findings += lines
+    findings += _orphan_jobs(store, dead, mend=mend)
     findings += _foreign_checkpoints(store, mend=mend)
     findings += _leftovers(store, mend=mend)
+    findings += _lying_runs(root, store, dead, mend=mend)
     return findings
 
 
-def keep_lock(root: Path) -> None:
-    """Keep a copy of dvc.lock while nobody writes it: DVC rewrites it in place, so a kill can leave it torn."""
-    lock = root / "dvc.lock"
-    if lock.exists() and lock_is_whole(lock):
-        (root / ".dvc" / "tmp").mkdir(exist_ok=True)
-        shutil.copyfile(lock, root / ".dvc" / "tmp" / "dvc.lock.whole")
+def _dead_cells(store: Store, *, mend: bool) -> tuple[set[str], list[str]]:
+    """Find cells whose worker or submission is gone; also return their keys."""
+    found = release_dead(store) if mend else find_dead(store)
+    verb = "released" if mend else "to be released"
+    lines = [
+        f"cell {key[:12]}: its worker, job {holder['job']} on {holder['host']}, is gone; {verb}"
+        for key, holder in found.holders
+    ]
+    held = {key for key, _ in found.holders}
+    lines += [
+        f"cell {key[:12]}: its submission {submission} is gone; {verb}"
+        for key, submission in found.claims
+        if key not in held
+    ]
+    return held | {key for key, _ in found.claims}, lines
 
 
-def lock_is_whole(lock: Path) -> bool:
-    """Tell whether dvc.lock reads as DVC wrote it."""
-    try:
-        content = yaml.load(lock.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError:
-        return False
-    return isinstance(content, dict) and "schema" in content
-
-
-def _torn_lock(root: Path, *, mend: bool) -> list[str]:
-    lock, kept = root / "dvc.lock", root / ".dvc" / "tmp" / "dvc.lock.whole"
-    if not lock.exists() or lock_is_whole(lock):
+def _orphan_jobs(store: Store, dead: set[str], *, mend: bool) -> list[str]:
+    """Find our jobs of this store that have no cell to run: those were cancelled, or the record is gone."""
+    if shutil.which("squeue") is None:
         return []
+    claimed = [path.stem for path in (store.root / "claims").glob("*.json")]
+    working = {store.owner(key) for key in claimed if key not in dead}
+    working |= {(read_json(path) or {}).get("submission") for path in (store.root / "work").glob("*/holder.json")}
+    homes = tuple(f"{root}/snapshots/" for root in {store.root, store.root.resolve()})
+    orphans = [
+        job
+        for job in slurm.jobs(store) or []
+        if not job.ended
+        and job.user == user()
+        and job.folder.startswith(homes)
+        and job.name.removeprefix(slurm.JOB_PREFIX) not in working
+    ]
     if mend:
-        committed = subprocess.run(["git", "show", "HEAD:dvc.lock"], cwd=root, capture_output=True, check=False)
-        if kept.exists():
-            shutil.copyfile(kept, lock)
-        elif committed.returncode == 0:
-            lock.write_bytes(committed.stdout)
-        else:
-            lock.unlink()
-    return [f"{lock}: torn; restored from {'the last whole copy' if kept.exists() else 'git, or dropped'}"]
-
-
-def _dead_cells(store: Store, *, mend: bool) -> list[str]:
-    before = {path for folder in ("claims", "work") for path in _records(store, folder)}
-    if mend:
-        release_dead(store)
-        after = {path for folder in ("claims", "work") for path in _records(store, folder)}
-        return [f"{path}: its worker or submission is gone; released" for path in sorted(before - after)]
-    return []
-
-
-def _records(store: Store, folder: str) -> list[Path]:
-    pattern = "*.json" if folder == "claims" else "*/holder.json"
-    return list((store.root / folder).glob(pattern))
+        slurm.cancel_jobs([job.number for job in orphans])
+    return [
+        f"job {job.number} ({job.name}): no cell is its own; {'' if mend else 'to be '}cancelled" for job in orphans
+    ]
 
 
 def _foreign_checkpoints(store: Store, *, mend: bool) -> list[str]:
@@ -88,9 +91,28 @@ def _foreign_checkpoints(store: Store, *, mend: bool) -> list[str]:
 
 
 def _leftovers(store: Store, *, mend: bool) -> list[str]:
-    """Find temporary files of killed writers, and checkpoints left beside a published result."""
-    paths = [*(store.root / "done").glob("*/checkpoint.pt"), *(store.root / "done").glob("*/holder.json")]
-    paths += [path for folder in ("claims", "failed") for path in (store.root / folder).glob(".*.json.*")]
+    """Find temporary files of killed writers, and what was left beside a published result."""
+    now, folders = store.now(), ("claims", "failed", "cancelled", "waiting", "work/*", "submissions/*", "done")
+    temporary = [path for folder in folders for path in store.root.glob(f"{folder}/.*")]
+    temporary += [path for pattern in (".clock.*", ".*.json.*") for path in store.root.glob(pattern)]
+    paths = [path for path in temporary if now - path.stat().st_mtime > OLD_S]
+    paths += [path for path in store.root.glob("waiting/*.json") if now - path.stat().st_mtime > STALE_S]
+    paths += [*(store.root / "done").glob("*/checkpoint.pt"), *(store.root / "done").glob("*/holder.json")]
     for path in paths if mend else []:
-        path.unlink(missing_ok=True)
-    return [f"{path}: left behind by a killed process" for path in paths]
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    return [f"{path}: left behind by a killed process{'' if mend else '; to be removed'}" for path in paths]
+
+
+def _lying_runs(root: Path, store: Store, dead: set[str], *, mend: bool) -> list[str]:
+    """Find runs that MLflow was told to be running and that are not; with `mend` bring its database up to the store."""
+    findings, verb = [], "told so" if mend else "to be told so"
+    for path in sorted((store.root / "tracking").glob("*/[!.]*.json")):
+        run, key = read_json(path) or {}, path.stem
+        told_so = run.get("status") == "RUNNING" and run.get("kind") != "table"
+        if told_so and (key in dead or store.state(key) != "running"):
+            findings.append(f"MLflow run of cell {key[:12]}: says RUNNING and is not; {verb}")
+    if findings and mend:
+        from pipeline import status, tracking
+
+        tracking.ingest(store.root, status.entries(root))
+    return findings

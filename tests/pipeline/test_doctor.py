@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.doctor import examine, keep_lock, lock_is_whole
-from pipeline.store import Store
+from pipeline import slurm
+from pipeline.doctor import examine
+from pipeline.liveness import user
+from pipeline.locks import keep_lock, lock_is_whole
+from pipeline.store import Store, write_json
+from pipeline.tracking import ingest
+from tests.pipeline.conftest import Lab
 
 WHOLE = "schema: '2.0'\nstages:\n  first:\n    cmd: cp a b\n"
 
@@ -57,6 +65,84 @@ def test_foreign_and_torn_checkpoints_are_dropped_and_own_ones_kept(tmp_path: Pa
     findings = examine(tmp_path, store, mend=True)
     assert len(findings) == 2
     assert [key for key in ("own", "foreign", "torn") if (store.work(key) / "checkpoint.pt").exists()] == ["own"]
+
+
+def test_a_torn_lock_of_further_tables_is_restored_too(tmp_path: Path, store: Store) -> None:
+    lock = tmp_path / "reports" / "extra" / "dvc.lock"
+    lock.parent.mkdir(parents=True)
+    lock.write_text(WHOLE)
+    keep_lock(tmp_path)
+    lock.write_text(WHOLE[:-3])
+    (finding,) = examine(tmp_path, store, mend=False)
+    assert "to be restored from the last whole copy" in finding
+    examine(tmp_path, store, mend=True)
+    assert lock.read_text() == WHOLE
+
+
+def test_what_dead_processes_hold_of_dvcs_locks_is_let_go_of(tmp_path: Path, store: Store) -> None:
+    gone, folder = subprocess.Popen(["true"]), tmp_path / ".dvc" / "tmp"
+    gone.wait()
+    dead, living = ({"pid": pid, "cmd": "dvc repro"} for pid in (gone.pid, os.getpid()))
+    held = {"write": {"/a": dead, "/b": living}, "read": {"/c": [dead, living], "/d": [dead]}}
+    (folder / "rwlock").write_text(json.dumps(held))
+    (folder / "lock").write_text("tmp/0f2c.lock")  # as with core.hardlink_lock
+    assert len(examine(tmp_path, store, mend=False)) == 2
+    assert json.loads((folder / "rwlock").read_text()) == held
+    assert len(examine(tmp_path, store, mend=True)) == 2
+    assert json.loads((folder / "rwlock").read_text()) == {"write": {"/b": living}, "read": {"/c": [living]}}
+    assert not (folder / "lock").exists()
+    (folder / "lock").write_text(f" {gone.pid}\n")  # the kernel's own, free since its process died
+    assert examine(tmp_path, store, mend=True) == []
+    (folder / "rwlock").write_text('{"write": {"/a"')
+    assert len(examine(tmp_path, store, mend=True)) == 1
+    assert examine(tmp_path, store, mend=True) == []
+
+
+def test_a_dry_run_lists_dead_cells_too_and_mends_none(tmp_path: Path, store: Store) -> None:
+    store.claim("k", "nobody")
+    (finding,) = examine(tmp_path, store, mend=False)
+    assert "to be released" in finding
+    assert store.state("k") == "queued"
+
+
+def test_jobs_without_a_cell_are_cancelled_and_no_others(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two jobs of this store one has a claim; a job of another store, and a colleague's, are none of ours."""
+    write_json(store.submissions / "busy" / "submission.json", {"site": {"executor": "slurm"}, "host": "n1", "time": 0})
+    store.claim("k", "busy")
+    lines = [("busy", "1_0", user(), store.root), ("idle", "2_0", user(), store.root)]
+    lines += [("idle", "3_0", user(), tmp_path / "other"), ("idle", "4_0", "colleague", store.root)]
+    listing = [slurm.Job(f"cells-{n}", job, "RUNNING", "0", who, f"{home}/snapshots/x") for n, job, who, home in lines]
+    cancelled: list[str] = []
+    monkeypatch.setattr(slurm, "jobs", lambda *_, **__: listing)
+    monkeypatch.setattr(slurm, "cancel_jobs", cancelled.extend)
+    monkeypatch.setattr("pipeline.doctor.shutil.which", lambda _: "squeue")
+    monkeypatch.setattr("pipeline.liveness.live_workers", lambda *_: None)
+    (finding,) = examine(tmp_path, store, mend=False)
+    assert finding == "job 2_0 (cells-idle): no cell is its own; to be cancelled"
+    assert cancelled == []
+    examine(tmp_path, store, mend=True)
+    assert cancelled == ["2_0"]
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")  # MLflow's
+def test_a_run_that_mlflow_takes_for_running_is_told_the_truth(lab: Lab, tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    lab.store.claim("k", "s")
+    cell = {"key": "k", "kind": "train", "values": lab.VALUES, "upstream": []}
+    holder = {"submission": "s", "host": socket.gethostname(), "pid": gone.pid, "job": f"local-{gone.pid}"}
+    lab.store.hold(cell, holder)
+    lab.spool("k", range(1, 3))
+    ingest(lab.store.root)
+    assert lab.runs()["k"]["status"] == "RUNNING"
+    findings = examine(tmp_path, lab.store, mend=False)
+    assert [finding for finding in findings if finding.endswith("says RUNNING and is not; to be told so")]
+    assert lab.runs()["k"]["status"] == "RUNNING"
+    examine(tmp_path, lab.store, mend=True)
+    assert lab.runs()["k"]["status"] == "KILLED"
+    assert examine(tmp_path, lab.store, mend=True) == []
 
 
 def test_a_sound_project_needs_nothing(tmp_path: Path, store: Store) -> None:
