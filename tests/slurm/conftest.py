@@ -41,6 +41,11 @@ class Cluster:
         shown = subprocess.run(["squeue", "-h", "-r", "-j", job, "-S", "i", "-o", "%T"], capture_output=True, text=True)
         return shown.stdout.split()
 
+    def idle(self) -> bool:
+        """Whether the controller answers and nothing waits or runs."""
+        listed = subprocess.run(["squeue", "-h"], capture_output=True, text=True, timeout=60)
+        return listed.returncode == 0 and not listed.stdout
+
     def wait_for(self, condition: Callable[[], bool], *, seconds: float = 60) -> None:
         """Return once the condition holds; TimeoutError, with squeue's output, if it does not in time."""
         deadline = time.monotonic() + seconds

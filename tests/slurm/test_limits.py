@@ -20,6 +20,7 @@ from tests.slurm.driving import (
     most_at_once,
     send,
     sleeper,
+    slow_down,
     starts,
     u2pl_cells,
 )
@@ -54,14 +55,14 @@ def test_a_controller_that_restarts_while_cells_run_loses_and_repeats_nothing(si
     restarting.join()
     assert starts(store) == sorted(cell.key for cell in cells)
     assert len(jobs_of(store)) == len(cells)
-    cluster.wait_for(lambda: cluster.run("squeue", "-h") == "")
+    cluster.wait_for(cluster.idle)
 
 
 def test_no_more_workers_run_at_once_than_the_site_says(make_site: Make, cluster: Cluster) -> None:
     assert cluster
-    site, cells = make_site(workers=2), [sleeper(number, 1.0) for number in range(6)]
+    site, cells = make_site(workers=2), [sleeper(number, 2.0) for number in range(6)]
     send(site, cells)
-    assert most_at_once(finish(site, cells)) == 2
+    assert most_at_once(finish(site, cells)) <= 2
 
 
 def test_a_job_of_a_pack_runs_as_many_cells(make_site: Make, cluster: Cluster) -> None:
@@ -80,6 +81,7 @@ def test_workers_run_where_mlflow_cannot_be_imported_and_open_no_database(
 ) -> None:
     """The snapshot from which jobs run gets modules that refuse to load, and the address leads nowhere."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    slow_down(site, 0.05)
     code = "from pipeline.launch import *; print(take_snapshot(Store(find_store(Path.cwd()))))"
     taken = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=site)
     snapshot = Path(taken.stdout.strip())
