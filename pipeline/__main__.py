@@ -251,7 +251,12 @@ def _ui(root: Path, store: Store, options: argparse.Namespace) -> None:
     _brought_up(root, store)
     artifacts = str(store.root.parent / "mlflow-artifacts")
     database = ["--backend-store-uri", tracking_uri(store.root), "--default-artifact-root", artifacts]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *database, "--port", options.port])
+    one = [
+        "--workers",
+        "1",
+    ]  # for one person; four, and a runner of jobs, would take a minute of a busy machine to start
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *database, *one, "--port", options.port])
 
 
 if __name__ == "__main__":

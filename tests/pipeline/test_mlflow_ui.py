@@ -40,8 +40,9 @@ class Server:
         self.process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, start_new_session=True)
         end = time.monotonic() + START_S
         while not self._answers():
-            assert self.process.poll() is None
-            assert time.monotonic() < end
+            if self.process.poll() is not None or time.monotonic() > end:
+                self.close()
+                raise AssertionError(f"the UI does not answer at {self.address}")
             time.sleep(0.5)
 
     def _answers(self) -> bool:
@@ -59,7 +60,8 @@ class Server:
             connection.close()
 
     def close(self) -> None:
-        os.killpg(self.process.pid, signal.SIGTERM)
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
         self.process.wait(timeout=60)
 
 
