@@ -7,6 +7,7 @@ allocator's waste, and it is of one process that holds the whole batch.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import weakref
@@ -78,7 +79,7 @@ class LiveBytes(TorchDispatchMode):
         self.live -= num_bytes
 
 
-class _OneBatch:
+class OneBatch:
     """Every step's batch, in an epoch of one step."""
 
     steps_per_epoch = 1
@@ -86,14 +87,14 @@ class _OneBatch:
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, step: int) -> Batch:  # noqa: D102
         return self.batch
 
 
 def step_cost(row: dict[str, Any]) -> StepCost:
     """Return what one step of a resolved row costs at its true sizes: forward, backward, optimiser, teacher."""
     mode = FakeTensorMode()
-    run = fake_run(row, mode)
+    run = synthetic_run(row, mode)
     known = [*run.method.parameters(), *run.method.buffers(), *vars(run.batches(run.step)).values()]
     with mode, FlopCounterMode(display=False) as counter, LiveBytes(known) as memory:
         for _ in range(2):  # the optimiser's own state lives from the first step on
@@ -101,10 +102,10 @@ def step_cost(row: dict[str, Any]) -> StepCost:
     return StepCost(counter.get_total_flops() // 2, memory.peak)
 
 
-def fake_run(row: dict[str, Any], mode: FakeTensorMode) -> Run:
-    """Return the run of a resolved row on `mode`'s fake tensors, before its last epoch, when every loss is on.
+def synthetic_run(row: dict[str, Any], mode: FakeTensorMode | None = None) -> Run:
+    """Return the run of a resolved row on random images, before its last epoch, when every loss is on.
 
-    An epoch is one step. To be called outside the mode.
+    An epoch is one step. With a `mode` all tensors are its fakes; to be called outside of it.
     """
     training = row["training"] | {"steps_per_epoch": 1}
     values = row | {"model": row["model"] | {"weights": None}, "training": training}
@@ -113,9 +114,10 @@ def fake_run(row: dict[str, Any], mode: FakeTensorMode) -> Run:
     method.begin()
     if training["channels_last"]:
         method = method.to(memory_format=torch.channels_last)
-    _pretend(method, mode)
-    with mode:
-        batches: Any = _OneBatch(_batch(training, row["data"]["num_classes"]))
+    if mode is not None:
+        _pretend(method, mode)
+    with mode or contextlib.nullcontext():
+        batches: Any = OneBatch(random_batch(training, row["data"]["num_classes"]))
     last = training["epochs"]
     return Run(method, build_optimiser(method, training), batches, None, values, 0, last, last, step=last - 1)
 
@@ -130,7 +132,8 @@ def _pretend(method: nn.Module, mode: FakeTensorMode) -> None:
             setattr(module, key, mode.from_tensor(buffer))
 
 
-def _batch(training: dict[str, Any], num_classes: int) -> Batch:
+def random_batch(training: dict[str, Any], num_classes: int) -> Batch:
+    """Return images of noise and random labels, all pixels valid, at the sizes of a schedule."""
     labelled, unlabelled, crop = (training[key] for key in ("labelled_batch", "unlabelled_batch", "crop"))
     return Batch(
         labelled=torch.randn(labelled, 3, crop, crop),
