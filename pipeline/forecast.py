@@ -8,6 +8,7 @@ the losses of the whole batch among it, whole.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import weakref
@@ -100,7 +101,7 @@ class LiveBytes(TorchDispatchMode):
         self.live -= num_bytes
 
 
-class _OneBatch:
+class OneBatch:
     """Every step's batch, in an epoch of one step."""
 
     steps_per_epoch = 1
@@ -108,7 +109,7 @@ class _OneBatch:
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, step: int) -> Batch:  # noqa: D102
         return self.batch
 
 
@@ -134,7 +135,7 @@ class NetworkBytes:
 def step_cost(row: dict[str, Any]) -> StepCost:
     """Return what one step of a resolved row costs at its true sizes: forward, backward, optimiser, teacher."""
     mode = FakeTensorMode()
-    run = fake_run(row, mode)
+    run = synthetic_run(row, mode)
     known = [*run.method.parameters(), *run.method.buffers(), *vars(run.batches(run.step)).values()]
     with mode, FlopCounterMode(display=False) as counter, LiveBytes(known) as memory:
         inside = NetworkBytes(run.method, memory)
@@ -143,10 +144,10 @@ def step_cost(row: dict[str, Any]) -> StepCost:
     return StepCost(counter.get_total_flops() // 2, memory.peak, inside.kept // 2, len(run.method.predictors()))
 
 
-def fake_run(row: dict[str, Any], mode: FakeTensorMode) -> Run:
-    """Return the run of a resolved row on `mode`'s fake tensors, before its last epoch, when every loss is on.
+def synthetic_run(row: dict[str, Any], mode: FakeTensorMode | None = None) -> Run:
+    """Return the run of a resolved row on random images, before its last epoch, when every loss is on.
 
-    An epoch is one step. To be called outside the mode.
+    An epoch is one step. With a `mode` all tensors are its fakes; to be called outside of it.
     """
     training = row["training"] | {"steps_per_epoch": 1}
     values = row | {"model": row["model"] | {"weights": None}, "training": training}
@@ -155,9 +156,10 @@ def fake_run(row: dict[str, Any], mode: FakeTensorMode) -> Run:
     method.begin()
     if training["channels_last"]:
         method = method.to(memory_format=torch.channels_last)
-    _pretend(method, mode)
-    with mode:
-        batches: Any = _OneBatch(_batch(training, row["data"]["num_classes"]))
+    if mode is not None:
+        _pretend(method, mode)
+    with mode or contextlib.nullcontext():
+        batches: Any = OneBatch(random_batch(training, row["data"]["num_classes"]))
     last = training["epochs"]
     return Run(method, build_optimiser(method, training), batches, None, None, values, 0, last, last, step=last - 1)
 
@@ -172,7 +174,8 @@ def _pretend(method: nn.Module, mode: FakeTensorMode) -> None:
             setattr(module, key, mode.from_tensor(buffer))
 
 
-def _batch(training: dict[str, Any], num_classes: int) -> Batch:
+def random_batch(training: dict[str, Any], num_classes: int) -> Batch:
+    """Return images of noise and random labels, all pixels valid, at the sizes of a schedule."""
     labelled, unlabelled, crop = (training[key] for key in ("labelled_batch", "unlabelled_batch", "crop"))
     return Batch(
         labelled=torch.randn(labelled, 3, crop, crop),

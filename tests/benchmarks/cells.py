@@ -2,7 +2,7 @@
 
 On a test cluster of eight slots (slurm/test_cluster/install has what it needs), a literal `dvc repro` of a copy of the
 project in which every cell only sleeps for two seconds: 40 of them, beside what one can do without a launcher; a driver
-killed with -9 and started again; 600 of them. `growth` is tests/benchmarks/growth.py.
+killed with -9 and started again; 600 of them. `growth` is tests/benchmarks/store.py.
 
 Memory is resident memory summed over processes, so what they share counts more than once; the ingester, which outlives
 the driver and is one for all drivers of a store, is counted apart.
@@ -22,7 +22,7 @@ from pathlib import Path
 import yaml
 
 from pipeline.store import Store, find_store
-from tests.benchmarks import growth
+from tests.benchmarks import store as growth
 from tests.benchmarks.watched import Watched
 from tests.smoke import PROJECT, copy_project
 

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from pipeline.forecast import fake_run
+from pipeline.forecast import synthetic_run
 from pipeline.training.engine import train_step
 
 PACKAGE = str(Path(train_step.__code__.co_filename).parents[1])
@@ -144,7 +144,7 @@ def operations(func: Any, given: tuple[Any, Any], result: Any) -> float:
 def count(row: dict[str, Any]) -> Counting:
     """Return what the second step of a resolved row costs: by then the optimiser has its state."""
     mode = FakeTensorMode()
-    run = fake_run(row, mode)
+    run = synthetic_run(row, mode)
     with mode:
         train_step(run)
         with Counting() as counting:

@@ -1,135 +1,95 @@
-"""What the number of cells costs: `python -m tests.benchmarks.growth [COUNT …]` (10 to 10,000; needs no SLURM).
+"""How costs grow: `python -m tests.benchmarks.growth`.
 
-On simulated stores, and with an `sbatch` that only answers: milliseconds a cell to claim, to submit as a job of its
-own, to take and publish, and to say where the result comes from; seconds to look at all once. Then MLflow: milliseconds
-a run to bring it in, and seconds of a later pass that finds nothing new (to 100 cells: MLflow takes a quarter of a
-second for a run, however many there are).
+What U2PL adds to a step, counted on fake tensors while one of crop, classes, queue length and batch grows; then what a
+cell costs before it runs: from the rows of a table to the keys of its cells, and `dvc status` of a stage that reads
+these rows. A slope of 1 is proportional, 2 quadratic.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import math
 import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pipeline.cell import chain, read_rows
+from tests.benchmarks.counting import count, is_network
+from tests.benchmarks.report import table, write
+from tests.benchmarks.step import paper_row
 
-from pipeline.cell import Cell, digest
-from pipeline.spool import Spool
-from pipeline.store import Store
-from pipeline.worker import provenance, take
+GROWING: dict[str, Sequence[int]] = {
+    "crop": (129, 257, 513),
+    "classes": (2, 21, 150),
+    "queue": (1_000, 10_000, 50_000),
+    "batch": (2, 8, 16),
+}
+NARROW: dict[str, Any] = {"blocks": [1, 1, 1, 1], "width": 8}
+"""A small encoder: what U2PL adds does not depend on it, but for the optimiser and the average."""
 
-PROJECT = Path(__file__).parents[2]
-COUNTS = (10, 100, 1000, 10_000)
-MOST_RUNS = 100
-HOLDER = {"submission": "s", "host": "n1", "pid": 1, "job": "7_1"}
-RECORD = dict.fromkeys(("commit", "dirty", "snapshot", "dvc_stage", "dvc_experiment"))
-SUBMIT = """
-import json, sys, time
-from pathlib import Path
-from pipeline.cell import from_json
-from pipeline.launch import submit
-from pipeline.store import Store
-root, cells = Path(sys.argv[1]), [from_json(cell) for cell in json.load(sys.stdin)]
-began = time.perf_counter()
-submit(Store(root / "cells"), cells, root=root, data_root=root)
-print(time.perf_counter() - began)
-"""
-INGEST = """
-import sys, time
-from pathlib import Path
-from pipeline.tracking import Ingester
-ingester = Ingester(Path(sys.argv[1]), (), uri=f"sqlite:///{sys.argv[1]}/mlflow.db")
-ingester.database
-for _ in range(2):
-    began = time.perf_counter()
-    ingester.work()
-    print(time.perf_counter() - began)
-"""
+NUM_CELLS = (10, 100, 1000, 10_000)
 
 
 def main() -> None:
-    """Measure and print the table."""
-    print("| cells | claim | submit | take and publish | provenance | look at all, s | MLflow | idle pass, s |")
-    print("|---|---|---|---|---|---|---|---|")
-    for num in map(int, sys.argv[1:] or COUNTS):
-        print(line(num), flush=True)
+    """Count, measure and write the section."""
+    rows = []
+    for name, values in GROWING.items():
+        counted = [added(name, value) for value in values]
+        for unit, series in zip(("bytes, GB", "operations, G", "launches"), zip(*counted, strict=True), strict=True):
+            rows.append([name, unit, *(f"{value:,.3g}" for value in series), f"{slope(values, series):.2f}"])
+    head = ["what grows", "U2PL's own", "small", "middle", "large", "slope"]
+    sizes = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in GROWING.items())
+    body = f"One of these at a time, the others 257 pixels, 21, 50,000 and 4 + 4: {sizes}.\n\n" + table(head, rows)
+    write("growth", "Growth", body + "\n" + cells())
 
 
-def line(num: int) -> str:
-    """Return the line of a number of cells; milliseconds a cell unless the head says otherwise."""
-    cells = sleepers(num, 0.0)
-    with tempfile.TemporaryDirectory() as folder:
-        submit_s = submitted(Path(folder), cells)
-    with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder) / "cells")
-        claim_s = timed(lambda: [store.claim(cell.key, "s") for cell in cells])
-        look_s = timed(lambda: [store.state(cell.key) for cell in cells])
-        drain_s = timed(lambda: drain(store, list(cells)))
-        asked = cells[:20]  # of a log that holds all
-        why_s = timed(lambda: [provenance(store, cell, RECORD, started=0.0) for cell in asked]) / len(asked)
-    each = [f"{1e3 * seconds / num:.2f}" for seconds in (claim_s, submit_s, drain_s)]
-    first, idle = ("-", "-") if num > MOST_RUNS else ingested(cells)
-    return f"| {num} | {' | '.join(each)} | {1e3 * why_s:.2f} | {look_s:.3f} | {first} | {idle} |"
+def added(name: str, value: int) -> tuple[float, float, float]:
+    """Return bytes, operations and launches of what U2PL adds."""
+    sizes = {"crop": 257, "classes": 21, "queue": 50_000, "batch": 4} | {name: value}
+    row = paper_row("u2pl", sizes["batch"])
+    queue = {"queue_size": max(1, sizes["queue"] * 3 // 5), "queue_size_class_0": sizes["queue"], "rank_low": 1}
+    queue["max_enqueue_per_class"] = min(row["parameters"]["max_enqueue_per_class"], queue["queue_size"])
+    changed = {
+        "parameters": row["parameters"] | queue,
+        "training": row["training"] | {"crop": sizes["crop"]},
+        "data": row["data"] | {"num_classes": sizes["classes"]},
+        "model": row["model"] | {"encoder": row["model"]["encoder"] | NARROW},
+    }
+    tally = count(row | changed).total(lambda file: not is_network(file) and file != "torch/optim")
+    return tally.moved_bytes / 1e9, tally.operations / 1e9, tally.launches
 
 
-def sleepers(num: int, seconds: float) -> list[Cell]:
-    """Return cells that only sleep."""
-    values = {"seconds": seconds, "dataset": "none", "partition": "-", "seed": 0}
-    return [Cell("sleep", values | {"number": i}, (), digest([time.time(), num, i])) for i in range(num)]
+def slope(values: Sequence[float], series: Sequence[float]) -> float:
+    """Return the slope between the last two points, both axes logarithmic."""
+    return math.log(series[-1] / series[-2]) / math.log(values[-1] / values[-2])
 
 
-def submitted(root: Path, cells: list[Cell]) -> float:
-    """Return the seconds that the launcher takes to submit every cell as a job of its own."""
-    local = yaml.safe_load((PROJECT / "slurm" / "local.yaml").read_text())
-    site = local | {"executor": "slurm", "workers": 64, "pack": 1, "parameters": {"timeout_min": 30, "mem_gb": 1}}
-    for name in ("slurm", "bin"):
-        (root / name).mkdir()
-    (root / "slurm" / "bench.yaml").write_text(yaml.safe_dump(site))
-    for name, answer in (("sbatch", "Submitted batch job 7"), ("srun", ""), ("scontrol", "MaxArraySize = 1001")):
-        (root / "bin" / name).write_text(f"#!/bin/sh\necho '{answer}'\n")
-        (root / "bin" / name).chmod(0o755)
-    path = f"{root}/bin:{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "CLUSTER": "bench", "PYTHONPATH": str(PROJECT)}
-    given = json.dumps([cell.to_json() for cell in cells])
-    command = [sys.executable, "-c", SUBMIT, str(root)]
-    said = subprocess.run(command, input=given, text=True, check=True, env=environment, stdout=subprocess.PIPE)
-    return float(said.stdout.split()[-1])
+def cells() -> str:
+    """Return what a cell costs before it runs, by their number."""
+    row, rows = paper_row("u2pl", 16), []
+    for num in NUM_CELLS:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "rows.json"
+            path.write_text(json.dumps([row | {"seed": seed} for seed in range(num)]))
+            began = time.process_time()
+            keys = {cell.key for one in read_rows(path) for cell in chain(one)}
+            taken_s = time.process_time() - began
+            assert len(keys) == 3 * num  # a warm start, a training, an evaluation
+            rows.append([num, f"{1e3 * taken_s / num:.2f}", f"{status_s(Path(folder)):.1f}"])
+    return "Cells before they run:\n\n" + table(["rows", "keys, ms a row", "dvc status, s"], rows)
 
 
-def drain(store: Store, cells: list[Cell]) -> None:
-    """Take and publish every cell, as one worker does."""
-    while (taken := take(store, cells, HOLDER)[0]) is not None:
-        store.publish(taken[0].key, taken[1], {"state": "done"})
-
-
-def ingested(cells: list[Cell]) -> tuple[str, str]:
-    """Return the milliseconds that a trained cell with 20 points of 3 curves costs, and the seconds of an idle pass."""
-    with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder))
-        for cell in cells:
-            token = store.hold(cell.to_json() | {"kind": "train"}, HOLDER)
-            assert token is not None
-            spool = Spool(store.work(cell.key) / "spool.jsonl")
-            for step in range(20):
-                spool.append(step, {"loss/supervised": 1.0, "loss/contrastive": 2.0, "lr": 0.1})
-            store.publish(cell.key, token, {"state": "done", "steps": 20, "provenance": {}})
-        command = [sys.executable, "-c", INGEST, folder]
-        said = subprocess.run(command, text=True, check=True, cwd=PROJECT, stdout=subprocess.PIPE)
-        first, idle = map(float, said.stdout.split()[-2:])
-    return f"{1e3 * first / len(cells):.1f}", f"{idle:.2f}"
-
-
-def timed(act: Any) -> float:
-    """Return the seconds that a call takes."""
-    began = time.perf_counter()
-    act()
-    return time.perf_counter() - began
+def status_s(folder: Path) -> float:
+    """Return the seconds of `dvc status` where one stage depends on the rows."""
+    (folder / "dvc.yaml").write_text("stages:\n  read:\n    cmd: 'true'\n    deps: [rows.json]\n")
+    for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "repro", "-q"]):
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    began = time.monotonic()
+    subprocess.run(["dvc", "status"], cwd=folder, check=True, capture_output=True)
+    return time.monotonic() - began
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from pipeline.forecast import fake_run
+from pipeline.forecast import synthetic_run
 from pipeline.params import load_params, resolve_table
 from pipeline.training.engine import train_step
 from tests.benchmarks.counting import Tally, count, is_network
@@ -27,7 +27,7 @@ def row_of(method: str, *, num_classes: int = 21, **changes: Any) -> dict[str, A
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_reads_nothing_on_the_host(method: str) -> None:
     mode = FakeTensorMode()
-    run = fake_run(row_of(method), mode)
+    run = synthetic_run(row_of(method), mode)
     with mode:
         losses = train_step(run)
     assert losses
@@ -35,7 +35,7 @@ def test_a_step_reads_nothing_on_the_host(method: str) -> None:
 
 def test_a_step_that_reads_on_the_host_is_refused() -> None:
     mode = FakeTensorMode()
-    run = fake_run(row_of("suponly"), mode)
+    run = synthetic_run(row_of("suponly"), mode)
     batch = run.batches(0)
     run.method.after_step = lambda _: float(batch.labelled.sum())  # type: ignore[assignment, return-value]
     with mode, pytest.raises(DataDependentOutputException):

@@ -1,0 +1,63 @@
+"""What a step holds at once, and the batch that fits a card: `python -m tests.benchmarks.memory`.
+
+Counted on fake tensors at the paper's sizes with 2 + 2 and 4 + 4 images; a straight line through both gives the batch.
+Libraries' workspaces and an allocator's waste are not in it, so a tenth of each card is left free. Checked at a small
+size against the resident memory of a process that really does the step.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from pipeline.forecast import step_cost, synthetic_run
+from pipeline.training.cost import begin_peak, peak_memory_mib
+from pipeline.training.engine import train_step
+from tests.benchmarks.report import Figure, figures, table, write
+from tests.benchmarks.step import PARAMS, paper_row
+
+CARDS_GB, FREE = (16, 24, 40, 80), 0.1
+SMALL: dict[str, Any] = {"crop": 193, "labelled_batch": 2, "unlabelled_batch": 2}
+
+
+def main() -> None:
+    """Count, check and write the section."""
+    rows = []
+    for method in sorted(path.stem for path in (PARAMS.parent / "pipeline" / "methods").glob("[a-z]*.py")):
+        few, more = (step_cost(paper_row(method, num)).peak_bytes for num in (2, 4))
+        image, fixed = (more - few) / 2, 2 * few - more
+        fits = [max(0, int(((1 - FREE) * card * 2**30 - fixed) / image)) for card in CARDS_GB]
+        rows.append([method, f"{fixed / 2**30:.1f}", f"{image / 2**30:.2f}", *(f"{num} + {num}" for num in fits)])
+    head = ["method", "fixed GiB", "GiB for each 1 + 1", *(f"{card} GB" for card in CARDS_GB)]
+    counted_mib = step_cost(small_row()).peak_bytes / 2**20
+    command = [sys.executable, "-m", "tests.benchmarks.memory", "child"]
+    child = subprocess.run(command, check=True, capture_output=True, text=True)
+    check = Figure("counted, beside what a process holds", counted_mib, float(child.stdout), unit="MiB")
+    body = "513 x 513, float32, ResNet-101; the batch that fits:\n\n" + table(head, rows)
+    write("memory", "Memory of a step", body + "\nU2PL, 2 + 2 images of 193 x 193:\n\n" + figures([check]))
+
+
+def small_row() -> dict[str, Any]:
+    """Return U2PL's row at a size that any machine can train."""
+    row = paper_row("u2pl", 2)
+    return row | {"training": row["training"] | SMALL}
+
+
+def child() -> None:
+    """Print the resident MiB that two real steps take beside what the process held before."""
+    torch.set_num_threads(1)
+    before_mib = psutil.Process().memory_info().rss / 2**20
+    begin_peak("cpu")
+    run = synthetic_run(small_row())
+    for _ in range(2):
+        train_step(run)
+    print((peak_memory_mib("cpu") or 0) - before_mib)
+
+
+if __name__ == "__main__":
+    child() if Path(sys.argv[-1]).name == "child" else main()

@@ -1,0 +1,136 @@
+"""What the number of cells costs: `python -m tests.benchmarks.store [COUNT …]` (10 to 10,000; needs no SLURM).
+
+On simulated stores, and with an `sbatch` that only answers: milliseconds a cell to claim, to submit as a job of its
+own, to take and publish, and to say where the result comes from; seconds to look at all once. Then MLflow: milliseconds
+a run to bring it in, and seconds of a later pass that finds nothing new (to 100 cells: MLflow takes a quarter of a
+second for a run, however many there are).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.cell import Cell, digest
+from pipeline.spool import Spool
+from pipeline.store import Store
+from pipeline.worker import provenance, take
+
+PROJECT = Path(__file__).parents[2]
+COUNTS = (10, 100, 1000, 10_000)
+MOST_RUNS = 100
+HOLDER = {"submission": "s", "host": "n1", "pid": 1, "job": "7_1"}
+RECORD = dict.fromkeys(("commit", "dirty", "snapshot", "dvc_stage", "dvc_experiment"))
+SUBMIT = """
+import json, sys, time
+from pathlib import Path
+from pipeline.cell import from_json
+from pipeline.launch import submit
+from pipeline.store import Store
+root, cells = Path(sys.argv[1]), [from_json(cell) for cell in json.load(sys.stdin)]
+began = time.perf_counter()
+submit(Store(root / "cells"), cells, root=root, data_root=root)
+print(time.perf_counter() - began)
+"""
+INGEST = """
+import sys, time
+from pathlib import Path
+from pipeline.tracking import Ingester
+ingester = Ingester(Path(sys.argv[1]), (), uri=f"sqlite:///{sys.argv[1]}/mlflow.db")
+ingester.database
+for _ in range(2):
+    began = time.perf_counter()
+    ingester.work()
+    print(time.perf_counter() - began)
+"""
+
+
+def main() -> None:
+    """Measure and print the table."""
+    print("| cells | claim | submit | take and publish | provenance | look at all, s | MLflow | idle pass, s |")
+    print("|---|---|---|---|---|---|---|---|")
+    for num in map(int, sys.argv[1:] or COUNTS):
+        print(line(num), flush=True)
+
+
+def line(num: int) -> str:
+    """Return the line of a number of cells; milliseconds a cell unless the head says otherwise."""
+    cells = sleepers(num, 0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        submit_s = submitted(Path(folder), cells)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder) / "cells")
+        claim_s = timed(lambda: [store.claim(cell.key, "s") for cell in cells])
+        look_s = timed(lambda: [store.state(cell.key) for cell in cells])
+        drain_s = timed(lambda: drain(store, list(cells)))
+        asked = cells[:20]  # of a log that holds all
+        why_s = timed(lambda: [provenance(store, cell, RECORD, started=0.0) for cell in asked]) / len(asked)
+    each = [f"{1e3 * seconds / num:.2f}" for seconds in (claim_s, submit_s, drain_s)]
+    first, idle = ("-", "-") if num > MOST_RUNS else ingested(cells)
+    return f"| {num} | {' | '.join(each)} | {1e3 * why_s:.2f} | {look_s:.3f} | {first} | {idle} |"
+
+
+def sleepers(num: int, seconds: float) -> list[Cell]:
+    """Return cells that only sleep."""
+    values = {"seconds": seconds, "dataset": "none", "partition": "-", "seed": 0}
+    return [Cell("sleep", values | {"number": i}, (), digest([time.time(), num, i])) for i in range(num)]
+
+
+def submitted(root: Path, cells: list[Cell]) -> float:
+    """Return the seconds that the launcher takes to submit every cell as a job of its own."""
+    local = yaml.safe_load((PROJECT / "slurm" / "local.yaml").read_text())
+    site = local | {"executor": "slurm", "workers": 64, "pack": 1, "parameters": {"timeout_min": 30, "mem_gb": 1}}
+    for name in ("slurm", "bin"):
+        (root / name).mkdir()
+    (root / "slurm" / "bench.yaml").write_text(yaml.safe_dump(site))
+    for name, answer in (("sbatch", "Submitted batch job 7"), ("srun", ""), ("scontrol", "MaxArraySize = 1001")):
+        (root / "bin" / name).write_text(f"#!/bin/sh\necho '{answer}'\n")
+        (root / "bin" / name).chmod(0o755)
+    path = f"{root}/bin:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "CLUSTER": "bench", "PYTHONPATH": str(PROJECT)}
+    given = json.dumps([cell.to_json() for cell in cells])
+    command = [sys.executable, "-c", SUBMIT, str(root)]
+    said = subprocess.run(command, input=given, text=True, check=True, env=environment, stdout=subprocess.PIPE)
+    return float(said.stdout.split()[-1])
+
+
+def drain(store: Store, cells: list[Cell]) -> None:
+    """Take and publish every cell, as one worker does."""
+    while (taken := take(store, cells, HOLDER)[0]) is not None:
+        store.publish(taken[0].key, taken[1], {"state": "done"})
+
+
+def ingested(cells: list[Cell]) -> tuple[str, str]:
+    """Return the milliseconds that a trained cell with 20 points of 3 curves costs, and the seconds of an idle pass."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        for cell in cells:
+            token = store.hold(cell.to_json() | {"kind": "train"}, HOLDER)
+            assert token is not None
+            spool = Spool(store.work(cell.key) / "spool.jsonl")
+            for step in range(20):
+                spool.append(step, {"loss/supervised": 1.0, "loss/contrastive": 2.0, "lr": 0.1})
+            store.publish(cell.key, token, {"state": "done", "steps": 20, "provenance": {}})
+        command = [sys.executable, "-c", INGEST, folder]
+        said = subprocess.run(command, text=True, check=True, cwd=PROJECT, stdout=subprocess.PIPE)
+        first, idle = map(float, said.stdout.split()[-2:])
+    return f"{1e3 * first / len(cells):.1f}", f"{idle:.2f}"
+
+
+def timed(act: Any) -> float:
+    """Return the seconds that a call takes."""
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
