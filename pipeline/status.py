@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cell import Cell, chain, read_rows
-from pipeline.store import Store
+from pipeline.store import Store, read_json
 
 NONE_HAS_RUN = "none has run"
 """Where the time of a stage's cells is not known from past ones."""
@@ -80,6 +80,13 @@ def find_trained(root: Path, store: Store, name: str) -> Path:
     if cell.kind != "train" or not store.is_done(cell.key):
         raise ValueError(f"{cell.name} is {store.state(cell.key)}; a train cell that is done has a network")
     return store.done(cell.key)
+
+
+def scale_of(root: Path, folder: Path) -> str:
+    """Return the scale of a trained cell's folder: of a table that has it, else the current one."""
+    key = (read_json(folder / "cell.json") or {}).get("key")
+    scales = [scale for (scale, _), rows in tables_of(root).items() for row in rows if chain(row)[-2].key == key]
+    return scales[0] if scales else _scale(root)
 
 
 def _scale(root: Path) -> str:
