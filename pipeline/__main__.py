@@ -87,10 +87,9 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument(side, help="a commit (HEAD~1, HEAD:smoke) or a scale under reports/")
     added.add_argument("tables", nargs="*")
     added.add_argument("--json", action="store_true")
-    added = command("predict", _predict, "masks and overlays for a folder of images")
+    added = command("predict", _predict, "masks and overlays for a folder of images, or the masks of val")
     added.add_argument("cell", help=TRAINED)
-    added.add_argument("images", type=Path)
-    added.add_argument("--out", type=Path, required=True)
+    _predict_options(added)
     _choice_of_network(added)
     added = command("export", _export, "a trained network as a program that needs torch alone, ONNX, or MLflow model")
     added.add_argument("--as", dest="form", choices=("program", "onnx", "mlflow"), default="program")
@@ -118,6 +117,13 @@ def _plan_options(added: argparse.ArgumentParser) -> None:
     added.add_argument("--scale", help="instead: what all tables of a scale would cost, counted; takes minutes")
     added.add_argument("--tflops", type=float, default=50.0, help="sustained TFLOP/s of a GPU (assumed: %(default)g)")
     added.add_argument("--out", type=Path, help="with --scale: write it as Markdown to this file")
+
+
+def _predict_options(added: argparse.ArgumentParser) -> None:
+    which = added.add_mutually_exclusive_group(required=True)
+    which.add_argument("images", type=Path, nargs="?", help="a folder of images")
+    which.add_argument("--val", action="store_true", help="the images the cell is measured on, as it is measured")
+    added.add_argument("--out", type=Path, required=True)
 
 
 def _choice_of_network(added: argparse.ArgumentParser) -> None:
@@ -202,10 +208,14 @@ def _compare(root: Path, store: Store, options: argparse.Namespace) -> None:
 def _predict(root: Path, store: Store, options: argparse.Namespace) -> int:
     from rich.progress import track
 
-    from pipeline.trained.predict import load_trained, predict_folder
+    from pipeline.trained.predict import load_trained, predict_folder, predict_validation
 
     folder = status.find_trained(root, store, options.cell)
     trained = load_trained(folder, epoch=options.epoch, network=options.network)
+    if options.val:
+        num = predict_validation(trained, root / "data" / status.scale_of(root, folder), options.out)
+        print(f"{num} masks in {options.out}")
+        return 0
     done = predict_folder(trained, options.images, options.out)
     progress = track(done, description="predicting", disable=not sys.stderr.isatty())
     left_out = [(path, reason) for path, reason in progress if reason]

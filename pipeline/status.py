@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.cell import KINDS, Cell, cells_of, chain, read_rows
 from pipeline.past import Past
 from pipeline.site import load_site, num_gpus, resources
-from pipeline.store import Store
+from pipeline.store import Store, read_json
 
 MEDIAN = "median of past cells like them"
 NONE_HAS_RUN = "none like them has run"
@@ -82,6 +82,13 @@ def find_trained(root: Path, store: Store, name: str) -> Path:
     if cell.kind != "train" or not store.is_done(cell.key):
         raise ValueError(f"{cell.name} is {store.state(cell.key)}; a train cell that is done has a network")
     return store.done(cell.key)
+
+
+def scale_of(root: Path, folder: Path) -> str:
+    """Return the scale of a trained cell's folder: of a table that has it, else the current one."""
+    key = (read_json(folder / "cell.json") or {}).get("key")
+    scales = [scale for (scale, _), rows in tables_of(root).items() for row in rows if chain(row)[-2].key == key]
+    return scales[0] if scales else current_scale(root)
 
 
 def current_scale(root: Path) -> str:

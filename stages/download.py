@@ -11,8 +11,12 @@ from pipeline.params import load_params
 def main(scale: str, source: str) -> int:
     """Write `data/<scale>/<source>`, whole or not at all; published weights go to torch's cache."""
     block = load_params(Path("params.yaml"))["scales"][scale]
-    prepare_weights(models_of(block))
-    prepare(block["sources"][source], Path("data") / scale / source)
+    try:
+        prepare_weights(models_of(block))
+        prepare(block["sources"][source], Path("data") / scale / source)
+    except (OSError, ValueError) as error:
+        print(f"download@{source}: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -12,7 +12,12 @@ def main(scale: str, dataset: str) -> int:
     params = load_params(Path("params.yaml"))["scales"][scale]
     block = params[dataset]["data"]
     data = params["sources"][block["source"]] | block
-    write_partitions(data, dataset, root=Path("data") / scale, out=Path("data") / scale / "partitions" / dataset)
+    root = Path("data") / scale
+    try:
+        write_partitions(data, dataset, root=root, out=root / "partitions" / dataset)
+    except (OSError, ValueError) as error:
+        print(f"partitions@{dataset}: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -68,8 +68,8 @@ def _run_download_program(remote: Remote, part: Path) -> None:
     program = shutil.which("csDownload")
     if program is None:
         raise FileNotFoundError(
-            f"{remote.name} needs csDownload, which is not installed: `pip install cityscapesscripts` brings it; or set"
-            " DATA_MIRROR to a folder that has the file"
+            f"{remote.name} needs csDownload, which is not installed: `pip install -e '.[cityscapes]'` (the package"
+            " cityscapesscripts) brings it; or set DATA_MIRROR to a folder that has the file"
         )
     resume = ["--resume"] if part.exists() else []
     command = [program, "--destination_path", str(part.parent), *resume, remote.name]

@@ -32,8 +32,8 @@ def make(out: Path, archives: Path) -> None:
     (out / "SegmentationClassAug").mkdir()
     for split, remote in zip(COUNTS, images, strict=True):
         extract(fetch(remote, archives), out, wanted=_wanted)
-        instances = json.loads((scratch / "annotations" / f"instances_{split}2017.json").read_text())
-        ids = _write_masks(instances, out / "SegmentationClassAug")
+        instances = read_instances(scratch / "annotations" / f"instances_{split}2017.json")
+        ids = _write_masks(instances, out)
         if len(ids) != COUNTS[split]:
             raise ValueError(f"COCO has {len(ids)} images in {split}; it must have {COUNTS[split]}")
         (lists / f"{split}.txt").write_text("".join(f"{identity}\n" for identity in ids))
@@ -46,32 +46,65 @@ def paint(size: tuple[int, int], annotations: Iterable[dict[str, Any]], class_of
     canvas = Image.new("L", (width, height))
     draw = ImageDraw.Draw(canvas)
     for annotation in sorted(annotations, key=lambda one: (not one["iscrowd"], -one["area"])):
-        shape = annotation["segmentation"]
-        if annotation["iscrowd"]:
-            canvas.paste(255, mask=Image.fromarray(_run_lengths(shape, size)))
+        shape, fill = annotation["segmentation"], 255
+        if not annotation["iscrowd"]:
+            if annotation["category_id"] not in class_of:
+                raise ValueError(f"category {annotation['category_id']} is none of the {len(class_of)} categories")
+            fill = class_of[annotation["category_id"]]
+        if isinstance(shape, dict):
+            canvas.paste(fill, mask=Image.fromarray(_run_lengths(shape, size)))
             continue
         for polygon in shape:
             corners = list(zip(polygon[::2], polygon[1::2], strict=True))
             if len(corners) > 2:
-                draw.polygon(corners, fill=class_of[annotation["category_id"]])
+                draw.polygon(corners, fill=fill)
     return np.array(canvas)
 
 
-def _write_masks(instances: dict[str, Any], folder: Path) -> list[str]:
-    """Write one mask an image and return the ids, sorted."""
+def read_instances(path: Path) -> dict[str, Any]:
+    """Read an annotation file. Raises ValueError naming it where it is torn or lacks a part."""
+    try:
+        instances = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.name} cannot be read as JSON: {error}") from None
+    lacking = {"images", "annotations", "categories"} - set(instances)
+    if lacking:
+        raise ValueError(f"{path.name} has no {sorted(lacking)}")
+    return instances
+
+
+def _write_masks(instances: dict[str, Any], out: Path) -> list[str]:
+    """Write one mask an image and return the ids, sorted. Raises ValueError naming the image that does not fit."""
     class_of = {number: place for place, number in enumerate(sorted(c["id"] for c in instances["categories"]), start=1)}
     of_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in instances["images"]}
     for annotation in instances["annotations"]:
+        if annotation["image_id"] not in of_image:
+            raise ValueError(f"an annotation is of image {annotation['image_id']}, which is not listed")
         of_image[annotation["image_id"]].append(annotation)
     for image in instances["images"]:
-        mask = paint((image["height"], image["width"]), of_image[image["id"]], class_of)
-        write_mask(folder / f"{Path(image['file_name']).stem}.png", mask)
+        name, size = image["file_name"], (image["height"], image["width"])
+        try:
+            _check_size(out / "JPEGImages" / name, size)
+            mask = paint(size, of_image[image["id"]], class_of)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"COCO image {name}: {error}") from None
+        write_mask(out / "SegmentationClassAug" / f"{Path(name).stem}.png", mask)
     return sorted(Path(image["file_name"]).stem for image in instances["images"])
+
+
+def _check_size(path: Path, size: tuple[int, int]) -> None:
+    with Image.open(path) as image:  # reads the head of the file alone
+        if (image.height, image.width) != size:
+            raise ValueError(f"it has {image.height}x{image.width} pixels, its annotations are of {size[0]}x{size[1]}")
 
 
 def _run_lengths(shape: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
     """Decode uncompressed run lengths, column by column, starting outside, as a mask (H, W) of 0 and 255."""
+    if isinstance(shape["counts"], str):
+        raise ValueError("its run lengths are compressed, as COCO's own are not")
     counts = np.asarray(shape["counts"])
+    if counts.sum() != size[0] * size[1]:
+        raise ValueError(f"its run lengths are of {counts.sum()} pixels, not {size[0] * size[1]}")
     flat = np.repeat(np.arange(len(counts)) % 2 * 255, counts).astype(np.uint8)
     return np.ascontiguousarray(flat.reshape(size[1], size[0]).T)
 

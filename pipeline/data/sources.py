@@ -24,7 +24,7 @@ def prepare(source: Mapping[str, Any], out: Path) -> None:
     """Make the folder `out` of one source (a block `scales.<scale>.sources.<source>`), whole or not at all.
 
     `shapes` and `streets` are drawn; `voc`, `cityscapes` and `coco` are fetched, with their archives kept in
-    `archives` two folders above `out`; `own` links the folder `path`, which is in the block's `layout`. Raises
+    `archives` two folders above `out`; `own` copies the folder `path`, which is in the block's `layout`. Raises
     ValueError for an unknown name or bad content, OSError where something cannot be had.
     """
     name, out = _known(source["name"]), Path(out)
@@ -36,7 +36,7 @@ def prepare(source: Mapping[str, Any], out: Path) -> None:
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         if name == OWN:
-            _link(Path(source["path"]), partial)
+            _copy(Path(source["path"]), partial)
         else:
             print(TERMS[name], flush=True)
             module = importlib.import_module(f"pipeline.data.{name}")
@@ -83,12 +83,19 @@ def _files(folder: Path) -> list[Path]:
     return sorted(Path(place) / file for place, _, files in walked for file in files if not file.startswith("."))
 
 
-def _link(folder: Path, out: Path) -> None:
-    """Give `out` the files of `folder` without copying them, where both are on one disk."""
+def _copy(folder: Path, out: Path) -> None:
+    """Give `out` a copy of the files of `folder`, sharing blocks where the file system can.
+
+    Never hard links: DVC makes its outputs read-only, and links would be the user's own files.
+    """
     for path in _files(folder):
         target = out / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path.resolve(), target)
-        except OSError:
-            shutil.copyfile(path, target)
+        with path.open("rb") as source, target.open("wb") as copy:
+            try:
+                while os.copy_file_range(source.fileno(), copy.fileno(), 1 << 30):
+                    pass
+            except (AttributeError, OSError):  # not on Linux; between such file systems
+                source.seek(0)
+                copy.seek(0)
+                shutil.copyfileobj(source, copy, 1 << 20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,18 @@ from torch import Tensor, nn
 
 from pipeline.data.images import read_image, voc_palette, write_mask
 from pipeline.data.normalise import MEAN, STD, Normalise
+from pipeline.data.open import open_validation
 from pipeline.evaluation.cell import EPOCHS, restore
 from pipeline.evaluation.predict import Evaluation, predict, whole_logits
+from pipeline.evaluation.predictions import save_predictions
 from pipeline.models.segnet import SegNet
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 OVERLAY_SHARE = 0.5
 WINDOWS_AT_ONCE = 4
+WHOLE_PIXELS = 2048 * 2048
+LARGE_WINDOW = 1024
+"""Images of more pixels than WHOLE_PIXELS are predicted by windows of this size whatever the cell's mode: of memory."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,8 @@ def predict_folder(trained: Trained, images: Path, out: Path) -> Iterator[tuple[
     if not paths:
         raise ValueError(f"{images}: no image there; known are {', '.join(SUFFIXES)}")
     normalise = Normalise(next(trained.network.parameters()).device)
+    stems = Counter(path.with_suffix("") for path in paths)
+    background = has_background(trained.values)
     for path in paths:
         try:
             image = read_image(path)
@@ -72,27 +80,51 @@ def predict_folder(trained: Trained, images: Path, out: Path) -> Iterator[tuple[
             yield path, str(error)
             continue
         ids = class_ids(trained, normalise(torch.from_numpy(image)[None]))
-        name = path.relative_to(images).with_suffix(".png")
-        _write(out / "masks" / name, ids)
-        _write(out / "overlays" / name.with_suffix(".jpg"), overlay(image, ids))
+        place = path.relative_to(images)
+        name = place.name if stems[path.with_suffix("")] > 1 else place.stem  # a.jpg beside a.png: a.jpg.png, a.png.png
+        _write(out / "masks" / place.with_name(f"{name}.png"), ids)
+        _write(out / "overlays" / place.with_name(f"{name}.jpg"), overlay(image, ids, background=background))
         yield path, None
+
+
+def predict_validation(trained: Trained, data_root: Path, out: Path) -> int:
+    """Write `<out>/<id>.png` (palette PNG of class ids) for the images the cell is measured on, in its own mode.
+
+    255 is what a centre crop leaves uncovered. Returns how many images there are. `data_root` is `data/<scale>`.
+    """
+    samples, block = open_validation(trained.values, data_root), trained.values["evaluation"]
+    evaluation = Evaluation(mode=block["mode"], size=block["size"])
+    device = next(trained.network.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=block["precision"] == "bfloat16"):
+        save_predictions(trained.network, samples, folder=out, evaluation=evaluation, device=device)
+    return len(samples)
 
 
 @torch.inference_mode()
 def class_ids(trained: Trained, images: Tensor) -> np.ndarray:
-    """Return class ids (H, W) uint8 of a normalised image (1, 3, H, W), by sliding windows where the cell has them."""
+    """Return class ids (H, W) uint8 of a normalised image (1, 3, H, W).
+
+    By sliding windows where the cell has them, and where the image is too large to be held whole.
+    """
     block = trained.values["evaluation"]
     evaluation = Evaluation(mode="slide" if block["mode"] == "slide" else "whole", size=block["size"])
+    if evaluation.mode == "whole" and images.shape[-2] * images.shape[-1] > WHOLE_PIXELS:
+        evaluation = Evaluation(mode="slide", size=LARGE_WINDOW)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=block["precision"] == "bfloat16"):
         ids = predict(trained.network, images, evaluation=evaluation, batch=WINDOWS_AT_ONCE)
     return ids[0].to(torch.uint8).cpu().numpy()
 
 
-def overlay(image: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Return the image (H, W, 3) uint8 with the classes' colours laid over it; class 0 stays as it is."""
+def has_background(values: dict[str, Any]) -> bool:
+    """Return whether class 0 is a background: everywhere but on Cityscapes, where it is road."""
+    return values["data"]["layout"] != "cityscapes"
+
+
+def overlay(image: np.ndarray, ids: np.ndarray, *, background: bool) -> np.ndarray:
+    """Return the image (H, W, 3) uint8 with the classes' colours laid over it; a background stays as it is."""
     colours = np.array(voc_palette(), dtype=np.float32).reshape(256, 3)[ids]
     mixed = (1 - OVERLAY_SHARE) * image + OVERLAY_SHARE * colours
-    return np.where((ids == 0)[..., None], image, mixed).astype(np.uint8)
+    return np.where((background & (ids == 0))[..., None], image, mixed).astype(np.uint8)
 
 
 def _write(path: Path, pixels: np.ndarray) -> None:

@@ -109,7 +109,9 @@ def test_a_refused_account_says_how_to_store_one(out: Path, tmp_path: Path, monk
 def test_a_missing_program_says_what_to_install(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DATA_MIRROR")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="pip install cityscapesscripts"):
+    with pytest.raises(
+        FileNotFoundError, match=r"pip install -e '\.\[cityscapes\]'` \(the package cityscapesscripts\)"
+    ):
         prepare({"name": "cityscapes"}, out)
 
 

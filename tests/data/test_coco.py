@@ -63,3 +63,52 @@ def test_an_incomplete_set_is_refused_with_both_counts(out: Path, monkeypatch: p
     monkeypatch.setattr(coco, "COUNTS", {"train": 118287, "val": 5000})
     with pytest.raises(ValueError, match="COCO has 2 images in train; it must have 118287"):
         prepare({"name": "coco"}, out)
+
+
+TRIANGLE = [[1, 1, 5, 1, 5, 5]]
+
+
+def test_an_objects_mask_may_be_run_lengths() -> None:
+    lengths = {"size": [12, 16], "counts": [12 * 14, 24]}
+    note = {"category_id": 3, "iscrowd": 0, "area": 24.0, "segmentation": lengths}
+    ids = coco.paint((12, 16), [note], {3: 3})
+    assert (ids[:, 14:] == 3).all()
+    assert not ids[:, :14].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"category_id": 4}, r"image a.jpg: category 4 is none of the 2 categories"),
+        ({"segmentation": {"counts": "abc", "size": [12, 16]}}, r"image a.jpg: its run lengths are compressed"),
+        ({"segmentation": {"counts": [3, 4]}}, r"image a.jpg: its run lengths are of 7 pixels, not 192"),
+        ({"image_id": 7}, r"an annotation is of image 7, which is not listed"),
+        ({"segmentation": None}, r"image a.jpg: "),
+    ],
+)
+def test_an_annotation_that_cannot_be_painted_is_named(
+    change: dict[str, Any], message: str, tmp_path: Path, mirror: Any
+) -> None:
+    (tmp_path / "JPEGImages").mkdir()
+    (tmp_path / "SegmentationClassAug").mkdir()
+    (tmp_path / "JPEGImages" / "a.jpg").write_bytes(mirror.photo("JPEG"))
+    note = {"image_id": 1, "category_id": 13, "iscrowd": 0, "area": 9, "segmentation": TRIANGLE} | change
+    image = {"id": 1, "file_name": "a.jpg", "height": 12, "width": 16}
+    whole = {"images": [image], "annotations": [note], "categories": [{"id": 13}, {"id": 1}]}
+    with pytest.raises(ValueError, match=message):
+        coco._write_masks(whole, tmp_path)
+    assert not list((tmp_path / "SegmentationClassAug").iterdir())
+    whole["annotations"] = []
+    image["height"] = 13
+    with pytest.raises(ValueError, match=r"image a.jpg: it has 12x16 pixels, its annotations are of 13x16"):
+        coco._write_masks(whole, tmp_path)
+
+
+def test_a_torn_annotation_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "instances_val2017.json"
+    path.write_text('{"images": [')
+    with pytest.raises(ValueError, match=r"instances_val2017\.json cannot be read as JSON"):
+        coco.read_instances(path)
+    path.write_text('{"images": [], "categories": []}')
+    with pytest.raises(ValueError, match=r"instances_val2017\.json has no \['annotations'\]"):
+        coco.read_instances(path)

@@ -40,9 +40,14 @@ def answer(request: BaseHTTPRequestHandler, host: Host) -> None:
         request.send_error(416)
         return
     request.send_response(206 if wanted and host.ranges else 200)
-    request.send_header("Content-Length", str(len(content) - start))
-    request.end_headers()
     body = content[start:]
+    if fault == "chunk":  # a chunk that is announced and breaks off
+        request.send_header("Transfer-Encoding", "chunked")
+        request.end_headers()
+        request.wfile.write(b"%x\r\n" % len(body) + body[: len(body) // 2])
+        return
+    request.send_header("Content-Length", str(len(body)))
+    request.end_headers()
     request.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
 
 
@@ -89,6 +94,17 @@ def test_a_connection_that_breaks_is_gone_on_with_where_it_stopped(host: Host, t
     assert fetch(remote(host), tmp_path).read_bytes() == CONTENT
     starts = [wanted for _, wanted in host.requests]
     assert starts == [None, "bytes=512000-", "bytes=768000-"]
+
+
+def test_a_chunk_that_breaks_off_is_tried_again(host: Host, tmp_path: Path) -> None:
+    """http.client says so by an exception of its own, which is no OSError."""
+    host.faults = ["chunk"]
+    assert fetch(remote(host), tmp_path).read_bytes() == CONTENT
+    assert len(host.requests) == 2
+    host.faults = ["chunk"] * download.TRIES
+    (tmp_path / "a.bin").unlink()
+    with pytest.raises(OSError, match=r"a\.bin could not be fetched"):
+        fetch(remote(host), tmp_path)
 
 
 def test_a_half_finished_download_of_an_earlier_run_continues(host: Host, tmp_path: Path) -> None:

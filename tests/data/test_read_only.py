@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.cell import chain
+from pipeline.data.download import fetch
 from pipeline.data.open import open_batches
 from pipeline.data.partition import write_partitions
+from pipeline.data.published import Remote
+from pipeline.data.sources import prepare
 from pipeline.params import load_params, resolve_table
 
 PROJECT = Path(__file__).parents[2]
@@ -71,4 +76,27 @@ def test_partitions_are_not_written_there_and_the_folder_is_named(read_only: Pat
     said = unprivileged(lambda: str(write_partitions(data, "voc_blender", root=read_only, out=out)))
     assert said.startswith("PermissionError:")
     assert str(out.parent) in said
+    assert sorted(read_only.rglob("*")) == before
+
+
+def test_archives_that_are_there_are_read_and_a_source_cannot_be_written(
+    read_only: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = Remote("a.tgz", ("http://127.0.0.1:9/a.tgz",), f"sha256:{hashlib.sha256(b'archive').hexdigest()}")
+    folder = read_only / "archives"
+    read_only.chmod(0o755)
+    folder.mkdir()
+    (folder / "a.tgz").write_bytes(b"archive")
+    monkeypatch.setenv("DATA_MIRROR", str(read_only / "nowhere"))
+    for path, mode in ((folder / "a.tgz", 0o444), (folder, 0o555), (read_only, 0o555)):
+        path.chmod(mode)
+    assert unprivileged(lambda: str(fetch(archive, folder))) == str(folder / "a.tgz")
+    before = sorted(read_only.rglob("*"))
+    said = unprivileged(lambda: str(fetch(replace(archive, name="b.tgz"), folder / "more")))
+    assert said.startswith("PermissionError:")
+    assert str(folder / "more") in said
+    source = {"name": "own", "path": str(read_only / "voc")}
+    said = unprivileged(lambda: str(prepare(source, read_only / "mine")))
+    assert said.startswith("PermissionError:")
+    assert str(read_only / ".mine") in said
     assert sorted(read_only.rglob("*")) == before

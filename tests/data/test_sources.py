@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from pipeline.data import published
-from pipeline.data.layout import list_ids
+from pipeline.data.images import read_pair
+from pipeline.data.layout import list_ids, pairs
 from pipeline.data.sources import folder_digest, prepare, source_identity
 
 
@@ -14,18 +16,55 @@ def test_a_drawn_source_is_drawn(tmp_path: Path) -> None:
     assert len(list_ids(tmp_path / "voc", "voc", "train_aug")) == 3
 
 
-def test_ones_own_folder_is_linked_not_copied_and_follows_symlinks(tmp_path: Path) -> None:
+def test_ones_own_folder_is_copied_and_follows_symlinks(tmp_path: Path) -> None:
+    """A hard link would be the user's own file, which DVC makes read-only with its output."""
     mine, disk = tmp_path / "mine", tmp_path / "disk"
     disk.mkdir()
-    (disk / "a.jpg").write_bytes(b"a")
+    (disk / "a.jpg").write_bytes(b"a" * 100_000)
+    (disk / "empty.txt").touch()
     mine.mkdir()
     (mine / "images").symlink_to(disk)
     out = tmp_path / "data" / "laptop" / "mine"
     prepare({"name": "own", "path": str(mine)}, out)
-    assert (out / "images" / "a.jpg").stat().st_ino == (disk / "a.jpg").stat().st_ino
+    assert (out / "images" / "a.jpg").read_bytes() == (disk / "a.jpg").read_bytes()
+    assert (out / "images" / "empty.txt").read_bytes() == b""
+    (out / "images" / "a.jpg").chmod(0o444)
+    assert (disk / "a.jpg").stat().st_mode & 0o200
     with pytest.raises(FileNotFoundError, match=r"source folder .*gone does not exist"):
         prepare({"name": "own", "path": str(tmp_path / "gone")}, out)
     assert (out / "images" / "a.jpg").exists()
+
+
+def test_a_file_system_that_shares_no_blocks_gets_a_plain_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError("Invalid cross-device link")
+
+    monkeypatch.setattr(os, "copy_file_range", refuse, raising=False)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.jpg").write_bytes(b"content")
+    prepare({"name": "own", "path": str(tmp_path / "mine")}, tmp_path / "out")
+    assert (tmp_path / "out" / "a.jpg").read_bytes() == b"content"
+
+
+def test_a_folder_in_vocs_layout_may_be_made_of_links(tmp_path: Path) -> None:
+    """Folders, images, masks and lists that lie elsewhere, as people arrange one VOC for several projects."""
+    store, mine = tmp_path / "store", tmp_path / "own" / "voc"
+    prepare({"name": "shapes", "seed": 0, "num_fine": 3, "num_coarse": 1, "num_val": 1}, store)
+    mine.mkdir(parents=True)
+    (mine / "ImageSets").symlink_to(store / "ImageSets")
+    for folder in ("JPEGImages", "SegmentationClassAug"):
+        (mine / folder).mkdir()
+        for path in (store / folder).iterdir():
+            (mine / folder / path.name).symlink_to(path)
+    linked = tmp_path / "link"
+    linked.symlink_to(mine)
+    prepare({"name": "own", "path": str(linked)}, tmp_path / "data" / "voc")
+    assert source_identity({"name": "own", "path": str(linked)}) == source_identity({"name": "own", "path": str(mine)})
+    for root in (mine, linked, tmp_path / "data" / "voc"):
+        for pair in pairs(root, "voc", list_ids(root, "voc", "train_aug")):
+            image, mask = read_pair(pair, 21)
+            assert image.shape[:2] == mask.shape
+    assert not any(path.is_symlink() for path in (tmp_path / "data" / "voc").rglob("*"))
 
 
 def test_the_identity_of_ones_own_folder_is_its_content_not_its_place(tmp_path: Path) -> None:

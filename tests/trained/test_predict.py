@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,21 @@ from PIL import Image
 
 from pipeline.cell import chain
 from pipeline.data.images import read_mask
+from pipeline.data.layout import read_ids
+from pipeline.data.open import open_validation
 from pipeline.evaluation.cell import restore
 from pipeline.models.build import ModelConfig, build_network
 from pipeline.params import load_params, resolve_table
-from pipeline.trained.predict import Trained, class_ids, export, load_trained, overlay, predict_folder
+from pipeline.trained.predict import (
+    Trained,
+    class_ids,
+    export,
+    has_background,
+    load_trained,
+    overlay,
+    predict_folder,
+    predict_validation,
+)
 
 PROJECT = Path(__file__).parents[2]
 
@@ -105,9 +117,47 @@ def test_an_empty_folder_and_one_that_is_no_cell_are_refused(folder: Path, tmp_p
         load_trained(tmp_path)
 
 
-def test_background_stays_as_it_is_in_an_overlay() -> None:
-    image = np.full((1, 2, 3), 100, dtype=np.uint8)
-    assert overlay(image, np.array([[0, 1]], dtype=np.uint8)).tolist() == [[[100, 100, 100], [114, 50, 50]]]
+def test_a_background_stays_as_it_is_in_an_overlay_and_a_road_does_not() -> None:
+    image, ids = np.full((1, 2, 3), 100, dtype=np.uint8), np.array([[0, 1]], dtype=np.uint8)
+    assert overlay(image, ids, background=True).tolist() == [[[100, 100, 100], [114, 50, 50]]]
+    assert overlay(image, ids, background=False).tolist() == [[[50, 50, 50], [114, 50, 50]]]
+    assert has_background({"data": {"layout": "voc"}})
+    assert not has_background({"data": {"layout": "cityscapes"}})
+
+
+def test_images_that_differ_in_their_suffix_get_masks_of_their_own(folder: Path, tmp_path: Path) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    for name, height in (("a.jpg", 40), ("a.png", 32), ("b.png", 24)):
+        Image.fromarray(np.zeros((height, 48, 3), dtype=np.uint8)).save(images / name)
+    assert all(reason is None for _, reason in predict_folder(load_trained(folder), images, out))
+    masks = {path.name: read_mask(path, 21).shape[0] for path in (out / "masks").iterdir()}
+    assert masks == {"a.jpg.png": 40, "a.png.png": 32, "b.png": 24}
+    assert sorted(path.name for path in (out / "overlays").iterdir()) == ["a.jpg.jpg", "a.png.jpg", "b.jpg"]
+
+
+def test_a_very_large_image_is_predicted_by_windows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained, image = load_trained(folder), torch.randn(1, 3, 80, 64)
+    monkeypatch.setattr("pipeline.trained.predict.WHOLE_PIXELS", 64 * 64)
+    monkeypatch.setattr("pipeline.trained.predict.LARGE_WINDOW", 48)
+    block = trained.values["evaluation"]
+    sliding = replace(trained, values=trained.values | {"evaluation": block | {"mode": "slide", "size": 48}})
+    assert (class_ids(trained, image) == class_ids(sliding, image)).all()
+    assert (class_ids(trained, image[..., :40]) != class_ids(sliding, image[..., :40])).any()  # small enough: whole
+
+
+def test_the_masks_of_val_are_written_as_the_cell_is_measured(folder: Path, data_root: Path, tmp_path: Path) -> None:
+    trained = load_trained(folder)
+    ids = read_ids(data_root / "partitions" / trained.values["dataset"] / "val.txt")
+    assert predict_validation(trained, data_root, tmp_path / "val") == len(ids)
+    samples = open_validation(trained.values, data_root)
+    right = total = 0
+    for index, identity in enumerate(ids):
+        mask, found = samples[index][1], read_mask(tmp_path / "val" / f"{identity}.png", 21)
+        assert mask is not None
+        assert found.shape == mask.shape
+        right, total = right + int((found == mask)[mask != 255].sum()), total + int((mask != 255).sum())
+    assert 0 < right < total
 
 
 def test_an_exported_program_gives_the_networks_logits_for_any_batch(folder: Path, tmp_path: Path) -> None:
