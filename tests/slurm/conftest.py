@@ -123,8 +123,8 @@ def make_site(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
     monkeypatch.setenv("XDG_CONFIG_HOME", str(project / "nothing"))
     monkeypatch.setattr(slurm, "SQUEUE_S", 2.0)
     monkeypatch.setattr(slurm, "GRACE_S", 4.0)
-    monkeypatch.setattr(attach, "GRACE_S", 4.0)
-    monkeypatch.setattr(attach, "LIVENESS_S", 2.0)
+    for name, seconds in (("GRACE_S", 4.0), ("LIVENESS_S", 2.0), ("RETRY_S", 2.0)):
+        monkeypatch.setattr(attach, name, seconds, raising=False)
     yield lambda parameters=None, **site: write_site(project, parameters or {}, **site)
     subprocess.run(["scancel", "-u", os.environ.get("USER", "root")], check=False, capture_output=True)
 
