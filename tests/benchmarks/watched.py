@@ -69,8 +69,8 @@ def look(root: psutil.Process, time_s: float) -> Sample:
                 times, words = process.cpu_times(), process.cmdline()
                 sample.rss[process.pid] = process.memory_info().rss
                 sample.cpu_s[process.pid] = times.user + times.system
-            ours = "ingester" if "track" in words else "stage"
-            sample.roles[process.pid] = "dvc" if process == root else ours
+            tracking = "track" in words or sample.roles.get(process.ppid()) == "ingester"
+            sample.roles[process.pid] = "dvc" if process == root else "ingester" if tracking else "stage"
         except psutil.Error:
             for kept in (sample.rss, sample.cpu_s, sample.roles):
                 kept.pop(process.pid, None)

@@ -124,6 +124,7 @@ def make_site(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
     monkeypatch.setattr(slurm, "SQUEUE_S", 2.0)
     monkeypatch.setattr(slurm, "GRACE_S", 4.0)
     monkeypatch.setattr(attach, "LIVENESS_S", 2.0)
+    monkeypatch.setattr(attach, "RETRY_S", 2.0)
     yield lambda parameters=None, **site: write_site(project, parameters or {}, **site)
     subprocess.run(["scancel", "-u", os.environ.get("USER", "root")], check=False, capture_output=True)
 
