@@ -25,10 +25,12 @@ from pipeline.evaluation.frame import batches, frame_tensors
 from pipeline.evaluation.predict import Evaluation, predict_logits
 from pipeline.models.segnet import SegNet
 
-ENTROPY_BINS = 120
-LEAST_ENTROPY = 1e-6
-"""The upper edge of the lowest bin, as a share of log C; the others are as wide as each other by ratio, for most pixels
-of a trained network have an entropy near 0."""
+FINE_BINS, WIDE_BINS = 40, 95
+LEAST_ENTROPY, FINE_ENTROPY = 1e-6, 0.05
+"""Edges as shares of log C: bins below FINE_ENTROPY grow by a ratio, the lowest ends at LEAST_ENTROPY, for most pixels
+of a network that is sure have an entropy near 0; above, where one that is not has its quantiles, all are equally wide.
+"""
+ENTROPY_BINS = FINE_BINS + WIDE_BINS
 
 CONFIDENCE_BINS = 15
 """Of equal width, as in Guo et al., On Calibration of Modern Neural Networks, ICML 2017."""
@@ -76,8 +78,10 @@ def _tally(cells: Tensor, num: int) -> Tensor:
 
 def entropy_edges(num_classes: int) -> Tensor:
     """Return the upper edges of the entropy bins in nats, (ENTROPY_BINS,) float64; the last is log C."""
-    steps = torch.linspace(0, 1, ENTROPY_BINS, dtype=torch.float64)
-    return torch.tensor(num_classes, dtype=torch.float64).log() * LEAST_ENTROPY ** (1 - steps)
+    steps = torch.linspace(0, 1, FINE_BINS, dtype=torch.float64)
+    fine = LEAST_ENTROPY ** (1 - steps) * FINE_ENTROPY**steps
+    wide = torch.linspace(FINE_ENTROPY, 1, WIDE_BINS + 1, dtype=torch.float64)[1:]
+    return torch.tensor(num_classes, dtype=torch.float64).log() * torch.cat([fine, wide])
 
 
 def reliability_cell(values: dict[str, Any], *, data_root: Path, trained: Path) -> dict[str, Any]:

@@ -188,7 +188,8 @@ def curve_figure(runs: Mapping[str, Sequence[Curves]], *, group: str, ylabel: st
         return None
     width = min(3, len(metrics_shown))
     height = -(-len(metrics_shown) // width)
-    figure = Figure(figsize=(2.3 * width + 1.5, 1.75 * height + 0.4), layout="constrained")
+    tall = max(1.75 * height + 0.4, 0.18 * len(runs) + 0.5)  # the legend is a column beside the panels
+    figure = Figure(figsize=(2.3 * width + 1.5, tall), layout="constrained")
     panels = list(figure.subplots(height, width, squeeze=False, sharex=True).flat)
     colours = colours_of(list(runs))
     for axes, metric in zip(panels, metrics_shown, strict=False):

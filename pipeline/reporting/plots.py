@@ -157,7 +157,8 @@ def _class_curves(grid: Grid, found: dict[str, list[Curves]], folder: Path, wher
     """Draw what runs report of each class: the compared methods first, then any other."""
     ordered = {name: found[name] for name in (*COMPARED, *found) if name in found}
     classes = _classes([row for line in grid.lines for entry in line.entries for row in entry.rows], grid)
-    balance = "Balance of the pseudo-labels: how often each class is given against how often it is true, in doublings"
+    balance = "Balance of the pseudo-labels: how often each class is given against how often it is true, in "
+    balance += "doublings (0: as often, 1: twice, −1: half; blank: it does not occur), mean over seeds"
     queues = "How full each class's queue of negative keys is"
     plots = _drawn(balance_figure(ordered, classes), folder / "curves_balance.svg", f"{balance}. {where}", None)
     return plots + _drawn(queue_figure(ordered, classes), folder / "curves_queue.svg", f"{queues}. {where}", None)

@@ -155,7 +155,7 @@ def risk_at(found: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     return 100 * (right + wrong)[kept] / found["num_pixels"], 100 * wrong[kept] / (right + wrong)[kept]
 
 
-def _panels(num: int, *, width: float = 2.2) -> list[Axes]:
+def _panels(num: int, *, width: float = 2.5) -> list[Axes]:
     figure = Figure(figsize=(max(3.6, width * num + 0.6), 3.0), layout="constrained")
     return list(figure.subplots(1, num, sharey=True, squeeze=False)[0])
 

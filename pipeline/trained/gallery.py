@@ -11,12 +11,14 @@ from matplotlib.figure import Figure
 from pipeline.data.layout import pairs, read_partition
 from pipeline.data.open import open_validation
 from pipeline.data.samples import Samples
+from pipeline.reporting.classes import class_names
 from pipeline.reporting.figures import save_figure
 from pipeline.reporting.paper import data_phrase
 from pipeline.reporting.rows import Row, read_rows
 from pipeline.store import Store
 from pipeline.trained.pictures import entropy_figure, feature_figure, prediction_figure
 from pipeline.trained.predict import Trained, load_trained
+from pipeline.training.entropy import unreliable_share
 
 
 @dataclass(frozen=True)
@@ -77,16 +79,17 @@ def _draw(name: str, rows: dict[str, Row], store: Store, data_root: Path) -> tup
     row = rows[U2PL]
     where = f"{data_phrase(row['data']['name'], row['dataset'])}, {row['column']}, seed {row['seed']}, best epoch"
     number = name.removeprefix("figure_").upper()
+    classes = class_names(row["data"]["name"], row["data"]["num_classes"])
     if name == "figure_2":
         share = row["parameters"]["alpha0"]
-        return _entropy(networks[U2PL], data_root, share), (
+        return _entropy(networks[U2PL], data_root, share, classes), (
             f"As the paper's Figure 2: entropy of an unlabelled image, its pseudo-labels where entropy is among the "
             f"lower {100 * (1 - share):g} %, and the class probabilities of a reliable and an unreliable pixel (dots). "
-            f"U2PL, {where}."
+            f"U2PL, {where}. {_share_then(row)}"
         )
     samples = open_validation(row, data_root)
     if name == "figure_a2":
-        return feature_figure(networks, samples), (
+        return feature_figure(networks, samples, classes=classes), (
             f"As the paper's Figure {number}: the decoder's features of labelled validation pixels by t-SNE, "
             f"coloured by true class. {where.capitalize()}."
         )
@@ -96,10 +99,22 @@ def _draw(name: str, rows: dict[str, Row], store: Store, data_root: Path) -> tup
     )
 
 
-def _entropy(trained: Trained, data_root: Path, share: float) -> Figure:
+def _share_then(row: Row) -> str:
+    """Say which share of pixels the training itself called unreliable when the network shown was reached (Eq. 7)."""
+    alpha0, epochs, epoch = row["parameters"]["alpha0"], row["training"]["epochs"], row["best_epoch"]
+    if not row["parameters"]["dpa"]:
+        return f"Training kept to these {100 * alpha0:g} %."
+    then = unreliable_share(alpha0, (epoch - 1) / epochs, dynamic=True)  # epochs count from 0 there
+    return (
+        f"The {100 * alpha0:g} % left out are α_0, with which training begins; in epoch {epoch} of {epochs}, which "
+        f"this network comes from, α_t had come down to {100 * then:.2g} %."
+    )
+
+
+def _entropy(trained: Trained, data_root: Path, share: float, classes: list[str]) -> Figure:
     """Draw the figure for the unlabelled image in the middle of its list."""
     values = trained.values
     _, ids = read_partition(data_root / "partitions" / values["dataset"] / values["partition"])
     pair = pairs(data_root / values["data"]["source"], values["data"]["layout"], [ids[len(ids) // 2]])
     image, _ = Samples(pair, num_classes=values["data"]["num_classes"], masks=False)[0]
-    return entropy_figure(trained, image, share=share)
+    return entropy_figure(trained, image, share=share, classes=classes)

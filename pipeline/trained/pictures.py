@@ -14,6 +14,7 @@ import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from scipy import ndimage
 from sklearn.manifold import TSNE
@@ -98,7 +99,7 @@ def accuracy(scene: Scene, network: int) -> float:
 
 
 @rc_context(STYLE)
-def entropy_figure(trained: Trained, image: np.ndarray, *, share: float) -> Figure:
+def entropy_figure(trained: Trained, image: np.ndarray, *, share: float, classes: Sequence[str]) -> Figure:
     """Show an unlabelled image's entropy, its reliable pseudo-labels, and what two of its pixels are held for.
 
     Unreliable are the `share` (0-1) of pixels with the highest entropy. The pixels are those whose entropy is nearest
@@ -110,7 +111,7 @@ def entropy_figure(trained: Trained, image: np.ndarray, *, share: float) -> Figu
     probability = logits.softmax(dim=1)[0].cpu().numpy()
     reliable = uncertainty <= np.quantile(uncertainty, 1 - share)
     labels = np.where(reliable, probability.argmax(0), IGNORED).astype(np.uint8)
-    figure = Figure(figsize=(9.2, 2.6), layout="constrained")
+    figure = Figure(figsize=(9.2, 3.0), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1.35, 1), squeeze=False)[0]
     panels = left.subplots(1, 3)
     pictures = ((image, "image"), (uncertainty, "entropy"), (coloured(labels), "reliable pseudo-labels"))
@@ -127,7 +128,7 @@ def entropy_figure(trained: Trained, image: np.ndarray, *, share: float) -> Figu
         axes.set_title(f"a pixel that is {name}, entropy {uncertainty[row, column]:.2f} nats")
         for picture in panels:
             picture.plot(column, row, "o", color=colour, markeredgecolor="white", markersize=5)
-    bars[1].set_xlabel("class")
+    bars[1].set_xticks(range(len(classes)), classes, rotation=90, fontsize=6.5)
     right.supylabel("probability", fontsize=8.5)
     return figure
 
@@ -140,20 +141,26 @@ def median_pixel(uncertainty: np.ndarray, part: np.ndarray) -> tuple[int, int]:
 
 
 @rc_context(STYLE)
-def feature_figure(networks: dict[str, Trained], samples: Samples, *, seed: int = 0) -> Figure:
+def feature_figure(networks: dict[str, Trained], samples: Samples, *, classes: Sequence[str], seed: int = 0) -> Figure:
     """Show the decoder's features of the same labelled pixels under each network, in two dimensions by t-SNE."""
-    figure = Figure(figsize=(3.6 * len(networks), 3.6), layout="constrained")
-    palette = np.array(voc_palette()).reshape(256, 3) / 255
+    figure = Figure(figsize=(3.6 * len(networks) + 1.3, 3.6), layout="constrained")
+    palette, seen = np.array(voc_palette()).reshape(256, 3) / 255, set[int]()
     for axes, (name, trained) in zip(
         figure.subplots(1, len(networks), squeeze=False)[0], networks.items(), strict=True
     ):
-        features, classes = pixel_features(trained, samples, seed=seed)
+        features, ids = pixel_features(trained, samples, seed=seed)
+        seen |= set(ids.tolist())
         perplexity = min(30, (len(features) - 1) / 3)
         placed = TSNE(random_state=seed, perplexity=perplexity, init="pca").fit_transform(features)
-        axes.scatter(*placed.T, c=palette[classes], s=5, linewidths=0.2, edgecolors=INK)
+        axes.scatter(*placed.T, c=palette[ids], s=5, linewidths=0.2, edgecolors=INK)
         axes.set_title(name, loc="center")
         axes.set_xticks([])
         axes.set_yticks([])
+    marks = {
+        classes[index]: Line2D([], [], color=palette[index], marker="o", markersize=4, linestyle="")
+        for index in sorted(seen)
+    }
+    figure.legend(marks.values(), marks.keys(), loc="outside right center", fontsize=7, handletextpad=0.1)
     return figure
 
 

@@ -14,6 +14,7 @@ from pipeline.reporting.rows import read_rows
 from pipeline.reporting.tables import write_table
 from tests.browser import Browser, complaints, needs_chromium
 
+COMMITTED = Path(__file__).parents[2] / "reports" / "embedded" / "index.html"
 WIDTHS = (390, 820, 1280)
 
 pytestmark = [pytest.mark.slow, needs_chromium]
@@ -39,22 +40,30 @@ def page(tmp_path_factory: pytest.TempPathFactory, make_reports: Callable[[Path]
     return write_report(folder, curves=lambda train_key: curves)
 
 
+@pytest.fixture(params=["made for the tests", "committed"])
+def any_page(request: pytest.FixtureRequest, page: Path) -> Path:
+    """The page of the fixtures, and the one that readers see in the repository."""
+    return page if request.param == "made for the tests" else COMMITTED
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_page_loads_quietly_asks_for_nothing_and_never_overflows(
-    browser: Browser, page: Path, width: int, scheme: str
+    browser: Browser, any_page: Path, width: int, scheme: str
 ) -> None:
-    browser.open(page, width=width, scheme=scheme)
+    browser.open(any_page, width=width, scheme=scheme)
     assert browser.run("document.documentElement.scrollWidth") == width
     assert complaints(browser) == []
     sent = [event["params"] for event in browser.events if event.get("method") == "Network.requestWillBeSent"]
     asked = [each["request"]["url"] for each in sent]
-    assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
+    assert [url for url in asked if not url.startswith("data:")] == [any_page.as_uri()]
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_every_table_and_figure_can_be_reached_inside_its_scroller(browser: Browser, page: Path, width: int) -> None:
-    browser.open(page, width=width)
+def test_every_table_and_figure_can_be_reached_inside_its_scroller(
+    browser: Browser, any_page: Path, width: int
+) -> None:
+    browser.open(any_page, width=width)
     script = """[...document.querySelectorAll('table, figure svg')].filter(each => {
         const box = each.closest('.scroll');
         return box === null || each.getBoundingClientRect().width > box.scrollWidth + 1 }).length"""
@@ -63,8 +72,8 @@ def test_every_table_and_figure_can_be_reached_inside_its_scroller(browser: Brow
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_no_number_covers_another(browser: Browser, page: Path, width: int) -> None:
-    browser.open(page, width=width)
+def test_no_number_covers_another(browser: Browser, any_page: Path, width: int) -> None:
+    browser.open(any_page, width=width)
     script = """(() => {
         let found = 0;
         for (const row of document.querySelectorAll('.results tbody tr')) {
@@ -75,13 +84,13 @@ def test_no_number_covers_another(browser: Browser, page: Path, width: int) -> N
     assert browser.run(script) == 0
 
 
-def test_every_number_the_reader_sees_is_the_one_of_the_csv(browser: Browser, page: Path) -> None:
-    browser.open(page)
+def test_every_number_the_reader_sees_is_the_one_of_the_csv(browser: Browser, any_page: Path) -> None:
+    browser.open(any_page)
     seen = browser.run(
         """Object.fromEntries([...document.querySelectorAll('td.ours')].map(
         e => [e.dataset.cell, e.querySelector('.value').innerText]))"""
     )
-    for path in (page.parent / "tables").glob("*.csv"):
+    for path in (any_page.parent / "tables").glob("table_*.csv"):
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
         columns = [name for name in frame.columns if name.endswith(")")]
         for line, record in frame.iterrows():
@@ -90,13 +99,13 @@ def test_every_number_the_reader_sees_is_the_one_of_the_csv(browser: Browser, pa
     assert set(seen) == {"table_7-0-0", "table_7-0-1"} or not seen
 
 
-def test_every_link_leads_somewhere(browser: Browser, page: Path) -> None:
-    browser.open(page)
+def test_every_link_leads_somewhere(browser: Browser, any_page: Path) -> None:
+    browser.open(any_page)
     for link in browser.run("[...document.querySelectorAll('a')].map(e => e.getAttribute('href'))"):
         if link.startswith("#"):
             assert browser.run(f"document.getElementById({link[1:]!r}) !== null"), link
         else:
-            assert (page.parent / link).exists(), link
+            assert (any_page.parent / link).exists(), link
 
 
 def test_a_number_opens_its_provenance_by_keyboard_and_escape_closes_it(browser: Browser, page: Path) -> None:

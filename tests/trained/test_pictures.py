@@ -13,6 +13,7 @@ from pipeline.cell import chain
 from pipeline.data.images import IGNORED
 from pipeline.models.build import ModelConfig, build_network
 from pipeline.params import load_params, resolve_table
+from pipeline.reporting.classes import class_names
 from pipeline.store import Store, write_json
 from pipeline.trained.gallery import write_gallery
 from pipeline.trained.pictures import (
@@ -29,6 +30,7 @@ from pipeline.trained.predict import Trained, load_trained
 
 PROJECT = Path(__file__).parents[2]
 SIZE = 32
+CLASSES = class_names("shapes", 21)
 
 
 class Images:
@@ -93,7 +95,7 @@ def test_the_pixel_shown_is_the_median_of_its_part() -> None:
 
 
 def test_pseudo_labels_are_shown_for_the_reliable_share_alone(networks: dict[str, Trained]) -> None:
-    figure = entropy_figure(networks["U2PL"], Images()[0][0], share=0.25)
+    figure = entropy_figure(networks["U2PL"], Images()[0][0], share=0.25, classes=CLASSES)
     panels = {axes.get_title(loc="center"): axes for axes in figure.axes}
     labels = np.asarray(panels["reliable pseudo-labels"].get_images()[0].get_array())
     assert (labels == 255).all(axis=-1).mean() == pytest.approx(0.25, abs=0.01)
@@ -123,6 +125,7 @@ def test_figures_are_drawn_from_the_cells_that_are_there_and_the_others_are_name
     torch.save({"best": states, "last": states}, tmp_path / "weights.pt")
     assert store.adopt(train.to_json(), {"state": "done"}, {"weights.pt": tmp_path / "weights.pt"})
     measured = {"state": "done", "metrics": {"teacher": {}}, "train_s": 1.0, "provenance": {}, "key": "k"}
+    measured |= {"best_epoch": row["training"]["epochs"]}
     write_json(reports / "metrics" / "table_2.json", [row | measured | {"train_key": train.key}])
     lines = list(write_gallery(reports, store=store, data_root=data_root))
     assert lines[0] == (
@@ -130,5 +133,66 @@ def test_figures_are_drawn_from_the_cells_that_are_there_and_the_others_are_name
     )
     assert lines[-1] == f"figure_2: drawn from U2PL {train.key[:8]}"
     assert sorted(path.name for path in (reports / "pictures").iterdir()) == ["figure_2.png", "figure_2.txt"]
-    assert "`shapes` data playing VOC blender, 1/4 (2646)" in (reports / "pictures" / "figure_2.txt").read_text()
+    caption, epochs = (reports / "pictures" / "figure_2.txt").read_text(), row["training"]["epochs"]
+    assert "`shapes` data playing VOC blender, 1/4 (2646)" in caption
+    assert f"in epoch {epochs} of {epochs}" in caption
+    assert f"α_t had come down to {100 * row['parameters']['alpha0'] / epochs:.2g} %" in caption
     assert load_trained(store.done(train.key)).name == "teacher"
+
+
+def adopt_untrained(store: Store, reports: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
+    """Publish untrained networks as the train cells of rows, and write the rows as measured."""
+    for table, rows in tables.items():
+        measured = []
+        for seed, row in enumerate(rows):
+            torch.manual_seed(seed)
+            train, config = chain(row)[-2], ModelConfig(**row["model"])
+            classes, representation = row["data"]["num_classes"], row["representation"]
+            state = build_network(config, num_classes=classes, representation=representation).state_dict()
+            for name, values in state.items():
+                if values.shape == (classes,) and name.endswith("bias"):
+                    values[seed] += 100  # each sees a class of its own, so that there is something to box
+            path = store.root.parent / f"{train.key}.pt"
+            torch.save({"best": {"student": state}, "last": {"student": state}}, path)
+            store.adopt(train.to_json(), {"state": "done"}, {"weights.pt": path})
+            facts = {"state": "done", "metrics": {"student": {}}, "train_s": 1.0, "provenance": {}, "key": "k"}
+            measured.append(row | facts | {"train_key": train.key, "best_epoch": 1})
+        write_json(reports / "metrics" / f"{table}.json", measured)
+
+
+def test_the_papers_figures_are_drawn_from_cells_of_their_tables(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, reports = Store(tmp_path / "cells"), tmp_path / "reports" / "smoke"
+    wanted = {"table_2": "1-4", "table_3": "1-2", "table_4": "1-4", "table_a2": "1-2"}
+    tables = {
+        table: [row for row in smoke_rows(table) if row["partition"] == part and row["method"] in ("suponly", "u2pl")]
+        for table, part in wanted.items()
+    }
+    adopt_untrained(store, reports, tables)
+    figures = {}
+    monkeypatch.setattr("pipeline.trained.pictures.POINTS_PER_CLASS", 6)  # t-SNE takes its time
+    monkeypatch.setattr("pipeline.trained.gallery.save_figure", lambda drawn, path: figures.update({path.stem: drawn}))
+    lines = list(write_gallery(reports, store=store, data_root=data_root))
+    assert [line.split(" from ")[0] for line in lines] == [
+        f"{name}: drawn" for name in ("figure_4", "figure_a1", "figure_a2", "figure_2")
+    ]
+    for name in ("figure_4", "figure_a1"):
+        top = [axes.get_title(loc="center") for axes in figures[name].axes[:5]]
+        assert top == ["image", "label", "SupOnly", "contrast without\nentropy filter", "U2PL"]
+        boxes = [len(axes.patches) for axes in figures[name].axes]
+        assert 1 <= max(boxes) <= 2
+        rows = [boxes[start : start + 5] for start in range(0, len(boxes), 5)]
+        assert all(len(set(row)) == 1 for row in rows)  # the same boxes in every picture of an image
+        assert "differ most" in (reports / "pictures" / f"{name}.txt").read_text()
+    features = figures["figure_a2"]
+    assert [axes.get_title(loc="center") for axes in features.axes] == ["SupOnly", "U2PL"]
+    points = [np.asarray(axes.collections[0].get_offsets()) for axes in features.axes]
+    assert points[0].shape == points[1].shape
+    assert np.isfinite(points[0]).all()
+    [legend] = features.legends
+    named = [text.get_text() for text in legend.get_texts()]
+    colours = [handle.get_color() for handle in legend.legend_handles]
+    assert named == [name for name in CLASSES if name in named]
+    drawn = {tuple(colour[:3]) for colour in features.axes[0].collections[0].get_facecolors()}
+    assert drawn == {tuple(colour) for colour in colours}
