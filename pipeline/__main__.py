@@ -1,6 +1,6 @@
 """`python -m pipeline COMMAND`: see what would run, what runs, and why; stop it, take it up again, mend it.
 
-Exit status: 0 done, 1 something is wrong (said on stderr), 2 the command line cannot be read.
+Exit status: 0 done; 1 something is wrong, and said on stderr; 2 the command line cannot be read; 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from pipeline.ingester import follow_until_idle
 from pipeline.store import Store, find_store, read_json
 
 TRAINED = "a train cell: the first characters of its key, a table of one row (`experiment`), or a copy of its folder"
+
+READERS = ("plan", "status", "tables", "logs", "doctor", "gc", "compare")
+"""The commands that can answer in JSON; `why` always does."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,28 +50,29 @@ def _project() -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__.splitlines()[0] if __doc__ else "")
+    description, _, epilog = (__doc__ or "").strip().partition("\n\n")
+    parser = argparse.ArgumentParser(prog="python -m pipeline", description=description, epilog=epilog)
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, run: Callable[[Path, Store, Any], int | None], help_: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=help_, description=help_)
+        added = commands.add_parser(name, help=help_, description=help_, epilog=epilog)
         added.set_defaults(run=run)
+        if name in READERS:
+            added.add_argument("--json", action="store_true", help="for programs")
         return added
 
     added = command("plan", _plan, "what `dvc repro TARGET …` would run, and why")
     added.add_argument("targets", nargs="*")
-    added.add_argument("--json", action="store_true")
     added.add_argument("--scale", help="instead: what all tables of a scale would cost, counted; takes minutes")
     added.add_argument("--tflops", type=float, default=50.0, help="sustained TFLOP/s of a GPU (assumed: %(default)g)")
     added = command("status", _status, "the cells of every table by state, and what runs now")
     added.add_argument("--watch", action="store_true", help="again every two seconds")
-    added.add_argument("--json", action="store_true")
     added = command("tables", _tables, "tables from the cells that are done so far, with holes and their reasons")
     added.add_argument("tables", nargs="*")
     added.add_argument("--scale", help="default: that of params.yaml")
     added = command("logs", _logs, "the log of a cell")
     added.add_argument("cell", help="the first characters of its key")
-    added.add_argument("-f", "--follow", action="store_true")
+    added.add_argument("-f", "--follow", action="store_true", help="until the cell ends; not with --json")
     command("why", _why, "where a cell's result comes from").add_argument("cell")
     command("cancel", _cancel, "stop the cells of a table, or one cell; checkpoints stay").add_argument("target")
     added = command("retry", _retry, "forget the failures of all cells, or of one, so that they run again")
@@ -90,7 +94,6 @@ def _parser() -> argparse.ArgumentParser:
     for side in ("a", "b"):
         added.add_argument(side, help="a commit (HEAD~1, HEAD:smoke) or a scale under reports/")
     added.add_argument("tables", nargs="*")
-    added.add_argument("--json", action="store_true")
     added = command("predict", _predict, "masks and overlays for a folder of images")
     added.add_argument("cell", help=TRAINED)
     added.add_argument("images", type=Path)
@@ -113,7 +116,8 @@ def _completion(_root: Path, _store: Store, options: argparse.Namespace) -> None
 
     parser = _parser()
     parser.prog = "pipeline"
-    print('alias pipeline="python -m pipeline"', shtab.complete(parser, options.shell), sep="\n")
+    # A function: zsh looks through an alias, and would complete `python`.
+    print('pipeline() { python -m pipeline "$@"; }', shtab.complete(parser, options.shell), sep="\n")
 
 
 def _choice_of_network(added: argparse.ArgumentParser) -> None:
@@ -138,10 +142,16 @@ def _status(root: Path, store: Store, options: argparse.Namespace) -> None:
 
 def _tables(root: Path, store: Store, options: argparse.Namespace) -> None:
     from pipeline.params import load_params
-    from pipeline.partial import tables_so_far
+    from pipeline.partial import rows_so_far, tables_so_far
 
     scale = options.scale or load_params(root / "params.yaml")["scale"]
-    print(*tables_so_far(root, store, scale=scale, tables=options.tables), sep="\n")
+    texts = tables_so_far(root, store, scale=scale, tables=options.tables)
+    if not options.json:
+        print(*texts, sep="\n")
+        return
+    paths = sorted((root / "reports" / scale / "cells").glob("*.json"))
+    wanted = [path for path in paths if not options.tables or path.stem in options.tables]
+    print(json.dumps({path.stem: rows_so_far(store, path) for path in wanted}, indent=1))
 
 
 def _logs(root: Path, store: Store, options: argparse.Namespace) -> None:
@@ -149,6 +159,10 @@ def _logs(root: Path, store: Store, options: argparse.Namespace) -> None:
     shown = 0
     while True:
         path = (store.done(key) if store.is_done(key) else store.work(key)) / "log.txt"
+        if options.json:
+            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            print(json.dumps({"key": key, "state": store.state(key), "lines": lines}, indent=1))
+            return
         if not path.exists() and not options.follow:
             raise ValueError(f"cell {key[:12]} is {store.state(key)} and has no log yet")
         text = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -190,19 +204,22 @@ def _retry(root: Path, store: Store, options: argparse.Namespace) -> None:
 
 def _doctor(root: Path, store: Store, options: argparse.Namespace) -> int:
     findings = doctor.examine(root, store, mend=not options.dry_run)
-    for finding in findings:
-        print(finding)
-    print(f"{len(findings)} findings" if findings else "nothing to mend")
+    if options.json:
+        print(json.dumps({"findings": findings, "mended": not options.dry_run}, indent=1))
+    else:
+        print(*findings, f"{len(findings)} findings" if findings else "nothing to mend", sep="\n")
     return 1 if findings and options.dry_run else 0
 
 
 def _gc(root: Path, store: Store, options: argparse.Namespace) -> None:
     garbage = find_garbage(store, _keys(status.tables_of(root).values()), days=options.days, done=options.done)
-    for folder in garbage:
-        print(folder.relative_to(store.root))
     freed = remove(garbage) if options.force else sum(map(size_of, garbage))
+    names = [str(folder.relative_to(store.root)) for folder in garbage]
+    if options.json:
+        print(json.dumps({"folders": names, "bytes": freed, "removed": options.force}, indent=1))
+        return
     verb = "removed" if options.force else "would go (--force removes them)"
-    print(f"{len(garbage)} folders {verb}, {freed / 2**20:.1f} MiB")
+    print(*names, f"{len(garbage)} folders {verb}, {freed / 2**20:.1f} MiB", sep="\n")
 
 
 def _compare(root: Path, store: Store, options: argparse.Namespace) -> None:
@@ -271,10 +288,7 @@ def _ui(root: Path, store: Store, options: argparse.Namespace) -> None:
     _brought_up(root, store)
     artifacts = str(store.root.parent / "mlflow-artifacts")
     database = ["--backend-store-uri", tracking_uri(store.root), "--default-artifact-root", artifacts]
-    one = [
-        "--workers",
-        "1",
-    ]  # for one person; four, and a runner of jobs, would take a minute of a busy machine to start
+    one = ["--workers", "1"]  # for one person: four, and a runner of jobs, take a busy machine a minute to start
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *database, *one, "--port", options.port])
 
