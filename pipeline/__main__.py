@@ -1,6 +1,6 @@
 """`python -m pipeline COMMAND`: see what would run, what runs, and why; stop it, take it up again, mend it.
 
-Exit status: 0 done, 1 something is wrong (said on stderr), 2 the command line cannot be read.
+Exit status: 0 done; 1 something is wrong, and said on stderr; 2 the command line cannot be read; 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from pipeline.liveness import release_dead
 from pipeline.store import Store, find_store
 
 TRAINED = "a train cell: the first characters of its key, a table of one row (`experiment`), or a copy of its folder"
+
+READERS = ("plan", "status", "tables", "logs", "doctor", "gc", "compare")
+"""The commands that can answer in JSON; `why` always does."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,25 +49,27 @@ def _project() -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__.splitlines()[0] if __doc__ else "")
+    description, _, epilog = (__doc__ or "").strip().partition("\n\n")
+    parser = argparse.ArgumentParser(prog="python -m pipeline", description=description, epilog=epilog)
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, run: Callable[[Path, Store, Any], int | None], help_: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=help_, description=help_)
+        added = commands.add_parser(name, help=help_, description=help_, epilog=epilog)
         added.set_defaults(run=run)
+        if name in READERS:
+            added.add_argument("--json", action="store_true", help="for programs")
         return added
 
     added = command("plan", _plan, "what `dvc repro TARGET …` would run, and why")
     _plan_options(added)
     added = command("status", _status, "the cells of every table by state, and what runs now")
     added.add_argument("--watch", action="store_true", help="again every two seconds")
-    added.add_argument("--json", action="store_true")
     added = command("tables", _tables, "tables from the cells that are done so far, with holes and their reasons")
     added.add_argument("tables", nargs="*")
     added.add_argument("--scale", help="default: that of params.yaml")
     added = command("logs", _logs, "the log of a cell")
     added.add_argument("cell", help="the first characters of its key")
-    added.add_argument("-f", "--follow", action="store_true")
+    added.add_argument("-f", "--follow", action="store_true", help="until the cell ends; not with --json")
     command("why", _why, "where a cell's result comes from").add_argument("cell")
     command("cancel", _cancel, "stop the cells of a table, or one cell; checkpoints stay").add_argument("target")
     added = command("retry", _retry, "forget failures and cancellings, all or of a table or cell: they run again")
@@ -86,7 +91,6 @@ def _parser() -> argparse.ArgumentParser:
     for side in ("a", "b"):
         added.add_argument(side, help="a commit (HEAD~1, HEAD:smoke) or a scale under reports/")
     added.add_argument("tables", nargs="*")
-    added.add_argument("--json", action="store_true")
     added = command("predict", _predict, "masks and overlays for a folder of images, or the masks of val")
     added.add_argument("cell", help=TRAINED)
     _predict_options(added)
@@ -108,12 +112,12 @@ def _completion(_root: Path, _store: Store, options: argparse.Namespace) -> None
 
     parser = _parser()
     parser.prog = "pipeline"
-    print('alias pipeline="python -m pipeline"', shtab.complete(parser, options.shell), sep="\n")
+    # A function: zsh looks through an alias, and would complete `python`.
+    print('pipeline() { python -m pipeline "$@"; }', shtab.complete(parser, options.shell), sep="\n")
 
 
 def _plan_options(added: argparse.ArgumentParser) -> None:
     added.add_argument("targets", nargs="*")
-    added.add_argument("--json", action="store_true")
     added.add_argument("--scale", help="instead: what all tables of a scale would cost, counted; takes minutes")
     added.add_argument("--tflops", type=float, default=50.0, help="sustained TFLOP/s of a GPU (assumed: %(default)g)")
     added.add_argument("--out", type=Path, help="with --scale: write it as Markdown to this file")
@@ -149,14 +153,23 @@ def _status(root: Path, store: Store, options: argparse.Namespace) -> None:
 
 def _tables(root: Path, store: Store, options: argparse.Namespace) -> None:
     from pipeline.params import load_params
-    from pipeline.partial import tables_so_far
+    from pipeline.partial import rows_so_far, tables_so_far
 
     scale = options.scale or load_params(root / "params.yaml")["scale"]
-    print(*tables_so_far(root, store, scale=scale, tables=options.tables), sep="\n")
+    texts = tables_so_far(root, store, scale=scale, tables=options.tables)
+    if not options.json:
+        print(*texts, sep="\n")
+        return
+    paths = sorted((root / "reports" / scale / "cells").glob("*.json"))
+    wanted = [path for path in paths if not options.tables or path.stem in options.tables]
+    print(json.dumps({path.stem: rows_so_far(store, path) for path in wanted}, indent=1))
 
 
 def _logs(root: Path, store: Store, options: argparse.Namespace) -> None:
-    steering.show_log(root, store, options.cell, follow=options.follow)
+    if options.json:
+        print(json.dumps(steering.log_lines(root, store, options.cell), indent=1))
+    else:
+        steering.show_log(root, store, options.cell, follow=options.follow)
 
 
 def _why(root: Path, store: Store, options: argparse.Namespace) -> None:
@@ -173,20 +186,23 @@ def _retry(root: Path, store: Store, options: argparse.Namespace) -> None:
 
 def _doctor(root: Path, store: Store, options: argparse.Namespace) -> int:
     findings = doctor.examine(root, store, mend=not options.dry_run)
-    for finding in findings:
-        print(finding)
-    print(f"{len(findings)} findings" if findings else "nothing to mend")
+    if options.json:
+        print(json.dumps({"findings": findings, "mended": not options.dry_run}, indent=1))
+    else:
+        print(*findings, f"{len(findings)} findings" if findings else "nothing to mend", sep="\n")
     return 1 if findings and options.dry_run else 0
 
 
 def _gc(root: Path, store: Store, options: argparse.Namespace) -> None:
     needed = {cell.key for rows in status.tables_of(root).values() for row in rows for cell in status.cells_of(row)}
     garbage = find_garbage(store, needed, days=options.days, done=options.done)
-    for folder in garbage:
-        print(folder.relative_to(store.root))
     freed = remove(garbage) if options.force else sum(map(size_of, garbage))
+    names = [str(folder.relative_to(store.root)) for folder in garbage]
+    if options.json:
+        print(json.dumps({"folders": names, "bytes": freed, "removed": options.force}, indent=1))
+        return
     verb = "removed" if options.force else "would go (--force removes them)"
-    print(f"{len(garbage)} folders {verb}, {freed / 2**20:.1f} MiB")
+    print(*names, f"{len(garbage)} folders {verb}, {freed / 2**20:.1f} MiB", sep="\n")
 
 
 def _compare(root: Path, store: Store, options: argparse.Namespace) -> None:
@@ -261,10 +277,7 @@ def _ui(root: Path, store: Store, options: argparse.Namespace) -> None:
     _brought_up(root, store)
     artifacts = str(store.root.parent / "mlflow-artifacts")
     database = ["--backend-store-uri", tracking_uri(store.root), "--default-artifact-root", artifacts]
-    one = [
-        "--workers",
-        "1",
-    ]  # for one person; four, and a runner of jobs, would take a minute of a busy machine to start
+    one = ["--workers", "1"]  # for one person: four, and a runner of jobs, take a busy machine a minute to start
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *database, *one, "--port", options.port])
 

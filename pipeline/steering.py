@@ -26,7 +26,7 @@ def show_log(root: Path, store: Store, prefix: str, *, follow: bool) -> None:
     key, shown = find_cell(root, store, prefix).key, 0
     while True:
         ended = store.state(key) in ("done", "failed", "cancelled")
-        path = (store.done(key) if store.is_done(key) else store.work(key)) / "log.txt"
+        path = _log_path(store, key)
         if not path.exists() and (ended or not follow):
             raise ValueError(f"cell {key[:12]} is {store.state(key)} and has no log")
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
@@ -35,6 +35,18 @@ def show_log(root: Path, store: Store, prefix: str, *, follow: bool) -> None:
         if ended or not follow:
             return
         time.sleep(1)
+
+
+def log_lines(root: Path, store: Store, prefix: str) -> dict[str, Any]:
+    """Return the log of a cell so far as lines, with its key and state."""
+    key = find_cell(root, store, prefix).key
+    path = _log_path(store, key)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    return {"key": key, "state": store.state(key), "lines": lines}
+
+
+def _log_path(store: Store, key: str) -> Path:
+    return (store.done(key) if store.is_done(key) else store.work(key)) / "log.txt"
 
 
 def explain(root: Path, store: Store, prefix: str) -> dict[str, Any]:

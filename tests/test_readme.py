@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.labels import METHOD_LABELS
 
@@ -47,3 +48,19 @@ def test_every_method_has_its_row() -> None:
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:repro|evaluate|tables)@(\w+)", README))))
 def test_a_named_table_is_there(target: str) -> None:
     assert f"{target}:" in (PROJECT / "dvc.yaml").read_text()
+
+
+def test_the_citation_has_what_its_format_asks_for_and_names_the_paper() -> None:
+    citation = yaml.safe_load((PROJECT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    paper = citation["preferred-citation"]
+    assert {"type", "title", "authors"} <= set(paper)
+    assert (paper["type"], paper["year"]) == ("conference-paper", 2022)
+    assert paper["title"] == "Semi-Supervised Semantic Segmentation Using Unreliable Pseudo-Labels"
+    assert [author["family-names"] for author in paper["authors"]][::8] == ["Wang", "Le"]
+    assert "CVPR" in paper["conference"]["name"]
+
+
+@pytest.mark.parametrize("picture", re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README))
+def test_a_picture_is_there_and_small(picture: str) -> None:
+    assert (PROJECT / picture).stat().st_size < 300_000

@@ -96,20 +96,22 @@ def faults(browser: Browser) -> list[object]:
 def test_one_link_of_a_tables_run_compares_the_runs_of_each_alpha0(
     server: Server, browser: Browser, tmp_path: Path
 ) -> None:
-    [(note,)] = server.query("select value from tags where key = 'mlflow.note.content' and value like '%alpha_0%'")
+    [(note,)] = server.query("select value from tags where key = 'mlflow.note.content' and value like '%79.30%'")
     links = dict(re.findall(r"\[([^\]]+)\]\((#/compare-runs[^)]+)\)", note))
     assert set(links) == {"all", "1/8 (1323)", "1/4 (2646)"}
     browser.open(f"{server.address}/{links['1/4 (2646)']}", width=1400)
     browser.wait("document.body.innerText.includes('parameters.alpha0')", timeout_s=200)
     text = browser.run("document.body.innerText")
-    assert all(f"alpha_0_percent={100 * float(alpha):g} seed 0" in text for alpha in ALPHAS)
+    named = set(ALPHAS) - {"0.2"}  # the default cell is called after the first table that it stands in
+    assert all(f"alpha_0_percent={100 * float(alpha):g} seed 0" in text for alpha in named)
     assert all(re.search(rf"\b{re.escape(alpha)}\b", text) for alpha in ALPHAS)
     assert faults(browser) == []
     browser.screenshot(tmp_path / "mlflow.png")
     with Image.open(tmp_path / "mlflow.png") as seen:
         assert len(seen.convert("RGB").getcolors(1 << 24) or []) > 20
         if KEPT:
-            seen.convert("RGB").quantize(64).save(KEPT, optimize=True)
+            picture = seen.convert("RGB").crop((0, 0, 1040, seen.height))  # without MLflow's assistant
+            picture.quantize(64).save(KEPT, optimize=True)
 
 
 def test_a_tables_run_shows_the_table_and_a_cells_run_its_predictions(server: Server, browser: Browser) -> None:

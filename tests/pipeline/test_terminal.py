@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
+import select
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline import progress
+from pipeline.__main__ import main
+from pipeline.cell import chain
+from pipeline.store import Store
 
 PROJECT = Path(__file__).parents[2]
 BOARD = """
@@ -60,6 +72,72 @@ def test_without_a_terminal_nothing_is_drawn(tmp_path: Path) -> None:
     assert done.stdout + done.stderr == b""
 
 
+def test_without_a_terminal_a_line_is_written_when_a_minute_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now_s))
+    with progress.Board(Store(tmp_path), "train@table_1") as board:
+        for now_s in (1030.0, 1061.0, 1090.0, 1122.0):  # noqa: B007
+            board.show({"a": "done", "b": "running", "c": "queued", "d": "failed"})
+    line = "train@table_1: 2 of 4 cells, 1 running, 1 queued, 1 failed"
+    assert capsys.readouterr().err == f"{line} (1 min)\n{line} (2 min)\n"
+
+
+def test_status_0_is_done_1_something_wrong_and_said_2_not_readable(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(PROJECT)
+    assert main(["completion", "bash"]) == 0
+    assert main(["tables", "table_99"]) == 1
+    assert "table_99: no such table" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["tables", "--no-such-option"])
+    assert ended.value.code == 2
+
+
+def test_status_130_is_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_arguments: object, **_keywords: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(PROJECT)
+    monkeypatch.setattr("pipeline.live.show_status", interrupted)
+    assert main(["status"]) == 130
+
+
+def test_help_says_what_the_exit_status_means(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--help"], ["status", "--help"]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        said = " ".join(capsys.readouterr().out.split())
+        assert all(words in said for words in ("0 done", "1 something", "2 the command", "130 Ctrl-C"))
+
+
+@pytest.mark.parametrize("command", [["tables", "table_7"], ["doctor", "--dry-run"], ["gc"]])
+def test_what_reads_answers_in_json(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(PROJECT)
+    monkeypatch.setattr("pipeline.__main__.find_store", lambda _root: tmp_path)
+    main([*command, "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    expected = {"tables": {"table_7"}, "doctor": {"findings", "mended"}, "gc": {"folders", "bytes", "removed"}}
+    assert set(answer) == expected[command[0]]
+
+
+def test_a_log_in_json_has_its_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [row] = json.loads((PROJECT / "reports" / "embedded" / "cells" / "experiment.json").read_text())
+    key, store = chain(row)[-1].key, Store(tmp_path)
+    store.work(key).mkdir(parents=True)
+    (store.work(key) / "log.txt").write_text("one\ntwo\n")
+    monkeypatch.chdir(PROJECT)
+    monkeypatch.setattr("pipeline.__main__.find_store", lambda _root: tmp_path)
+    assert main(["logs", key[:12], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["lines"] == ["one", "two"]
+
+
 def completed(*words: str) -> list[str]:
     """Return what bash offers for the last of these words."""
     quoted = " ".join(f"'{word}'" for word in words)
@@ -77,6 +155,36 @@ def test_bash_completes_commands_options_and_choices() -> None:
     assert completed("st") == ["status"]
     assert set(completed("status", "--")) >= {"--watch", "--json"}
     assert completed("export", "--as", "o") == ["onnx"]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh: apt-get install zsh")
+def test_zsh_completes_commands_in_a_terminal() -> None:
+    """What a person sees after typing `pipeline stat` and the tabulator: zsh alone knows how to ask its functions."""
+    controller, terminal = pty.openpty()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    shell = subprocess.Popen(
+        ["zsh", "-f", "-i"], cwd=PROJECT, stdin=terminal, stdout=terminal, stderr=terminal,
+        env={"PATH": path, "TERM": "dumb", "HOME": str(PROJECT)}, start_new_session=True,
+    )  # fmt: skip
+    os.close(terminal)
+    try:
+        code = 'eval "$(python -m pipeline completion zsh)"'
+        os.write(controller, f"autoload -U compinit; compinit -D -u; {code}; echo re''ady\n".encode())
+        assert b"ready" in _read_until(controller, b"ready\r")
+        os.write(controller, b"pipeline stat\t")
+        assert b"status" in _read_until(controller, b"status")
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(controller)
+
+
+def _read_until(controller: int, wanted: bytes, timeout_s: float = 60) -> bytes:
+    seen, end = b"", time.monotonic() + timeout_s
+    while wanted not in seen and time.monotonic() < end:
+        if select.select([controller], [], [], 1)[0]:
+            seen += os.read(controller, 4096)
+    return seen
 
 
 def test_zsh_code_names_the_program() -> None:
