@@ -30,12 +30,10 @@ check: $(READY)  ## formatting, lint, types, then the suite
 	mypy pipeline stages
 	$(MAKE) test
 
-bench: $(READY)  ## what loading and the pipeline itself cost, each beside a baseline
-	python -m tests.benchmarks.loading
-	python -m tests.benchmarks.pipeline
-	python -m tests.benchmarks.laptop
-	python -m tests.benchmarks.cells
-	python -m tests.benchmarks.losses
+BENCHMARKS := floor step losses prototypes options memory growth evaluation workers loading laptop pipeline cells
+
+bench: $(READY)  ## what a step, its parts, loading and the pipeline cost, each beside a baseline: reports/benchmarks.md
+	for name in $(BENCHMARKS); do python -m tests.benchmarks.$$name || exit 1; done
 
 ui: $(READY)  ## the MLflow UI over this repository's runs
 	python -m pipeline ui

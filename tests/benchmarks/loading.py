@@ -7,7 +7,6 @@ the same decoded images, with the same scales, in the same run, in processor tim
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -18,23 +17,31 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from pipeline.data.augment import Augmentation, draw_views, fill_image, fill_mask, place
+from tests.benchmarks.report import rounds, table, write
 
 NUM_IMAGES, NUM_VIEWS, REPEATS = 8, 64, 7
+AIMS = {500: 2, 2048: 4}
+"""How many times faster than torchvision, by width."""
 
 
 def main() -> None:
-    """Print one line for each size: ours, torchvision's, the ratio, and decoding."""
+    """Measure and write the section; a line for each size."""
     torch.set_num_threads(1)
+    rows = []
     for height, width, crop, kind in ((64, 64, 64, "JPEG"), (375, 500, 513, "JPEG"), (1024, 2048, 769, "PNG")):
         images, masks = _decoded(height, width)
         augmentation = Augmentation(crop=crop, scale_min=0.5, scale_max=2.0, flip_probability=0.5, pad_label=255)
-        ours = _rate(partial(_ours, augmentation, images, masks))
-        theirs = _rate(partial(_theirs, augmentation, images, masks))
-        decoding = _rate(partial(_decode, _encoded(images, kind)))
-        print(
-            f"{width}x{height} to {crop}: {ours:.0f} images/s, torchvision {theirs:.0f}, ratio {ours / theirs:.1f};"
-            f" decoding {kind} {decoding:.0f}"
+        ours, theirs, decoding = _rates(
+            partial(_ours, augmentation, images, masks),
+            partial(_theirs, augmentation, images, masks),
+            partial(_decode, [*_encoded(images, kind), *_encoded(masks, "PNG")]),
         )
+        aim = AIMS.get(width, "")
+        met = f"{aim}: {'yes' if ours / theirs >= aim else '**no**'}" if aim else ""
+        rates = [f"{rate:,.0f}" for rate in (ours, theirs, decoding)]
+        rows.append([f"{width} x {height} to {crop}, {kind}", *rates, f"{ours / theirs:.1f}", met])
+    head = ["images", "ours, images/s", "torchvision's", "decoding image and mask", "ours over it", "aim, at least"]
+    write("loading", "Weak augmentation of images and masks", table(head, rows))
 
 
 def _decoded(height: int, width: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -71,8 +78,10 @@ def _theirs(augmentation: Augmentation, images: list[np.ndarray], masks: list[np
 
 
 def _decode(files: list[bytes]) -> None:
+    images, masks = files[:NUM_IMAGES], files[NUM_IMAGES:]
     for number in range(NUM_VIEWS):
-        np.array(Image.open(io.BytesIO(files[number % NUM_IMAGES])).convert("RGB"))
+        np.array(Image.open(io.BytesIO(images[number % NUM_IMAGES])).convert("RGB"))
+        np.array(Image.open(io.BytesIO(masks[number % NUM_IMAGES])))
 
 
 def _encoded(images: list[np.ndarray], kind: str) -> list[bytes]:
@@ -82,15 +91,10 @@ def _encoded(images: list[np.ndarray], kind: str) -> list[bytes]:
     return [file.getvalue() for file in files]
 
 
-def _rate(work: Callable[[], None]) -> float:
-    """Return views per second of processor time, the best of several repeats."""
-    work()
-    best = float("inf")
-    for _ in range(REPEATS):
-        began = time.process_time()
-        work()
-        best = min(best, time.process_time() - began)
-    return NUM_VIEWS / best
+def _rates(*works: Callable[[], None]) -> list[float]:
+    """Return views per second of processor time of each, medians over rounds in which they take turns."""
+    seconds = rounds({str(number): work for number, work in enumerate(works)}, num=REPEATS)
+    return [NUM_VIEWS / taken_s for taken_s in seconds.values()]
 
 
 if __name__ == "__main__":

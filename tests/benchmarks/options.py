@@ -1,7 +1,7 @@
 """What each way to save changes in speed, memory and result: `python -m tests.benchmarks.options [compile]`.
 
-One U2PL step of ResNet-50 on 2 + 2 images of 129 x 129, one thread. Each option is measured beside the default (fp32,
-channels-last, everything at once) in turns; memory is that of all tensors alive at once. Losses and gradients of the
+One U2PL step of ResNet-50 on 2 + 2 images of 129 x 129, one thread. Each option is measured in turns with the default
+(float32, channels-last, everything at once); memory is that of all tensors alive at once. Losses and gradients of the
 first step from the same seed are compared with the default's. `compile` adds `torch.compile`, minutes of compiling.
 """
 
