@@ -152,7 +152,7 @@ def adopt_untrained(store: Store, reports: Path, tables: dict[str, list[dict[str
             for name, values in state.items():
                 if values.shape == (classes,) and name.endswith("bias"):
                     values[seed] += 100  # each sees a class of its own, so that there is something to box
-            path = store.root.parent / f"{train.key}.pt"
+            path = store.root.parent / f"{table}-{seed}.pt"  # the store links it: a shared cell keeps its first
             torch.save({"best": {"student": state}, "last": {"student": state}}, path)
             store.adopt(train.to_json(), {"state": "done"}, {"weights.pt": path})
             facts = {"state": "done", "metrics": {"student": {}}, "train_s": 1.0, "provenance": {}, "key": "k"}
