@@ -90,7 +90,9 @@ def _figure(
     panels: list[Axes] = list(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0])
     for axes, name in zip(panels, shown, strict=True):
         grid = found[name]
-        edges = np.append(np.concatenate(([0], steps[name]))[: grid.shape[1]], steps[name][-1])
+        ends = steps[name][: grid.shape[1]]  # a value is of the steps since the one before
+        start = max(0, 2 * ends[0] - ends[1]) if len(ends) > 1 else 0
+        edges = np.concatenate(([start], ends))
         mesh = axes.pcolormesh(
             edges, np.arange(len(grid) + 1) - 0.5, grid, cmap=colours, vmin=limits[0], vmax=limits[1], rasterized=True
         )
