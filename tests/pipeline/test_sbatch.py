@@ -78,7 +78,7 @@ def cluster(project: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 
 def cell(kind: str, number: int, *upstream: Cell, dataset: str = "none") -> Cell:
-    values = {"number": number, "dataset": dataset, "partition": "-", "seed": 0}
+    values = {"number": number, "dataset": dataset, "partition": "-", "seed": 0, "model": {"weights": None}}
     return Cell(kind, values, tuple(one.key for one in upstream), digest([kind, number]))
 
 
