@@ -76,12 +76,16 @@ class Browser:
 
     def open(self, page: Path | str, *, width: int = 1280, media: str = "screen", scheme: str = "light") -> None:
         """Open a file or an address, and return when it is loaded."""
-        self.events.clear()
+        self._load("about:blank")  # an address that differs in its fragment alone would load nothing
         feature = [{"name": "prefers-color-scheme", "value": scheme}]
         self.send("Emulation.setEmulatedMedia", media=media, features=feature)
         scale = {"height": 844, "deviceScaleFactor": 1, "mobile": width < 600}
         self.send("Emulation.setDeviceMetricsOverride", width=width, **scale)
-        self.send("Page.navigate", url=page.as_uri() if isinstance(page, Path) else page)
+        self._load(page.as_uri() if isinstance(page, Path) else page)
+
+    def _load(self, url: str) -> None:
+        self.events.clear()
+        self.send("Page.navigate", url=url)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._receive())
 
