@@ -26,7 +26,9 @@ def tables_of(root: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
 
     Tables on folders of one's own are left out where those are not: their cells have no key without them.
     """
-    paths = sorted((root / "reports").glob("*/cells/*.json"))
+    found = (root / "reports").glob("*/cells/*.json")
+    # `experiment` last of its scale: a cell that it shares is known by its row in another table.
+    paths = sorted(found, key=lambda path: (path.parent.parent.name, path.stem == "experiment", path.stem))
     tables = {(path.parent.parent.name, path.stem): read_rows(path) for path in paths}
     return {name: rows for name, rows in tables.items() if all(_is_here(root, row["data"].get("path")) for row in rows)}
 
