@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.pipeline.conftest import Lab
 
 pytestmark = pytest.mark.slow
-PATIENCE_S = 120.0
+PATIENCE_S = 400.0
 
 
 def free_port() -> int:
