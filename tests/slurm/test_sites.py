@@ -24,7 +24,12 @@ NODES = ("--no-accounting", "--nodes=8", "--cpus=64", "--gres=8", "--set", "Part
 
 
 def cell(kind: str, dataset: str, seed: int = 0) -> Cell:
-    return Cell(kind, {"dataset": dataset, "partition": "1-4", "seed": seed, "model": {"weights": None}}, (), digest([kind, dataset, seed]))
+    return Cell(
+        kind,
+        {"dataset": dataset, "partition": "1-4", "seed": seed, "model": {"weights": None}},
+        (),
+        digest([kind, dataset, seed]),
+    )
 
 
 def asked(parameters: dict[str, Any]) -> dict[str, str]:
