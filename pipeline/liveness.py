@@ -45,31 +45,37 @@ class Dead:
 
 
 def find_dead(store: Store) -> Dead:
-    """Return what is to be let go of."""
-    found = {path.parent.name: read_json(path) for path in (store.root / "work").glob("*/holder.json")}
-    holders = {key: holder for key, holder in found.items() if holder}
-    dead = {key: holder for key, holder in holders.items() if holder_dead(store, holder)}
+    """Return what is to be let go of.
+
+    Jobs are asked about before it is read who holds what: a worker that ends in between leaves room for one cell too
+    many then, never for one too few.
+    """
     claimed: dict[str, set[str]] = defaultdict(set)
     for path in (store.root / "claims").glob("*.json"):
         if owner := store.owner(path.stem):
             claimed[owner].add(path.stem)
+    outlines = {submission: read_outline(store.submissions / submission) for submission in claimed}
+    workers = {name: 0 if outline is None else live_workers(store, outline) for name, outline in outlines.items()}
+    found = {path.parent.name: read_json(path) for path in (store.root / "work").glob("*/holder.json")}
+    holders = {key: holder for key, holder in found.items() if holder}
+    dead = {key: holder for key, holder in holders.items() if holder_dead(store, holder)}
     claims = []
     for submission, keys in claimed.items():
         held = {key for key, holder in holders.items() if key not in dead and holder["submission"] == submission}
         lost = {key for key, holder in dead.items() if key in keys and not _is_local(holder)}
-        gone = _given_up(store, submission, keys - held, held=held, lost=lost)
+        gone = _given_up(outlines[submission], workers[submission], keys=keys - held, held=held, lost=lost)
         claims += [(key, submission) for key in sorted(gone)]
     return Dead(sorted(dead.items()), claims)
 
 
-def _given_up(store: Store, submission: str, keys: set[str], *, held: set[str], lost: set[str]) -> set[str]:
+def _given_up(
+    outline: Outline | None, workers: int | None, *, keys: set[str], held: set[str], lost: set[str]
+) -> set[str]:
     """Return which of the claimed cells `keys` that no living worker holds their submission will not come to.
 
     All, where its jobs are gone; else the `lost` ones with what comes after them, and what the jobs left cannot reach:
     a worker of a few trainings has no time for another's.
     """
-    outline = read_outline(store.submissions / submission)
-    workers = 0 if outline is None else live_workers(store, outline)
     if outline is None or workers == 0:
         return keys
     gone = lost | _after(outline.cells, lost) & keys
