@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import logging
 import os
@@ -77,14 +78,19 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(end - 1, 0))
         torn = file.read(1) not in (b"", b"\n")  # a writer was killed: its part of a line stays alone
-        line = b"\n" * torn + json.dumps(value).encode() + b"\n"
-        try:
-            written = file.write(line)
-            if written != len(line):
-                raise OSError(f"{path}: {written} of {len(line)} bytes written; is the disk full?")
-        except OSError:
-            file.truncate(end)
-            raise
+        write_whole(file, b"\n" * torn + json.dumps(value).encode() + b"\n")
+
+
+def write_whole(file: io.FileIO, line: bytes) -> None:
+    """Write to the end of an unbuffered file a whole line or nothing. Raises OSError where the disk is full."""
+    end = os.fstat(file.fileno()).st_size
+    try:
+        written = file.write(line)
+        if written != len(line):
+            raise OSError(f"{file.name!s}: {written} of {len(line)} bytes written; is the disk full?")
+    except OSError:
+        file.truncate(end)
+        raise
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,6 @@ Non-finite values stand as NaN, Infinity and -Infinity, as Python's `json` reads
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -22,6 +21,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from pipeline.files import write_whole
 
 NAME = re.compile(r"[\w.\- :]+(/[\w.\- :]+)*", re.ASCII)
 """What MLflow accepts as the name of a metric."""
@@ -65,7 +66,7 @@ class Spool:
             return
         record = {"step": int(step), "time_ms": time.time_ns() // 1_000_000, "metrics": new}
         with self.path.open("ab", buffering=0) as file:
-            _write(file, json.dumps(record).encode() + b"\n")
+            write_whole(file, json.dumps(record).encode() + b"\n")
         self._last |= dict.fromkeys(new, int(step))
 
     def sync(self) -> int:
@@ -73,18 +74,6 @@ class Spool:
         with self.path.open("ab") as file:
             os.fsync(file.fileno())
             return file.tell()
-
-
-def _write(file: io.FileIO, line: bytes) -> None:
-    """Write a whole line or nothing."""
-    start = os.fstat(file.fileno()).st_size
-    try:
-        written = file.write(line)
-        if written != len(line):
-            raise OSError(f"{file.name!s}: {written} of {len(line)} bytes written; is the disk full?")
-    except OSError:
-        file.truncate(start)
-        raise
 
 
 def read(path: Path, *, start: int = 0) -> Iterator[Record]:
