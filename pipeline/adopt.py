@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.cell import chain
+from pipeline.cell import cells_of, chain, read_rows
 from pipeline.store import Store, read_json
 
 LOCKS = ("dvc.lock", "reports/*/dvc.lock")
@@ -29,6 +29,8 @@ def adopt(store: Store, root: Path, scale: str) -> int:
         rows: Any = read_json(path)
         for row in rows or []:
             adopted += _adopt_evaluated(store, row, str(path.relative_to(root)))
+    for path in sorted((root / "reports" / scale / "reliability").glob("*.json")):
+        adopted += _adopt_reliability(store, path, str(path.relative_to(root)))
     return adopted
 
 
@@ -78,6 +80,19 @@ def _adopt_evaluated(store: Store, row: dict[str, Any], source: str) -> int:
     result = {name: row[name] for name in ("state", "metrics", "evaluate_s")}
     result["provenance"] = {"adopted_from": source, "ended": row["provenance"]["ended"]}
     return int(store.adopt(cell.to_json(), result, {}))
+
+
+def _adopt_reliability(store: Store, path: Path, source: str) -> int:
+    listing = path.parents[1] / "cells" / path.name
+    rows = read_rows(listing) if listing.exists() else []
+    cells = {cell.key: cell for row in rows for cell in cells_of(row) if cell.kind == "reliability"}
+    adopted = 0
+    for record in read_json(path) or []:
+        if record["key"] in cells and store.state(record["key"]) == "missing":
+            result = {name: record[name] for name in ("state", "sets", "reliability_s")}
+            result["provenance"] = {"adopted_from": source, "ended": record["provenance"]["ended"]}
+            adopted += int(store.adopt(cells[record["key"]].to_json(), result, {}))
+    return adopted
 
 
 def manifest_entry(store: Store, key: str, folder: Path) -> dict[str, Any]:

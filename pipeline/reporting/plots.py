@@ -26,12 +26,13 @@ from pipeline.reporting.reliability import (
     RISK,
     calibration_figure,
     caption_of,
+    name_of_record,
     read_reliability,
     reliability_figure,
     risk_coverage_figure,
 )
-from pipeline.reporting.rows import Row, figures_of
-from pipeline.reporting.wording import line_name, measured_on, reference_name
+from pipeline.reporting.rows import OLDER, Row, figures_of
+from pipeline.reporting.wording import OLDER_CODE, OLDER_CODE_MEANS, line_name, measured_on, reference_name
 
 CURVES_FROM = ("table_x3", "table_2", "table_3", "table_1")
 """The tables whose runs' curves are shown: the first of them that has any."""
@@ -74,7 +75,7 @@ def write_plots(
     plots = []
     for grid in grids:
         plots += _table_figures(grid, folder)
-    plots += _reliability_plots(folder)
+    plots += _reliability_plots(folder, rows)
     plots += _curve_figures(grids, folder, curves)
     for path in sorted(path for path in (folder.parent / "pictures").glob("*") if path.suffix in PICTURES):
         words = path.with_suffix(".txt")
@@ -164,16 +165,25 @@ def _class_curves(grid: Grid, found: dict[str, list[Curves]], folder: Path, wher
     return plots + _drawn(queue_figure(ordered, classes), folder / "curves_queue.svg", f"{queues}. {where}", None)
 
 
-def _reliability_plots(folder: Path) -> list[Plot]:
+def _reliability_plots(folder: Path, rows: Mapping[str, list[Row]]) -> list[Plot]:
+    """Draw what the `reliability` stage counted; what is of no network that a row has today is marked."""
     records = read_reliability(folder.parent / "reliability")
     if not records:
         return []
+    today = {row.get("train_key") for table in rows.values() for row in table if not row.get(OLDER)}
+    older = [name_of_record(record) for record in records if record["train_key"] not in today]
     plots = []
     for record in records:
         name = "_".join((record["dataset"], record["method"], record["partition"].replace("-", "_")))
-        plots += _drawn(reliability_figure(record), folder / f"reliability_{name}.svg", caption_of(record), None)
-    plots += _drawn(calibration_figure(records), folder / "reliability_calibration.svg", CALIBRATION, None)
-    return plots + _drawn(risk_coverage_figure(records), folder / "reliability_risk.svg", RISK, None)
+        caption = caption_of(record) + _of_older(name_of_record(record), older)
+        plots += _drawn(reliability_figure(record), folder / f"reliability_{name}.svg", caption, None)
+    marks = "".join(_of_older(name, older) for name in older)
+    plots += _drawn(calibration_figure(records), folder / "reliability_calibration.svg", CALIBRATION + marks, None)
+    return plots + _drawn(risk_coverage_figure(records), folder / "reliability_risk.svg", RISK + marks, None)
+
+
+def _of_older(name: str, older: Sequence[str]) -> str:
+    return f" {OLDER_CODE} {name}: {OLDER_CODE_MEANS}." if name in older else ""
 
 
 def _seeds(line: Line, index: int, curves: Callable[[str], Curves | None]) -> list[Curves]:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pipeline.adopt import adopt
-from pipeline.cell import chain
+from pipeline.cell import cells_of, chain
 from pipeline.params import load_params, resolve_table
 from pipeline.results import link_weights
 from pipeline.store import Store, read_json, write_json
@@ -88,3 +88,16 @@ def test_an_evaluation_is_a_recorded_row_whose_key_is_still_its_own(tmp_path: Pa
     result = read_json(store.done(key) / "result.json") or {}
     assert result["metrics"] == {"student": {}}
     assert result["provenance"]["adopted_from"] == "reports/embedded/metrics/experiment.json"
+
+
+def test_a_reliability_record_is_taken_over_while_its_row_has_its_key(tmp_path: Path) -> None:
+    rows = resolve_table(load_params(PROJECT / "params.yaml"), "table_1")
+    [cell] = [cell for row in rows for cell in cells_of(row) if cell.kind == "reliability"]
+    reports, store = tmp_path / "reports" / "embedded", Store(tmp_path / "cells")
+    record = {"key": cell.key, "state": "done", "sets": {"val": {}}, "reliability_s": 2.0, "provenance": {"ended": 5.0}}
+    write_json(reports / "reliability" / "table_1.json", [record, record | {"key": "of other code"}])
+    assert adopt(store, tmp_path, "embedded") == 0  # no rows say what it is
+    write_json(reports / "cells" / "table_1.json", rows)
+    assert adopt(store, tmp_path, "embedded") == 1
+    result = read_json(store.done(cell.key) / "result.json") or {}
+    assert (result["sets"], result["provenance"]["ended"]) == ({"val": {}}, 5.0)

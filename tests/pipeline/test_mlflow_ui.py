@@ -108,6 +108,7 @@ def test_one_link_of_a_tables_run_compares_the_runs_of_each_alpha0(
     named = set(ALPHAS) - {"0.2"}  # the default cell is called after the first table that it stands in
     assert all(f"alpha_0_percent={100 * float(alpha):g} seed 0" in text for alpha in named)
     assert all(re.search(rf"\b{re.escape(alpha)}\b", text) for alpha in ALPHAS)
+    browser.wait("document.querySelector('.js-plotly-plot .main-svg') !== null", timeout_s=200)
     assert faults(browser) == []
     browser.screenshot(tmp_path / "mlflow.png")
     with Image.open(tmp_path / "mlflow.png") as seen:

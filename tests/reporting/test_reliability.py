@@ -53,7 +53,7 @@ def counts(*, wrong: float = 0.5) -> Record:
 def record(method: str = "suponly", **changes: Any) -> Record:
     sets = {"unlabelled": counts(), "val": counts(wrong=1.0)}
     known = {"method": method, "dataset": "voc_classic", "partition": "1-2", "seed": 0, "data": {"name": "shapes"}}
-    return known | {"sets": sets} | changes
+    return known | {"train_key": "nobody's", "sets": sets} | changes
 
 
 def points(axes: Axes, name: str) -> tuple[list[float], list[float]]:
@@ -104,6 +104,16 @@ def test_records_are_read_once_a_network_and_a_torn_file_is_named(tmp_path: Path
     (tmp_path / "table_1.json").write_text("[{")
     with pytest.raises(ValueError, match=r"table_1\.json: torn .* `dvc repro -f reliability@table_1`"):
         read_reliability(tmp_path)
+
+
+def test_what_no_row_of_today_has_trained_is_marked(few: Path, page_of: Callable[..., str]) -> None:
+    rows = [row for path in sorted((few / "metrics").glob("*.json")) for row in json.loads(path.read_text())]
+    (few / "reliability").mkdir()
+    todays = record(sets={"val": counts()}, train_key=rows[0]["train_key"])
+    (few / "reliability" / "table_1.json").write_text(json.dumps([todays, record("u2pl")]))
+    text = page_of()
+    assert "U2PL (w/ CutMix), VOC classic 1/2: measured under older code" in text
+    assert "SupOnly, VOC classic 1/2: measured" not in text
 
 
 def test_the_page_shows_reliability_with_its_captions(few: Path, page_of: Callable[..., str]) -> None:
