@@ -1,4 +1,4 @@
-"""Real photographs by the README's command, with fewer of them and fewer steps; and the paper's scale, up to its data."""
+"""Real photographs by the README's command, fewer of them and fewer steps; the paper's scale, up to its data."""
 
 from __future__ import annotations
 
