@@ -32,6 +32,7 @@ from pipeline.measuring import evaluation_flop
 from pipeline.models.segnet import Output, SegNet
 from pipeline.store import read_json
 from pipeline.training.engine import Run, train_step
+from pipeline.training.execution import prepare
 from pipeline.training.setting import build_optimiser, make_setting
 
 RANKS = (1, 2, 4, 8)
@@ -156,6 +157,7 @@ def synthetic_run(row: dict[str, Any], mode: FakeTensorMode | None = None) -> Ru
     method.begin()
     if training["channels_last"]:
         method = method.to(memory_format=torch.channels_last)
+    prepare(method, training | {"compile": training["compile"] and mode is None})
     if mode is not None:
         _pretend(method, mode)
     with mode or contextlib.nullcontext():

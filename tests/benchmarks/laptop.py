@@ -17,13 +17,14 @@ import torch
 from pipeline.models.build import ModelConfig, build_network
 from pipeline.models.segnet import SegNet
 from pipeline.params import load_params
+from tests.benchmarks.report import table, write
 
 ROUNDS = 7
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 
 
 def main() -> None:
-    """Measure and print the table."""
+    """Measure and write the section."""
     torch.set_num_threads(1)
     block = load_params(PARAMS)["scales"]["laptop"]["common"]
     frozen = block["model"]["encoder"]["frozen"]
@@ -37,11 +38,13 @@ def main() -> None:
             images = torch.randn(batch, 3, crop, crop).contiguous(memory_format=layout(channels_last))
             seconds[index].append(step(network, images, precision))
     medians = [statistics.median(values[1:]) for values in seconds.values()]
-    print(f"{batch} images of {crop} x {crop}, forward and backward, one thread, median of {ROUNDS}\n")
-    print("| frozen | channels last | precision | s a step | of the first |\n|---|---|---|---|---|")
-    for (parts, channels_last, precision), median in zip(variants, medians, strict=True):
-        share = f"{median / medians[0]:.2f}"
-        print(f"| {len(parts)} parts | {'yes' if channels_last else 'no'} | {precision} | {median:.3f} | {share} |")
+    rows = [
+        [f"{len(parts)} parts", "yes" if last else "no", precision, f"{median:.3f}", f"{median / medians[0]:.2f}"]
+        for (parts, last, precision), median in zip(variants, medians, strict=True)
+    ]
+    head = ["frozen", "channels last", "precision", "s a step", "of the first"]
+    words = f"{batch} images of {crop} x {crop}, forward and backward, one thread, median of {ROUNDS}:\n\n"
+    write("laptop", "A network's step at scale `laptop`", words + table(head, rows))
 
 
 def build(model: dict[str, Any], frozen: list[str]) -> SegNet:
@@ -56,13 +59,13 @@ def layout(channels_last: bool) -> torch.memory_format:
 
 
 def step(network: SegNet, images: torch.Tensor, precision: str) -> float:
-    """Return the seconds of one forward and backward pass."""
-    began = time.perf_counter()
+    """Return the processor seconds of one forward and backward pass."""
+    began = time.process_time()
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
         loss = network(images).logits.mean()
     loss.backward()
     network.zero_grad(set_to_none=True)
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 if __name__ == "__main__":

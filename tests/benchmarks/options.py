@@ -1,20 +1,19 @@
-"""What each way to save changes in speed, memory and result: `python -m tests.benchmarks.options [compile]`.
+"""What each way to save changes in speed, memory and result: `python -m tests.benchmarks.options`.
 
 One U2PL step of ResNet-50 on 2 + 2 images of 129 x 129, one thread. Each option is measured in turns with the default
 (float32, channels-last, everything at once); memory is that of all tensors alive at once. Losses and gradients of the
-first step from the same seed are compared with the default's. `compile` adds `torch.compile`, minutes of compiling.
+first step from the same seed are compared with the default's. Compiled are networks as `compile` does, and beside them
+the contrast, where there is a compiler of C++; the first steps, which compile, are not in the figures.
 """
 
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Callable
+import shutil
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
 from pipeline.forecast import LiveBytes, synthetic_run
 from pipeline.training.engine import Run, train_step
@@ -22,22 +21,24 @@ from tests.benchmarks.report import Figure, figures, rounds, table, write
 from tests.benchmarks.step import paper_row
 
 ROUNDS = 3
-Change = Callable[[Run], None]
 
 
 def main() -> None:
     """Measure and write the section."""
     torch.set_num_threads(1)
-    changes: dict[str, tuple[dict[str, Any], Change | None]] = {
-        "default": ({}, None),
-        "contiguous": ({"channels_last": False}, None),
-        "bfloat16": ({"precision": "bfloat16"}, None),
-        "checkpointing of the encoder": ({}, checkpointed),
+    changes: dict[str, dict[str, Any]] = {
+        "default": {},
+        "contiguous": {"channels_last": False},
+        "bfloat16": {"precision": "bfloat16"},
+        "recompute": {"recompute": True},
+        "accumulate 2": {"accumulate": 2},
     }
-    if "compile" in sys.argv:
-        changes["networks compiled"] = ({}, compiled_networks)
-        changes["contrast compiled"] = ({}, compiled_contrast)
-    runs = {name: made(training, change) for name, (training, change) in changes.items()}
+    if shutil.which("c++"):
+        changes["compile"] = {"compile": True}
+    runs = {name: made(training) for name, training in changes.items()}
+    if shutil.which("c++"):
+        runs["contrast compiled"] = made({})
+        runs["contrast compiled"].method.contrast.compile()  # type: ignore[operator]
     results = {name: first_step(run) for name, run in runs.items()}
     peaks = {name: peak_mib(run) for name, run in runs.items()}
     taken_s = rounds({name: lambda run=run: train_step(run) for name, run in runs.items()}, num=ROUNDS)
@@ -53,12 +54,12 @@ def main() -> None:
     write("options", "Options of a step", body)
 
 
-def made(training: dict[str, Any], change: Change | None) -> Run:
+def made(training: dict[str, Any]) -> Run:
     """Return the run of an option; all have the same weights and images."""
     torch.manual_seed(0)
     row = paper_row("u2pl", 2)
     encoder = row["model"]["encoder"] | {"blocks": [3, 4, 6, 3]}
-    run = synthetic_run(
+    return synthetic_run(
         row
         | {
             "model": row["model"] | {"encoder": encoder},
@@ -66,9 +67,6 @@ def made(training: dict[str, Any], change: Change | None) -> Run:
             "parameters": row["parameters"] | {"queue_size": 3000, "queue_size_class_0": 5000},
         }
     )
-    if change is not None:
-        change(run)
-    return run
 
 
 def first_step(run: Run) -> tuple[float, Tensor]:
@@ -88,48 +86,6 @@ def peak_mib(run: Run) -> float:
     with LiveBytes([*run.method.parameters(), *run.method.buffers(), *vars(run.batches(0)).values()]) as memory:
         train_step(run)
     return memory.peak / 2**20
-
-
-def checkpointed(run: Run) -> None:
-    """Compute the blocks of the student's encoder twice instead of keeping what is inside them.
-
-    The second time must not move the norms' statistics again.
-    """
-    for stage in run.method.student.encoder.children():
-        if isinstance(stage, nn.Sequential):
-            for block in stage:
-                block.forward = recomputed(block)
-
-
-def recomputed(block: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return a forward that keeps nothing inside a block."""
-    forward, norms = block.forward, [layer for layer in block.modules() if isinstance(layer, nn.BatchNorm2d)]
-    seen = {"again": False}
-
-    def run(x: Tensor) -> Tensor:
-        before = [norm.momentum for norm in norms]
-        if seen["again"]:
-            for norm in norms:
-                norm.momentum = 0.0
-        out = forward(x)
-        for norm, momentum in zip(norms, before, strict=True):
-            norm.momentum = momentum
-        seen["again"] = not seen["again"]
-        return out
-
-    return lambda x: checkpoint(run, x, use_reentrant=False) if torch.is_grad_enabled() else forward(x)
-
-
-def compiled_networks(run: Run) -> None:
-    """Compile the student and the teacher."""
-    for network in (run.method.student, run.method.teacher.net):
-        network.forward = torch.compile(network.forward)  # type: ignore[union-attr]
-        network.predict = torch.compile(network.predict)  # type: ignore[union-attr]
-
-
-def compiled_contrast(run: Run) -> None:
-    """Compile the contrast alone."""
-    run.method.contrast.forward = torch.compile(run.method.contrast.forward)  # type: ignore[union-attr]
 
 
 def optimisers(run: Run) -> list[Figure]:
