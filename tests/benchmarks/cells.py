@@ -1,8 +1,8 @@
-"""What launching costs: `python -m tests.benchmarks.cells [growth] [plain] [forty] [kill] [many]` (all: nine minutes).
+"""What launching costs: `python -m tests.benchmarks.cells` (eight minutes; parts: plain, forty, kill, many).
 
 On a test cluster of eight slots (slurm/test_cluster/install has what it needs), a literal `dvc repro` of a copy of the
 project in which every cell only sleeps for two seconds: 40 of them, beside what one can do without a launcher; a driver
-killed with -9 and started again; 600 of them. `growth` is tests/benchmarks/store.py.
+killed with -9 and started again; 600 of them.
 
 Memory is resident memory summed over processes, so what they share counts more than once; the ingester, which outlives
 the driver and is one for all drivers of a store, is counted apart.
@@ -17,19 +17,23 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 from pipeline.store import Store, find_store
-from tests.benchmarks import store as growth
+from tests.benchmarks.report import table, write
+from tests.benchmarks.store import timed
 from tests.benchmarks.watched import Watched
 from tests.smoke import PROJECT, copy_project
 
 TOOLS = PROJECT / "slurm" / "test_cluster"
-PARTS = ("growth", "plain", "forty", "kill", "many")
+PARTS = ("plain", "forty", "kill", "many")
 SLOTS, SECONDS, FEW, MANY = 8, 2.0, 40, 600
 TABLES = ("table_4", "table_5")
+HEAD = ["cells", "ideal s", "s", "of ideal", "all queued s", "first starts s", "first to last s", "of ideal"]
+HEAD += ["stage MB", "with dvc", "ingester", "most", "% of a core waiting", "squeue, sacct calls"]
 # The three cells of a row are one here: what takes a row apart finds what it expects.
 CHAIN = f"""
 
@@ -46,50 +50,39 @@ def compute(cell, store, record, *, work, stop):
 
 
 def main() -> None:
-    """Measure what the arguments name and print it."""
+    """Measure what the arguments name; write the section where that is all."""
     parts = sys.argv[1:] or PARTS
     if wrong := set(parts) - set(PARTS):
         sys.exit(f"{' '.join(sorted(wrong))}: allowed are {' '.join(PARTS)}")
-    if "growth" in parts:
-        sys.argv[1:] = []
-        growth.main()
-    if set(parts) == {"growth"}:
-        return
     up = subprocess.run([TOOLS / "up", "--nodes=1", f"--cpus={SLOTS}"], capture_output=True, text=True, check=True)
     os.environ |= dict(line.removeprefix("export ").split("=", 1) for line in up.stdout.splitlines() if "=" in line)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            on_cluster(Path(folder), [part for part in parts if part != "growth"])
+            body = on_cluster(Path(folder), parts)
     finally:
         subprocess.run([TOOLS / "down"], check=True, capture_output=True)
+    if set(parts) == set(PARTS):
+        write("cells", "Launching on a cluster of eight slots", body)
+    else:
+        print(body)
 
 
-def on_cluster(folder: Path, parts: list[str]) -> None:
-    """Measure the parts that need the cluster."""
+def on_cluster(folder: Path, parts: Sequence[str]) -> str:
+    """Measure the parts and return their tables."""
     note_calls(folder)
+    project, body, lines = sleeping_project(folder / "project"), "", []
     if "plain" in parts:
-        print(f"\n| {FEW} cells of {SECONDS:g} s on {SLOTS} slots, ideal {FEW * SECONDS / SLOTS:g} s | s | of ideal |")
-        print("|---|---|---|")
         for name, act in PLAIN.items():
-            took = growth.timed(lambda act=act, name=name: act(folder / name.replace(" ", "-")))
-            print(f"| {name} | {took:.1f} | {took * SLOTS / FEW / SECONDS:.2f} |", flush=True)
-    if parts == ["plain"]:
-        return
-    project = sleeping_project(folder / "project")
-    if {"forty", "many"} & set(parts):
-        print(
-            "\n| literal dvc repro | ideal s | s | of ideal | all queued s | first starts s | first to last s |",
-            end="",
-        )
-        print(" of ideal | stage MB | with dvc | ingester | most | % of a core waiting | squeue, sacct calls |")
-        print("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")
-    if "forty" in parts:
-        for _ in range(2):
-            print(ours(project, FEW), flush=True)
-    if "many" in parts:
-        print(ours(project, MANY), flush=True)
-    if "kill" in parts:
-        print(after_a_kill(project))
+            took = timed(lambda act=act, name=name: act(folder / name.replace(" ", "-")))
+            lines.append([name, f"{took:.1f}", f"{took * SLOTS / FEW / SECONDS:.2f}"])
+        head = [f"{FEW} cells of {SECONDS:g} s, ideal {FEW * SECONDS / SLOTS:g} s", "s", "of ideal"]
+        body += table(head, lines) + "\n"
+    lines = [ours(project, FEW) for _ in range(2 * ("forty" in parts))]
+    lines += [ours(project, MANY)] if "many" in parts else []
+    if lines:
+        body += "Ours, a literal `dvc repro` of two tables' cells; MB resident, summed over processes:\n\n"
+        body += table(HEAD, lines) + "\n"
+    return body + (after_a_kill(project) if "kill" in parts else "")
 
 
 def note_calls(folder: Path) -> None:
@@ -121,9 +114,9 @@ def fill_tables(project: Path, num: int) -> None:
     """Give two tables as many rows together, none of which was computed."""
     first = 1000 * int(time.time())
     params = yaml.safe_load((project / "params.yaml").read_text())
-    for half, table in enumerate(TABLES):
+    for half, name in enumerate(TABLES):
         seeds = list(range(first + half * num, first + half * num + num // 2))
-        params["tables"][table] = {"dataset": "voc_blender", "partition": ["1-4"], "method": "u2pl", "seed": seeds}
+        params["tables"][name] = {"dataset": "voc_blender", "partition": ["1-4"], "method": "u2pl", "seed": seeds}
     (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     subprocess.run(["dvc", "repro", "-q", "cells"], cwd=project, check=True)
 
@@ -135,7 +128,7 @@ def repro(project: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=project, stdout=log, stderr=log, start_new_session=True)
 
 
-def ours(project: Path, num: int) -> str:
+def ours(project: Path, num: int) -> list[str]:
     """Drive as many cells to their end and return the line of the table."""
     fill_tables(project, num)
     store, calls = Store(find_store(project)), project.parent / "calls"
@@ -153,7 +146,7 @@ def ours(project: Path, num: int) -> str:
     figures = [f"{ideal_s:g}", f"{took_s:.1f}", f"{took_s / ideal_s:.2f}", f"{queued_s:.1f}"]
     figures += [f"{first_s:.1f}", f"{cells_s:.1f}", f"{cells_s / ideal_s:.2f}"]
     figures += [*watched.waiting(since=queued_s), str(asked)]
-    return f"| {num} of {SECONDS:g} s | {' | '.join(figures)} |"
+    return [f"{num} of {SECONDS:g} s", *figures]
 
 
 def after_a_kill(project: Path) -> str:
@@ -169,7 +162,7 @@ def after_a_kill(project: Path) -> str:
     assert repro(project).wait() == 0
     begun = Counter(line["key"] for line in store.executions()[before:] if line["event"] in ("start", "resume"))
     more, twice = len(list(store.submissions.iterdir())) - submitted - 1, sum(count > 1 for count in begun.values())
-    return f"\nkilled with -9 and started again: {more} further submissions, {twice} of {len(begun)} cells begun twice"
+    return f"Killed with -9 and started again: {more} further submissions, {twice} of {len(begun)} cells begun twice.\n"
 
 
 def one_stage_a_cell(folder: Path) -> None:

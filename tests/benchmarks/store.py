@@ -23,6 +23,7 @@ from pipeline.cell import Cell, digest
 from pipeline.spool import Spool
 from pipeline.store import Store
 from pipeline.worker import Stop, run_cell, take
+from tests.benchmarks.report import table, write
 
 PROJECT = Path(__file__).parents[2]
 COUNTS = (10, 100, 1000, 10_000)
@@ -54,15 +55,14 @@ for _ in range(2):
 
 
 def main() -> None:
-    """Measure and print the table."""
-    print("| cells | claim | submit | take, run, publish | look at all, s | MLflow | idle pass, s |")
-    print("|---|---|---|---|---|---|---|")
-    for num in map(int, sys.argv[1:] or COUNTS):
-        print(line(num), flush=True)
+    """Measure and write the section."""
+    head = ["cells", "claim", "submit", "take, run, publish", "look at all, s", "MLflow", "idle pass, s"]
+    words = "Milliseconds a cell, wall time, unless the head says otherwise; what bounds them is the disk's fsync:\n\n"
+    write("store", "Cells in a store", words + table(head, [line(num) for num in map(int, sys.argv[1:] or COUNTS)]))
 
 
-def line(num: int) -> str:
-    """Return the line of a number of cells; milliseconds a cell unless the head says otherwise."""
+def line(num: int) -> list[str]:
+    """Return the line of a number of cells."""
     cells = sleepers(num, 0.0)
     with tempfile.TemporaryDirectory() as folder:
         submit_s = submitted(Path(folder), cells)
@@ -73,7 +73,7 @@ def line(num: int) -> str:
         drain_s = timed(lambda: drain(store, list(cells)))
     each = [f"{1e3 * seconds / num:.2f}" for seconds in (claim_s, submit_s, drain_s)]
     first, idle = ("-", "-") if num > MOST_RUNS else ingested(cells)
-    return f"| {num} | {' | '.join(each)} | {look_s:.3f} | {first} | {idle} |"
+    return [str(num), *each, f"{look_s:.3f}", first, idle]
 
 
 def sleepers(num: int, seconds: float) -> list[Cell]:
