@@ -17,7 +17,7 @@ import psutil
 import pytest
 import yaml
 
-from pipeline import attach, liveness
+from pipeline import attach, launch, liveness
 from pipeline.cell import Cell, digest
 from pipeline.launch import load_site, take_snapshot
 from pipeline.store import Store, find_store, read_json
@@ -185,6 +185,17 @@ def test_an_unknown_cluster_names_those_there_are(project: Path, monkeypatch: py
     monkeypatch.setenv("CLUSTER", "mars")
     with pytest.raises(ValueError, match=r"CLUSTER=mars.*there are: .*local"):
         load_site(project)
+
+
+def test_what_a_user_can_mend_is_said_without_a_traceback(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("sbatch refused the jobs: no such partition")
+
+    monkeypatch.setattr(launch, "launch", refuse)
+    assert launch.main([str(project), "smoke", "train@table_7"]) == 1
+    assert capsys.readouterr().out == "sbatch refused the jobs: no such partition\n"
 
 
 def test_a_waiting_stage_is_small() -> None:

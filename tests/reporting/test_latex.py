@@ -1,0 +1,28 @@
+"""The LaTeX tables, set by LaTeX."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+TABLES = sorted(PROJECT.glob("reports/*/tables/*.tex"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex: apt-get install texlive-latex-recommended")
+def test_every_table_is_set_with_the_packages_that_it_names(tmp_path: Path) -> None:
+    assert len(TABLES) >= 14
+    inputs = "\n".join(f"\\input{{{path}}}\n\\clearpage" for path in TABLES)
+    source = (
+        "\\documentclass{{article}}\n\\usepackage{{booktabs,amssymb}}\n\\begin{{document}}\n{}\n\\end{{document}}\n"
+    )
+    (tmp_path / "all.tex").write_text(source.format(inputs))
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert f"Output written on all.pdf ({len(TABLES)} pages" in result.stdout
+    assert "Missing character" not in (tmp_path / "all.log").read_text(errors="replace")
