@@ -172,7 +172,7 @@ def take(store: Store, cells: list[Cell], holder: dict[str, Any]) -> tuple[tuple
 def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, stop: Stop) -> bool:
     """Compute one held cell and publish it; on a crash record why. Return whether it was published."""
     cell, token = taken
-    work, started = store.work(cell.key), time.time()
+    work, started, spent_s = store.work(cell.key), time.time(), time.process_time()
     holder = store.holder(cell.key) or {"job": job_id(), "restarts": 0}
     try:
         with (work / "log.txt").open("a", encoding="utf-8", buffering=1) as log, redirect_stdout(log):
@@ -180,6 +180,9 @@ def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, s
             announce(cell.to_json())
             result = compute(cell, store, record, work=work, stop=_or_cancelled(store, cell.key, stop))
         result["provenance"] = provenance(cell, record, holder, ranks=team_size(), started=started)
+        result["provenance"]["cpu_s"] = round(
+            time.process_time() - spent_s, 2
+        )  # of this process, since its last restart
         store.publish(cell.key, token, result)
     except StoppedError:
         with contextlib.suppress(TakenOverError):

@@ -53,7 +53,7 @@ def main() -> None:
     torch.set_num_threads(1)
     hyper, step = parameters(), make_step()
     ours, naive = Ours(hyper), Naive(hyper)
-    same = same_numbers(hyper, step) + same_queues(hyper, step)
+    same = same_numbers(hyper, step) + same_queues(hyper, step) + same_bank(hyper, step)
     for part in (ours, naive):
         part(step)  # warms up, and fills what the queues lack
     seconds: dict[str, list[float]] = {"ours": [], "naive": []}
@@ -228,6 +228,21 @@ def same_queues(hyper: Parameters, step: Step) -> str:
         expected = functional.normalize(teacher[mask], dim=1)[:num]
         largest = max(largest, (memory.features[first : first + num] - expected).abs().max().item())
     return f"* queues: {int(memory.filled.sum()):,} features enqueued, largest difference {largest:.1e}\n"
+
+
+def same_bank(hyper: Parameters, step: Step) -> str:
+    """Compare loss and gradient of a bank in half precision with those of the same draws from one in float32."""
+    found = []
+    for dtype in (hyper.queue_dtype, "float32"):
+        torch.manual_seed(1)
+        ours = Ours(replace(hyper, queue_dtype=dtype))
+        loss = ours.contrast(step.student, step.teacher, describe(step))
+        found.append((loss.item(), torch.autograd.grad(loss, step.student)[0]))
+    (loss, gradient), (exact, expected) = found
+    differs = (
+        f"loss differs by {abs(loss / exact - 1):.1e}, gradient by {(gradient - expected).norm() / expected.norm():.1e}"
+    )
+    return f"* bank in {hyper.queue_dtype} instead of float32: {differs}\n"
 
 
 def measured(act: Callable[[], Any]) -> tuple[float, float]:

@@ -1,8 +1,8 @@
 """What the pipeline itself costs, in a project whose tables are built: `python -m tests.benchmarks.pipeline`.
 
-Prints CPU-seconds of a `dvc repro` with nothing to do (beside plain `dvc status`, the baseline), memory of a waiting
-stage and of the ingester's process, the time of an experiment that a table holds, and, from the store's execution log,
-how long the grid took and which share of the cores' time its cells filled.
+Processor time of a `dvc repro` with nothing to do, beside plain `dvc status`; memory of a waiting stage and of the
+ingester's process; an experiment that a table holds; and, from the store's execution log and results, how long the
+grid took and which share of the cores' time its cells filled.
 """
 
 from __future__ import annotations
@@ -12,24 +12,30 @@ import resource
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from pathlib import Path
 
-from pipeline.store import Store, find_store
+from pipeline.cell import cells_of, read_rows
+from pipeline.store import Store, find_store, read_json
+from tests.benchmarks.report import Figure, figures, write
 
 
 def main() -> None:
-    """Measure and print, one figure a line."""
-    for name, command in (("no-op dvc repro", ["dvc", "repro"]), ("baseline: dvc status", ["dvc", "status"])):
-        wall_s, cpu_s = cost(command)
-        print(f"{name}: {cpu_s:.1f} CPU-s, {wall_s:.1f} s")
-    waiting = "import pipeline.attach, pipeline.progress"
-    print(f"waiting stage: {memory_mb(waiting):.0f} MB")
-    print(f"ingester: {memory_mb('import pipeline.tracking, mlflow; mlflow.MlflowClient()'):.0f} MB")
-    grid(Store(find_store(Path.cwd())))
-    wall_s, cpu_s = cost(["dvc", "exp", "run", "-S", "alpha0=0.3", "tables@experiment"])
-    print(f"dvc exp run -S alpha0=0.3, a cell that a table holds: {wall_s:.1f} s, {cpu_s:.1f} CPU-s")
+    """Measure and write the section."""
+    (repro_s, repro_cpu_s), (_, status_cpu_s) = cost(["dvc", "repro"]), cost(["dvc", "status"])
+    waiting = memory_mb("import pipeline.attach, pipeline.progress")
+    ingester = memory_mb("import pipeline.tracking, mlflow; mlflow.MlflowClient()")
+    spent = grid(Store(find_store(Path.cwd())), Path.cwd())
+    held_s, held_cpu_s = cost(["dvc", "exp", "run", "-S", "alpha0=0.3", "tables@experiment"])
     subprocess.run(["git", "checkout", "-q", "params.yaml", "dvc.lock", "reports"], check=False)
+    lines = [
+        Figure("`dvc repro` with nothing to do, beside `dvc status`", repro_cpu_s, status_cpu_s, unit="CPU-s"),
+        Figure("the same, wall time", repro_s, unit="s"),
+        Figure("`dvc exp run -S alpha0=0.3 tables@experiment`, held by a table", held_s, unit="s"),
+        Figure("the same, processor time", held_cpu_s, unit="CPU-s"),
+        Figure("a waiting stage", waiting, unit="MB"),
+        Figure("the ingester", ingester, unit="MB"),
+    ]
+    write("pipeline", "The pipeline itself, in a project whose tables are built", figures(lines) + spent)
 
 
 def cost(command: list[str]) -> tuple[float, float]:
@@ -47,24 +53,32 @@ def memory_mb(code: str) -> float:
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) / 1e6
 
 
-def grid(store: Store) -> None:
-    """Print, from the execution log, how the last grid's time was spent."""
-    started: dict[str, tuple[str, float]] = {}
-    seconds: dict[str, list[float]] = defaultdict(list)
-    first, last = float("inf"), 0.0
+def grid(store: Store, root: Path) -> str:
+    """Tell from the execution log and the results how the time of the cells of today's tables was spent."""
+    rows = [row for path in sorted((root / "reports/embedded/cells").glob("*.json")) for row in read_rows(path)]
+    cells = {cell.key: cell for row in rows for cell in cells_of(row)}
+    began: dict[str, float] = {}
+    ended: dict[str, float] = {}
     for line in store.executions():
-        if line["event"] in ("start", "resume"):
-            started[line["key"]] = (line["kind"], line["time"])
-            first = min(first, line["time"])
-        elif line["event"] == "done":
-            kind, since = started[line["key"]]
-            seconds[kind].append(line["time"] - since)
-            last = max(last, line["time"])
-    for kind, taken in seconds.items():
-        print(f"{len(taken)} {kind} cells: {sum(taken) / len(taken):.1f} s on average, {max(taken):.1f} s at most")
-    busy = sum(map(sum, seconds.values())) / ((last - first) * (os.cpu_count() or 1))
-    print(f"grid: {(last - first) / 60:.1f} min from first start to last end")
-    print(f"cells filled {100 * busy:.0f} % of the cores' time")
+        if line["key"] in cells and line["event"] in ("start", "resume", "done"):
+            (ended if line["event"] == "done" else began)[line["key"]] = line["time"]
+    if not ended:
+        return ""
+    said = []
+    for kind in dict.fromkeys(cells[key].kind for key in ended):
+        taken = [ended[key] - began[key] for key in ended if cells[key].kind == kind]
+        said.append(
+            f"{len(taken)} {kind} cells: {sum(taken) / len(taken):.1f} s on average, {max(taken):.1f} s at most"
+        )
+    span_s, cores = max(ended.values()) - min(began[key] for key in ended), os.cpu_count() or 1
+    busy = sum(ended[key] - began[key] for key in ended) / span_s / cores
+    results = [read_json(store.done(key) / "result.json") or {} for key in ended]
+    cpu_s = sum(result["provenance"].get("cpu_s", 0.0) for result in results)
+    said.append(f"from the first start to the last end: {span_s / 60:.1f} min")
+    said.append(
+        f"cells filled {100 * busy:.0f} % of the cores' time; their own processor time {cpu_s / span_s / cores:.0%}"
+    )
+    return "\nThe grid, by its execution log and results:\n\n" + "".join(f"* {line}\n" for line in said)
 
 
 if __name__ == "__main__":
