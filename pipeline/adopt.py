@@ -86,8 +86,9 @@ def _adopt_reliability(store: Store, path: Path, source: str) -> int:
     listing = path.parents[1] / "cells" / path.name
     rows = read_rows(listing) if listing.exists() else []
     cells = {cell.key: cell for row in rows for cell in cells_of(row) if cell.kind == "reliability"}
+    records: Any = read_json(path)
     adopted = 0
-    for record in read_json(path) or []:
+    for record in records or []:
         if record["key"] in cells and store.state(record["key"]) == "missing":
             result = {name: record[name] for name in ("state", "sets", "reliability_s")}
             result["provenance"] = {"adopted_from": source, "ended": record["provenance"]["ended"]}

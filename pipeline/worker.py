@@ -180,9 +180,7 @@ def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, s
             announce(cell.to_json())
             result = compute(cell, store, record, work=work, stop=_or_cancelled(store, cell.key, stop))
         result["provenance"] = provenance(cell, record, holder, ranks=team_size(), started=started)
-        result["provenance"]["cpu_s"] = round(
-            time.process_time() - spent_s, 2
-        )  # of this process, since its last restart
+        result["provenance"]["cpu_s"] = round(time.process_time() - spent_s, 2)  # of this process alone
         store.publish(cell.key, token, result)
     except StoppedError:
         with contextlib.suppress(TakenOverError):
