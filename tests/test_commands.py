@@ -54,7 +54,7 @@ RUN = {
     "python -m pipeline doctor": None,
     "python -m pipeline compare A B [TABLE …]": "python -m pipeline compare HEAD smoke table_7",
     "python -m pipeline predict KEY IMAGES --out DIR": "python -m pipeline predict $KEY $IMAGES --out predicted",
-    "--val": "python -m pipeline predict $KEY --val --out val && test $(ls val/masks | wc -l) = $NUM_VAL",
+    "--val": "python -m pipeline predict $KEY --val --out val && test $(ls val | wc -l) = $NUM_VAL",
     "python -m pipeline export KEY DIR --size H W [--as onnx|mlflow]": (
         "python -m pipeline export $KEY exported --size 48 64 && test -s exported/README.md"
     ),
