@@ -108,8 +108,10 @@ class Method(method.Method):
         share = unreliable_share(self.hyper.alpha0, progress.epoch_fraction, dynamic=self.hyper.dpa)
         first = self.resize(self.teacher.predict(batch.unlabelled), size)
         valid = batch.valid if self.hyper.padding == "ignored" else torch.ones_like(batch.valid)
-        labels, sort = pseudo_labels(first, valid), (self.hyper.mix, self.hyper.mix_probability)
-        inside, mixed, labels = mix(batch.unlabelled, labels, sort=sort, num_classes=self.setting.num_classes)
+        labels, chance = pseudo_labels(first, valid), self.hyper.mix_probability
+        inside, mixed, labels = mix(
+            batch.unlabelled, labels, way=self.hyper.mix, probability=chance, num_classes=self.setting.num_classes
+        )
         images = torch.cat([batch.labelled, mixed])  # (2B, 3, H, W)
         output = self.student(images, representation=self.contrast is not None)
         second = self.look_again(images, share)

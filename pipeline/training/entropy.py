@@ -48,7 +48,8 @@ def percentiles(values: Tensor, valid: Tensor, percents: tuple[float, ...]) -> l
     Values are float32 and at least 0; below, as rounding leaves entropies, they count as 0.
     """
     last = (valid.sum() - 1).clamp(min=0)
-    positions = last.double() * torch.tensor(percents, dtype=torch.float64, device=values.device) / 100
+    # Scalars, since a list made a tensor on the device would have the host wait for the copy.
+    positions = torch.stack([last.double() * (percent / 100) for percent in percents])
     below = positions.floor().long()
     # Invalid values come last, so that no data-dependent shape is needed.
     found = order_statistics(
@@ -64,7 +65,10 @@ def order_statistics(values: Tensor, places: Tensor) -> Tensor:
 
     Non-negative floats are ordered as their bits are. So a count of all upper halves, 16 bits each, finds the upper
     half of a value sought, and a count of the lower halves that stand with it the rest: exact, and nothing is sorted.
+    Accelerators sort instead: a million numbers is little for them, and counting in a fixed order is slow there.
     """
+    if values.device.type != "cpu":
+        return values.flatten().sort().values[places]
     bits = values.flatten().view(torch.int32)
     upper, lower = bits >> 16, bits & 0xFFFF
     up_to = counts(upper, torch.ones_like(upper)).cumsum(0)

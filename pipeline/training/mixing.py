@@ -35,18 +35,17 @@ def mix_with_next(inside: Tensor, *maps: Tensor) -> list[Tensor]:
     return [paste(inside, values.roll(-1, dims=0), values) for values in maps]
 
 
-def mix(images: Tensor, labels: Tensor, *, sort: tuple[str, float], num_classes: int) -> list[Tensor]:
+def mix(images: Tensor, labels: Tensor, *, way: str, probability: float, num_classes: int) -> list[Tensor]:
     """Return an area (B, H, W) of each image (B, F, H, W), and images and labels (B, H, W) in which it gave way.
 
-    To the next image or, cut out, to nothing: zeros, which are the mean colour, and ignored. `sort` is one of MIXES and
-    how probable a step with it is.
+    To the next image or, cut out, to nothing: zeros, which are the mean colour, and ignored. `way` is one of MIXES.
+    With 1 - `probability` nothing gives way.
     """
-    name, probability = sort
-    if name == "classmix":
+    if way == "classmix":
         inside = class_areas(labels, num_classes=num_classes, probability=probability)
     else:
         inside = half_area_boxes(images, probability=probability)
-    if name == "cutout":
+    if way == "cutout":
         nothing = torch.zeros_like(images), torch.full_like(labels, IGNORED)
         return [inside, paste(inside, nothing[0], images), paste(inside, nothing[1], labels)]
     return [inside, *mix_with_next(inside, images, labels)]

@@ -1,6 +1,6 @@
 """Every method at the paper's own sizes: forward and losses on a CUDA device that need not exist.
 
-A read on the host, or an operation across devices, raises there.
+A read on the host, or an operation across devices, raises there; what is copied there from the host is noticed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pipeline.data.batch import Batch
 from pipeline.params import load_params, resolve_table
@@ -20,6 +23,24 @@ from pipeline.training.method import Progress
 from pipeline.training.setting import make_setting
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
+
+
+class Copies(TorchDispatchMode):
+    """Notes what takes a tensor of the host and gives one of the device: the host waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if "cpu" in devices(args) and "cuda" in devices(result):
+            self.seen.append(str(func))
+        return result
+
+
+def devices(tree: Any) -> set[str]:
+    return {one.device.type for one in tree_leaves(tree) if isinstance(one, Tensor)}
 
 
 @cache
@@ -55,11 +76,13 @@ def test_forward_and_losses_run_on_the_device_at_the_papers_sizes(tiny: Any, whi
     method = module.Method(make_setting(row), module.Parameters(**row["parameters"])).train()
     method.begin()
     total = row["training"]["epochs"]
-    with FakeTensorMode() as mode, torch.no_grad():
+    with FakeTensorMode() as mode, torch.no_grad(), Copies() as copies:
         tiny.pretend_cuda(method, mode)
+        copies.seen.clear()
         batch = batch_of(row)
         assert batch.labelled.shape[-1] == {"voc_blender": 513, "cityscapes": 769}[row["dataset"]]
         values = method.losses(batch, Progress(total - 1, total, total - 1, total))
         method.after_step(total - 1)
     assert values
+    assert copies.seen == []
     assert all(value.device.type == "cuda" and value.dtype == torch.float32 for value in values.values())

@@ -70,7 +70,7 @@ def test_images_and_labels_are_mixed_alike_in_each_kind(tiny: Any, mix: str) -> 
     method = tiny.make_method("u2pl", mix=mix)
     labels = torch.randint(4, (3, 8, 8))
     images = labels[:, None].float().expand(-1, 3, -1, -1) + 10 * torch.arange(1, 4).view(3, 1, 1, 1)
-    inside, mixed, marked = mixing.mix(images, labels, sort=(mix, 1.0), num_classes=21)
+    inside, mixed, marked = mixing.mix(images, labels, way=mix, probability=1.0, num_classes=21)
     assert inside.any(dim=(1, 2)).all()
     assert not inside.all()
     for b in range(3):
