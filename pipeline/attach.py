@@ -52,14 +52,13 @@ def _run(kind: str, scale: str, table: str) -> int:
     store.share_with_group()
     path = root / "reports" / scale / "cells" / f"{table}.json"
     keep_lock(root)
-    start_ingester(store, root)
     before = read_inputs(root, path)
     every = {cell.key: cell for cells in before["the code or the weights"] for cell in cells}
     cells = {key: cell for key, cell in every.items() if cell.kind == kind}
     launcher = Launcher(root, scale, f"{kind}@{table}")
     try:
         with Waiting(store, f"{scale}/{table}", every) as mark:
-            failed = wait(store, cells, launcher, title=f"{kind}@{table}", mark=mark)
+            failed = wait(store, cells, launcher, title=f"{kind}@{table}", mark=mark, root=root)
     except KeyboardInterrupt:
         interrupt(store, cells)
         print(f"{kind}@{table}: interrupted; the next `dvc repro` goes on from the checkpoints", file=sys.stderr)
@@ -86,9 +85,18 @@ def _run(kind: str, scale: str, table: str) -> int:
 
 
 def wait(
-    store: Store, cells: dict[str, Cell], start: Any, *, title: str, mark: Waiting | None = None
+    store: Store,
+    cells: dict[str, Cell],
+    start: Any,
+    *,
+    title: str,
+    mark: Waiting | None = None,
+    root: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Wait until every cell has ended, starting what nobody runs; return by key why cells failed or were cancelled."""
+    """Wait until every cell has ended, starting what nobody runs; return by key why cells failed or were cancelled.
+
+    With the project's `root` an ingester is kept running meanwhile.
+    """
     from pipeline.progress import Board
 
     next_check = next_start = 0.0
@@ -106,6 +114,8 @@ def wait(
                     next_start = time.monotonic() + RETRY_S
             if time.monotonic() > next_check:
                 began = time.monotonic()
+                if root is not None:
+                    start_ingester(store, root)  # after the submission: it takes seconds of a core to begin
                 release_dead(store)
                 next_check = began + max(LIVENESS_S, (time.monotonic() - began) / BUSY_SHARE)
             if mark is not None:

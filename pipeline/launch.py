@@ -30,14 +30,18 @@ from pipeline.slurm import JOB_PREFIX
 from pipeline.store import Store, find_store, write_json
 
 
-def stale_stages(root: Path, stage: str) -> list[str]:
-    """Return the stages that the running `dvc` command has still to run, in its order, `stage` among them."""
-    plan = subprocess.run(
-        [sys.executable, "-m", "pipeline.plan", str(root), stage], capture_output=True, text=True, check=False, cwd=root
-    )
+def start_plan(root: Path, stage: str) -> subprocess.Popen[str]:
+    """Begin to ask DVC which stages the running `dvc` command has still to run: a second or two."""
+    command = [sys.executable, "-m", "pipeline.plan", str(root), stage]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
+
+
+def read_plan(plan: subprocess.Popen[str], stage: str) -> list[str]:
+    """Return the stages that are still to run, in DVC's order, `stage` among them. Raises RuntimeError."""
+    said, wrong = plan.communicate()
     if plan.returncode != 0:
-        raise RuntimeError(f"the plan failed: {plan.stderr.strip()[-2000:]}")
-    return [name.split(":")[-1] for name in [*json.loads(plan.stdout), stage]]
+        raise RuntimeError(f"the plan failed: {wrong.strip()[-2000:]}")
+    return [name.split(":")[-1] for name in [*json.loads(said), stage]]
 
 
 def launch(root: Path, scale: str, stage: str) -> list[str]:
@@ -47,8 +51,10 @@ def launch(root: Path, scale: str, stage: str) -> list[str]:
 
     With targets, DVC may come to a table before another one's data; that table's own stage submits its cells.
     """
-    store, stale = Store(find_store(root)), stale_stages(root, stage)
+    store, plan = Store(find_store(root)), start_plan(root, stage)
     store.share_with_group()
+    adopt(store, root, scale)
+    stale = read_plan(plan, stage)
     prefixes = ("warm_start@", "train@", "evaluate@", "reliability@")
     tables = dict.fromkeys(name.split("@")[1] for name in stale if name.startswith(prefixes))
     cells: dict[str, Cell] = {}
@@ -59,7 +65,6 @@ def launch(root: Path, scale: str, stage: str) -> list[str]:
             if data.isdisjoint(stale):
                 cells |= {cell.key: cell for cell in cells_of(row)}
                 needed.setdefault(f"{scale}/{table}", []).extend(cell.key for cell in cells_of(row))
-    adopt(store, root, scale)
     return submit(store, list(cells.values()), root=root, data_root=root / "data" / scale, tables=needed)
 
 
@@ -196,12 +201,15 @@ def _is_code(path: Path) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Launch for `ROOT SCALE STAGE`; return the exit status, LATER where the cluster takes no more for now."""
+    """Launch for `ROOT SCALE STAGE`; return the exit status: LATER where the cluster takes no more for now, else 1."""
     try:
         launch(Path(arguments[0]), arguments[1], arguments[2])
     except LaterError as error:
         print(f"{error}\n(what it took runs; the rest is tried again every {RETRY_S:.0f} s)")
         return LATER
+    except (RuntimeError, ValueError, OSError) as error:
+        print(error)
+        return 1
     return 0
 
 

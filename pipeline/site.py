@@ -33,13 +33,15 @@ def load_site(root: Path) -> dict[str, Any]:
 
 
 def resources(site: dict[str, Any], cell: Cell, *, doublings: int = 0) -> dict[str, Any]:
-    """Return the submitit keywords of a cell: for all jobs, over them those of its kind, over them its data set's.
+    """Return the submitit keywords of a cell: for all jobs, over them those of its data set, over them its kind's.
+
+    So a data set whose trainings want many GPUs need not have them for an evaluation alone.
 
     `mem_gb`, where it is among them, is doubled for each time that the cell died for want of memory, MAX_DOUBLINGS at
     most.
     """
     dataset = site["datasets"].get(cell.values["dataset"], {})
-    parameters = site["parameters"] | site["kinds"].get(cell.kind, {}) | dataset
+    parameters = site["parameters"] | dataset | site["kinds"].get(cell.kind, {})
     if doublings and "mem_gb" in parameters:
         parameters["mem_gb"] *= 2 ** min(doublings, MAX_DOUBLINGS)
     return parameters

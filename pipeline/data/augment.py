@@ -12,19 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+SCALE_LAWS = ("two_sided", "uniform")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """What weak augmentation may do (Appendix A; two-sided scale and padding as in the released code).
 
-    `crop` is in pixels. The scale is, with equal chance, uniform below or above 1. Images smaller than the crop
-    are padded on all sides with the mean colour; the mask there is `pad_label`: 255 (ignored), or 0 (background,
-    as released).
+    `crop` is in pixels. The scale is, with equal chance, uniform below or above 1 (`two_sided`, as released), or
+    uniform over the whole range (`uniform`, the paper's words taken literally). Images smaller than the crop are
+    padded on all sides with the mean colour; the mask there is `pad_label`: 255 (ignored), or 0 (background, as
+    released).
     """
 
     crop: int
     scale_min: float
     scale_max: float
+    scale_law: str
     flip_probability: float
     pad_label: int
 
@@ -33,6 +37,8 @@ class Augmentation:
             raise ValueError(f"crop is {self.crop} pixels; allowed are 1 and more")
         if not 0 < self.scale_min <= self.scale_max:
             raise ValueError(f"scale_min, scale_max are {self.scale_min}, {self.scale_max}; allowed: 0 < min <= max")
+        if self.scale_law not in SCALE_LAWS:
+            raise ValueError(f"scale_law is {self.scale_law!r}; allowed: {', '.join(SCALE_LAWS)}")
         if not 0 <= self.flip_probability <= 1:
             raise ValueError(f"flip_probability is {self.flip_probability}; allowed are 0 to 1")
         if self.pad_label not in (0, 255):
@@ -89,7 +95,7 @@ class Placed:
 def draw_views(augmentation: Augmentation, num: int, generator: np.random.Generator) -> list[View]:
     """Draw `num` views. Every view takes the same count of random numbers, so batch sizes do not shift them."""
     low, high = augmentation.scale_min, augmentation.scale_max
-    middle = min(max(1.0, low), high)
+    middle = min(max(1.0, low), high) if augmentation.scale_law == "two_sided" else high
     side, share, flip, top, left = generator.random((num, 5)).T
     below = (side < 0.5) & (low < middle) | (middle == high)
     scale = np.where(below, low + share * (middle - low), middle + share * (high - middle))

@@ -12,7 +12,7 @@ from pipeline.data.layout import pairs, read_ids, read_partition
 from pipeline.data.loader import Batches, Loading
 from pipeline.data.samples import Samples
 
-AUGMENTATION_KEYS = ("crop", "scale_min", "scale_max", "flip_probability", "pad_label")
+AUGMENTATION_KEYS = ("crop", "scale_min", "scale_max", "scale_law", "flip_probability", "pad_label")
 DECODING_THREADS = 4
 """Threads that decode ahead of a GPU; on a CPU the training thread decodes itself. Changes no result."""
 

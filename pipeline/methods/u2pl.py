@@ -34,7 +34,7 @@ from pipeline.training.contrast_sets import Pixels
 from pipeline.training.entropy import Reliability, entropy, reliability, unreliable_share
 from pipeline.training.losses import above_zero, cross_entropy
 from pipeline.training.method import Progress, Setting
-from pipeline.training.mixing import half_area_boxes, mix_with_next
+from pipeline.training.mixing import MIXES, mix, mix_with_next
 from pipeline.training.teacher import Teacher, check_decay, check_probability, check_weight, pseudo_labels
 
 RELEASED: dict[str, Any] = {
@@ -63,7 +63,8 @@ class Parameters(ContrastParameters):
     dpa: bool  # dynamic partition adjustment: α_t falls to 0 over the epochs; false: it stays
     entropy_source: str  # the teacher's pass the entropy is from: second (released; paper silent), or first
     weight: float  # η, base weight of the unsupervised loss
-    mix_probability: float  # of a step with CutMix
+    mix: str  # cutmix, cutout, classmix: the released code has all three
+    mix_probability: float  # of a step with it
     decay: float  # of the teacher
     buffers: str  # own (released; paper silent), average, copy
     teacher_start: str  # copy; released: the teacher is the student through the first epoch, and its statistics stay
@@ -72,6 +73,7 @@ class Parameters(ContrastParameters):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require("entropy_source", self.entropy_source in ("first", "second"), "first or second")
+        self.require("mix", self.mix in MIXES, " or ".join(MIXES))
         self.require("teacher_start", self.teacher_start in ("copy", "released"), "copy or released")
         self.require("padding", self.padding in ("ignored", "learnt"), "ignored or learnt")
         self.require("alpha0", 0 <= self.alpha0 < 1, "at least 0 and below 1")
@@ -106,8 +108,8 @@ class Method(method.Method):
         share = unreliable_share(self.hyper.alpha0, progress.epoch_fraction, dynamic=self.hyper.dpa)
         first = self.resize(self.teacher.predict(batch.unlabelled), size)
         valid = batch.valid if self.hyper.padding == "ignored" else torch.ones_like(batch.valid)
-        inside = half_area_boxes(batch.unlabelled, probability=self.hyper.mix_probability)
-        mixed, labels = mix_with_next(inside, batch.unlabelled, pseudo_labels(first, valid))
+        labels, sort = pseudo_labels(first, valid), (self.hyper.mix, self.hyper.mix_probability)
+        inside, mixed, labels = mix(batch.unlabelled, labels, sort=sort, num_classes=self.setting.num_classes)
         images = torch.cat([batch.labelled, mixed])  # (2B, 3, H, W)
         output = self.student(images, representation=self.contrast is not None)
         second = self.look_again(images, share)

@@ -52,7 +52,7 @@ class PixelContrast(nn.Module):
 
     @torch.no_grad()
     def draw_negatives(self, members: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return negatives (C, M or 1, N, D) and how many there are to draw from (C,).
+        """Return negatives (C, M or 1, N, D) of unit length, and how many there are to draw from (C,).
 
         They come from the queues, into which this batch's go first, or from this batch alone without queues.
         """
@@ -60,7 +60,7 @@ class PixelContrast(nn.Module):
         num = num_sets * self.hyper.num_negatives
         if self.memory is None:
             chosen, counts = sample_members(members, num)
-            drawn = features.index_select(0, chosen.flatten()).unflatten(0, chosen.shape)
+            drawn = functional.normalize(features.index_select(0, chosen.flatten()), dim=1).unflatten(0, chosen.shape)
         else:
             chosen, counts = spread_members(members, min(self.num_enqueued, len(members)))
             self.memory.enqueue(features.index_select(0, chosen.flatten()).unflatten(0, chosen.shape), counts)
@@ -122,10 +122,12 @@ CONTRASTS = {"infonce": info_nce, "bce": binary_contrast}
 
 
 def similarities(anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return cos / τ of anchors (C, M, D) with positives (C, D) and negatives (C, M or 1, N, D): (C, M), (C, M, N)."""
+    """Return cos / τ of anchors (C, M, D) with positives (C, D) and negatives (C, M or 1, N, D): (C, M), (C, M, N).
+
+    Negatives are of unit length already: there are M N of them a class, too many to be normalised in each step.
+    """
     anchors = functional.normalize(anchors, dim=2) / temperature
     positive = (anchors @ functional.normalize(positives, dim=1)[:, :, None])[:, :, 0]
-    length = torch.linalg.vector_norm(negatives, dim=3).clamp(min=1e-12)  # (C, M or 1, N)
     if negatives.shape[1] == 1:
-        return positive, anchors @ negatives[:, 0].transpose(1, 2) / length
-    return positive, (negatives @ anchors[:, :, :, None])[:, :, :, 0] / length  # divided here, they need no copy
+        return positive, anchors @ negatives[:, 0].transpose(1, 2)
+    return positive, (anchors[:, :, None] @ negatives.transpose(2, 3))[:, :, 0]

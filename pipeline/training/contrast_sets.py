@@ -50,7 +50,8 @@ def find_sets(pixels: Pixels, hyper: ContrastParameters) -> Sets:
     low = hyper.rank_low if hyper.prt else 1
     split = num * pixels.labels[0].numel()  # rows of the labelled images come first
     labelled = ~member[:split] & (rank[:split] < hyper.rank_low) & negatable[:split]
-    unlabelled = (rank[split:] >= low) & (rank[split:] < hyper.rank_high) & negatable[split:]
+    high = min(hyper.rank_high, probability.shape[1])
+    unlabelled = (rank[split:] >= low) & (rank[split:] < high) & negatable[split:]
     if hyper.defect_labelled_negatives:
         labelled = torch.zeros_like(labelled)
     if hyper.defect_unlabelled_negatives:
@@ -80,10 +81,13 @@ def one_hot(labels: Tensor, num_labelled: int, num_classes: int, *, released: bo
 
 
 def ranks(probability: Tensor) -> Tensor:
-    """Return each class's place, from 0, when the classes of a pixel are sorted by probability, descending: (n, C)."""
+    """Return each class's place, from 0, when the classes of a pixel are sorted by probability, descending: (n, C).
+
+    They are bytes, an eighth of the memory: masks are bytes too, so there are at most 255 classes.
+    """
     order = probability.sort(dim=1, descending=True, stable=True).indices
-    places = torch.arange(probability.shape[1], device=probability.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, places)
+    places = torch.arange(probability.shape[1], dtype=torch.uint8, device=probability.device).expand_as(order)
+    return torch.empty_like(order, dtype=torch.uint8).scatter_(1, order, places)
 
 
 def rows(maps: Tensor) -> Tensor:

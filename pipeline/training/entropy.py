@@ -22,10 +22,12 @@ def unreliable_share(alpha0: float, epoch_fraction: float, *, dynamic: bool) -> 
     return alpha0 * (1 - epoch_fraction) if dynamic else alpha0
 
 
+@torch.no_grad()
 def entropy(logits: Tensor) -> Tensor:
-    """Return -Σ_c p_c log p_c in nats (B, H, W) of the softmax of logits (B, C, H, W)."""
-    log_probability = logits.float().log_softmax(dim=1)
-    return -(log_probability.exp() * log_probability).sum(dim=1)
+    """Return -Σ_c p_c log p_c in nats (B, H, W) of the softmax of logits (B, C, H, W). No gradient is kept."""
+    # Classes last, as networks give them in channels-last: along any other dimension a softmax is several times slower.
+    log_probability = logits.float().permute(0, 2, 3, 1).log_softmax(dim=3)
+    return log_probability.exp().mul_(log_probability).sum(dim=3).neg_()
 
 
 def reliability(values: Tensor, valid: Tensor, share: float) -> Reliability:
@@ -41,16 +43,40 @@ def reliability(values: Tensor, valid: Tensor, share: float) -> Reliability:
 
 
 def percentiles(values: Tensor, valid: Tensor, percents: tuple[float, ...]) -> list[Tensor]:
-    """Return percentiles of the valid values, interpolated as `numpy.percentile` does; inf where none is valid."""
-    # Invalid values are sorted to the end, so that no data-dependent shape is needed.
-    ordered = values.masked_fill(~valid, torch.inf).flatten().sort().values
+    """Return percentiles of the valid values, interpolated as `numpy.percentile` does; inf where none is valid.
+
+    Values are float32 and at least 0; below, as rounding leaves entropies, they count as 0.
+    """
     last = (valid.sum() - 1).clamp(min=0)
-    result = []
-    for percent in percents:
-        position = last.double() * (percent / 100)
-        below = position.floor().long()
-        above = torch.minimum(below + 1, last)
-        low, high = ordered[below[None]][0], ordered[above[None]][0]
-        between = torch.lerp(low, high, (position - below).to(low.dtype))
-        result.append(torch.where(valid.any(), between, torch.inf))
-    return result
+    positions = last.double() * torch.tensor(percents, dtype=torch.float64, device=values.device) / 100
+    below = positions.floor().long()
+    # Invalid values come last, so that no data-dependent shape is needed.
+    found = order_statistics(
+        values.clamp(min=0).masked_fill(~valid, torch.inf), torch.cat([below, torch.minimum(below + 1, last)])
+    )
+    low, high = found.chunk(2)
+    between = torch.lerp(low, high, (positions - below).float())
+    return list(torch.where(valid.any(), between, torch.inf))
+
+
+def order_statistics(values: Tensor, places: Tensor) -> Tensor:
+    """Return the values at `places` (K,) int64, counted from 0, of `values` in ascending order; float32, at least 0.
+
+    Non-negative floats are ordered as their bits are. So a count of all upper halves, 16 bits each, finds the upper
+    half of a value sought, and a count of the lower halves that stand with it the rest: exact, and nothing is sorted.
+    """
+    bits = values.flatten().view(torch.int32)
+    upper, lower = bits >> 16, bits & 0xFFFF
+    up_to = counts(upper, torch.ones_like(upper)).cumsum(0)
+    half = torch.searchsorted(up_to, places, right=True)  # (K,)
+    rest = places - torch.where(half > 0, up_to[(half - 1).clamp(min=0)], 0)
+    among = [counts(lower, (upper == one).int()).cumsum(0) for one in half.unbind()]
+    other = torch.cat(
+        [torch.searchsorted(one, place, right=True) for one, place in zip(among, rest.split(1), strict=True)]
+    )
+    return ((half << 16) | other).int().view(torch.float32)
+
+
+def counts(bins: Tensor, weights: Tensor) -> Tensor:
+    """Return the sum of int32 weights (n,) in each of 2^16 bins; its length does not depend on data."""
+    return bins.new_zeros(1 << 16).index_add_(0, bins, weights)

@@ -1,15 +1,18 @@
-"""Boxes drawn on the device, and pasting one map into another.
+"""Boxes and areas drawn on the device, and pasting one map into another.
 
-All masks are bool (B, H, W), true inside the box. Nothing here reads a value on the host.
+All masks are bool (B, H, W), true inside the box, or where the image gives way. Nothing here reads a value on the host.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from pipeline.data.batch import IGNORED
 from pipeline.training.losses import sample_nearest
 
+MIXES = ("cutmix", "cutout", "classmix")
 NUM_TRIES = 32
 """Boxes drawn at once by `aspect_boxes`; the first one that fits is taken (in 1e-7 of cases none does)."""
 
@@ -32,6 +35,23 @@ def mix_with_next(inside: Tensor, *maps: Tensor) -> list[Tensor]:
     return [paste(inside, values.roll(-1, dims=0), values) for values in maps]
 
 
+def mix(images: Tensor, labels: Tensor, *, sort: tuple[str, float], num_classes: int) -> list[Tensor]:
+    """Return an area (B, H, W) of each image (B, F, H, W), and images and labels (B, H, W) in which it gave way.
+
+    To the next image or, cut out, to nothing: zeros, which are the mean colour, and ignored. `sort` is one of MIXES and
+    how probable a step with it is.
+    """
+    name, probability = sort
+    if name == "classmix":
+        inside = class_areas(labels, num_classes=num_classes, probability=probability)
+    else:
+        inside = half_area_boxes(images, probability=probability)
+    if name == "cutout":
+        nothing = torch.zeros_like(images), torch.full_like(labels, IGNORED)
+        return [inside, paste(inside, nothing[0], images), paste(inside, nothing[1], labels)]
+    return [inside, *mix_with_next(inside, images, labels)]
+
+
 def half_area_boxes(images: Tensor, *, probability: float) -> Tensor:
     """Draw CutMix boxes as the released U2PL does: one per image (B, F, H, W), half of its area.
 
@@ -47,6 +67,21 @@ def half_area_boxes(images: Tensor, *, probability: float) -> Tensor:
     heights = (height * width / 2 / widths).round().long().clamp(max=height)
     boxes = rectangles(heights, widths, (height, width))
     return boxes & (torch.rand((), device=device) < probability)
+
+
+def class_areas(labels: Tensor, *, num_classes: int, probability: float) -> Tensor:
+    """Draw ClassMix's areas as the released U2PL does: where an image keeps nothing, (B, H, W).
+
+    Of the k classes among the labels (B, H, W) of an image, ⌊k/2⌋ random ones stay; ignored pixels do not. One coin for
+    the whole batch: with 1 - `probability` every image stays whole.
+    """
+    classes = torch.arange(num_classes, device=labels.device)
+    present = (labels[..., None] == classes).flatten(1, 2).any(dim=1)  # (B, C)
+    lot = torch.rand(present.shape, device=labels.device).masked_fill(~present, 2.0)
+    place = lot.argsort(dim=1).argsort(dim=1)  # absent classes come last
+    stays = functional.pad(place < present.sum(dim=1, keepdim=True) // 2, (0, 1))  # (B, C + 1), the last for ignored
+    kept = stays.gather(1, labels.clamp(max=num_classes).flatten(1)).view_as(labels)
+    return ~kept & (torch.rand((), device=labels.device) < probability)
 
 
 def spread_boxes(images: Tensor, *, area: tuple[float, float], num_boxes: int) -> Tensor:

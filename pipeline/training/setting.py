@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pipeline.data.augment import SCALE_LAWS
 from pipeline.models.build import ModelConfig, build_network
 from pipeline.models.segnet import SegNet
 from pipeline.training.losses import Criterion
@@ -19,6 +20,7 @@ TRAINING_KEYS = {
     "crop",
     "scale_min",
     "scale_max",
+    "scale_law",
     "flip_probability",
     "pad_label",
     "epochs",
@@ -94,6 +96,7 @@ def check_training(training: dict[str, Any], where: str) -> None:
         "loss_resolution": ("full", "network"),
         "epoch_over": ("unlabelled", "labelled"),
         "pad_label": (0, 255),
+        "scale_law": SCALE_LAWS,
         "recompute": (False, True),
         "compile": (False, True),
     }

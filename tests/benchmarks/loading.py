@@ -30,7 +30,9 @@ def main() -> None:
     rows = []
     for height, width, crop, kind in ((64, 64, 64, "JPEG"), (375, 500, 513, "JPEG"), (1024, 2048, 769, "PNG")):
         images, masks = _decoded(height, width)
-        augmentation = Augmentation(crop=crop, scale_min=0.5, scale_max=2.0, flip_probability=0.5, pad_label=255)
+        augmentation = Augmentation(
+            crop=crop, scale_min=0.5, scale_max=2.0, scale_law="two_sided", flip_probability=0.5, pad_label=255
+        )
         ours, theirs, decoding = _rates(
             partial(_ours, augmentation, images, masks),
             partial(_theirs, augmentation, images, masks),

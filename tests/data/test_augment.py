@@ -13,7 +13,14 @@ RANDOM = np.random.default_rng(1)
 
 
 def augmentation(**changes: float) -> Augmentation:
-    values = {"crop": 24, "scale_min": 0.5, "scale_max": 2.0, "flip_probability": 0.5, "pad_label": 255} | changes
+    values = {
+        "crop": 24,
+        "scale_min": 0.5,
+        "scale_max": 2.0,
+        "scale_law": "two_sided",
+        "flip_probability": 0.5,
+        "pad_label": 255,
+    } | changes
     return Augmentation(**values)  # type: ignore[arg-type]
 
 
@@ -144,6 +151,13 @@ def test_a_range_on_one_side_of_one_is_drawn_uniformly(low: float, high: float) 
     assert abs(scales.mean() - (low + high) / 2) < 0.01
 
 
+def test_the_uniform_law_draws_from_the_whole_range_alike() -> None:
+    views = draw_views(augmentation(scale_law="uniform"), 8000, np.random.default_rng(0))
+    scales = np.array([view.scale for view in views])
+    assert abs((scales < 1).mean() - 1 / 3) < 0.02
+    assert abs(scales.mean() - 1.25) < 0.01
+
+
 def test_half_of_the_views_are_flipped() -> None:
     flips = [view.flip for view in draw_views(augmentation(), 4000, np.random.default_rng(0))]
     assert abs(np.mean(flips) - 0.5) < 0.03
@@ -174,6 +188,7 @@ def test_the_first_views_do_not_depend_on_how_many_are_drawn() -> None:
         ({"scale_min": 3.0}, "are 3.0, 2.0"),
         ({"flip_probability": 1.5}, "flip_probability is 1.5; allowed are 0 to 1"),
         ({"pad_label": 7}, "pad_label is 7; allowed are 0"),
+        ({"scale_law": "log"}, "scale_law is 'log'; allowed: two_sided, uniform"),
     ],
 )
 def test_values_out_of_range_are_refused(change: dict[str, float], message: str) -> None:

@@ -39,7 +39,9 @@ def batches(files: list[Pair], *, pad_label: int = 255, cache_bytes: int = CACHE
         Samples(
             files[NUM_LABELLED:], num_classes=NUM_CLASSES, cache_bytes=cache_bytes, masks=bool(loading.get("presence"))
         ),
-        augmentation=Augmentation(crop=CROP, scale_min=0.5, scale_max=2.0, flip_probability=0.5, pad_label=pad_label),
+        augmentation=Augmentation(
+            crop=CROP, scale_min=0.5, scale_max=2.0, scale_law="two_sided", flip_probability=0.5, pad_label=pad_label
+        ),
         loading=Loading(**values),
     )
 

@@ -43,6 +43,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "dpa": True,
         "entropy_source": "second",
         "weight": 1.0,
+        "mix": "cutmix",
         "mix_probability": 1.0,
         "decay": 0.9,
         "buffers": "own",

@@ -13,6 +13,7 @@ import torch
 
 from pipeline.methods.u2pl import RELEASED, Method, Parameters
 from pipeline.params import load_params
+from pipeline.training import mixing
 from pipeline.training.entropy import reliability
 
 
@@ -61,6 +62,30 @@ def test_the_second_pass_alone_moves_the_statistics_of_a_teacher_with_its_own(ti
     statistics = {key: after[key].clone() for key in moved}
     method.after_step(5)
     assert all(torch.equal(value, method.teacher.net.state_dict()[key]) for key, value in statistics.items())
+
+
+@pytest.mark.parametrize("mix", ["cutmix", "cutout", "classmix"])
+def test_images_and_labels_are_mixed_alike_in_each_kind(tiny: Any, mix: str) -> None:
+    torch.manual_seed(0)
+    method = tiny.make_method("u2pl", mix=mix)
+    labels = torch.randint(4, (3, 8, 8))
+    images = labels[:, None].float().expand(-1, 3, -1, -1) + 10 * torch.arange(1, 4).view(3, 1, 1, 1)
+    inside, mixed, marked = mixing.mix(images, labels, sort=(mix, 1.0), num_classes=21)
+    assert inside.any(dim=(1, 2)).all()
+    assert not inside.all()
+    for b in range(3):
+        outside = mixed[b, 0][~inside[b]], marked[b][~inside[b]]
+        assert torch.equal(outside[0], images[b, 0][~inside[b]])
+        assert torch.equal(outside[1], labels[b][~inside[b]])
+        if mix == "cutout":
+            assert (mixed[b][:, inside[b]] == 0).all()
+            assert (marked[b][inside[b]] == 255).all()
+        else:
+            following = (b + 1) % 3
+            assert torch.equal(mixed[b][:, inside[b]], images[following][:, inside[b]])
+            assert torch.equal(marked[b][inside[b]], labels[following][inside[b]])
+    losses = tiny.losses(method, tiny.make_batch())
+    assert all(torch.isfinite(loss) for loss in losses.values())
 
 
 def test_the_entropy_is_from_the_pass_that_is_named(tiny: Any) -> None:

@@ -65,7 +65,8 @@ def test_the_papers_scale_is_section_4_1(params: dict[str, Any]) -> None:
     params["scale"] = "paper"
     voc, city = (resolve_table(params, table)[-1] for table in ("table_2", "table_3"))
     shared = {"labelled_batch": 16, "unlabelled_batch": 16, "optimiser": "sgd", "momentum": 0.9, "power": 0.9}
-    shared |= {"head_lr_factor": 10, "scale_min": 0.5, "scale_max": 2.0, "flip_probability": 0.5}
+    shared |= {"head_lr_factor": 10, "flip_probability": 0.5}
+    shared |= {"scale_min": 0.5, "scale_max": 2.0, "scale_law": "two_sided"}
     assert shared.items() <= voc["training"].items()
     assert shared.items() <= city["training"].items()
     of_voc = {"lr": 0.001, "weight_decay": 0.0001, "crop": 513, "epochs": 80, "warm_start_epochs": 1, "criterion": "ce"}

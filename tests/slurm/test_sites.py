@@ -80,3 +80,11 @@ def test_cityscapes_at_the_papers_size_gets_eight_gpus_in_both() -> None:
             wanted = asked(resources(load_site(PROJECT), cell("train", "cityscapes")))
         assert (wanted["NumNodes"], wanted["NumTasks"]) == (str(nodes), "8")
         assert wanted["TresPerNode"] == f"gres:gpu:{tasks}"
+
+
+def test_an_evaluation_alone_gets_one_gpu_in_both_whatever_its_training_had() -> None:
+    for name in SITES:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CLUSTER", name)
+            wanted = asked(resources(load_site(PROJECT), cell("evaluate", "cityscapes")))
+        assert (wanted["NumNodes"], wanted["NumTasks"], wanted["TresPerNode"]) == ("1", "1", "gres:gpu:1")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pipeline.training.contrast import PixelContrast, binary_contrast, info_nce
 from pipeline.training.contrast_parameters import ContrastParameters
@@ -27,7 +28,7 @@ def test_infonce_and_binary_losses_are_their_formulas(shared: bool) -> None:
     torch.manual_seed(0)
     num_classes, num_anchors, num_negatives, temperature = 3, 4, 5, 0.5
     anchors, positives = torch.randn(num_classes, num_anchors, 6), torch.randn(num_classes, 6)
-    negatives = torch.randn(num_classes, 1 if shared else num_anchors, num_negatives, 6)
+    negatives = functional.normalize(torch.randn(num_classes, 1 if shared else num_anchors, num_negatives, 6), dim=3)
     for c in range(num_classes):
         nce = binary = 0.0
         for i in range(num_anchors):

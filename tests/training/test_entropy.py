@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.training.entropy import entropy, percentiles, reliability, unreliable_share
+from pipeline.training.entropy import entropy, order_statistics, percentiles, reliability, unreliable_share
 
 
 @pytest.mark.parametrize("num_valid", [1, 2, 7, 240])
@@ -25,6 +25,21 @@ def test_a_million_pixels_are_interpolated_as_exactly() -> None:
     values = torch.rand(1_000_003, generator=torch.Generator().manual_seed(0))[None, None]
     found = percentiles(values, torch.ones_like(values, dtype=torch.bool), (80.123,))[0].item()
     assert found == pytest.approx(float(np.percentile(values.numpy(), 80.123)), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "values", [[0.0], [0.0, 0.0, 0.0], [2.0, -1e-9, 1e-38, 2.0, 65504.0, 1e-45], [3.0446] * 50 + [0.1]]
+)
+def test_order_statistics_are_those_of_sorting_with_ties_and_the_smallest_numbers(values: list[float]) -> None:
+    found = order_statistics(torch.tensor(values).clamp(min=0), torch.arange(len(values)))
+    assert torch.equal(found, torch.tensor(values).clamp(min=0).sort().values)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_many_order_statistics_are_those_of_sorting(memory_format: torch.memory_format) -> None:
+    values = entropy(torch.randn(3, 7, 40, 50).contiguous(memory_format=memory_format))
+    places = torch.randint(values.numel(), (8,))
+    assert torch.equal(order_statistics(values, places), values.flatten().sort().values[places])
 
 
 def test_entropy_is_its_formula_and_at_most_log_c() -> None:

@@ -7,6 +7,7 @@ import torch
 
 from pipeline.training.mixing import (
     aspect_boxes,
+    class_areas,
     half_area_boxes,
     mix_with_next,
     paste,
@@ -51,6 +52,30 @@ def test_one_coin_decides_for_the_whole_batch() -> None:
         mixed.append(bool(some[0]))
     assert 0.2 < sum(mixed) / 400 < 0.4
     assert not half_area_boxes(images, probability=0.0).any()
+
+
+def test_class_areas_leave_a_random_half_of_each_images_classes() -> None:
+    torch.manual_seed(0)
+    labels = torch.randint(1, 6, (2, 12, 12))  # five classes, of which two stay
+    labels[1] = torch.where(labels[1] > 3, 255, labels[1])  # three, of which one stays
+    stayed = set()
+    for _ in range(200):
+        gone = class_areas(labels, num_classes=7, probability=1.0)
+        kept = [set(labels[b][~gone[b]].tolist()) for b in range(2)]
+        assert [len(classes) for classes in kept] == [2, 1]
+        assert all(gone[b][labels[b] == c].all() for b in range(2) for c in set(range(1, 6)) - kept[b])
+        assert gone[labels == 255].all()
+        stayed.add((frozenset(kept[0]), frozenset(kept[1])))
+    assert len(stayed) == 30  # 5 choose 2 and 3: drawn for each image alone
+
+
+def test_class_areas_come_with_one_coin_and_one_class_alone_does_not_stay() -> None:
+    labels = torch.full((2, 4, 4), 3)
+    assert class_areas(labels, num_classes=7, probability=1.0).all()
+    torch.manual_seed(0)
+    gone = [class_areas(labels, num_classes=7, probability=0.3) for _ in range(400)]
+    assert all(area.all() or not area.any() for area in gone)
+    assert 0.2 < sum(bool(area.any()) for area in gone) / 400 < 0.4
 
 
 def test_images_too_small_for_a_box_are_refused() -> None:
