@@ -6,8 +6,7 @@ A family is named after the paper whose authors published it; families differ, e
 U2PL's classic lists too; its 732 are its own (`2_clean`), of which U2PL's list of 732 holds only 371.
 
 U2PL's files are verified by their bytes. The others come with line ends that differ from copy to copy, so their ids
-are verified, as they stand after parsing; where we have no checksum the commit is pinned, the count checked, and
-`dvc.lock` holds on to what was found. They name labelled images only; all other training images are unlabelled.
+are verified, as they stand after parsing. They name labelled images only; all other training images are unlabelled.
 """
 
 from __future__ import annotations
@@ -54,6 +53,9 @@ CPS_SHA256 = {
     ("voc_blender", "1-4"): "62c450787069b36d88ea7bb35895a808885720ae833bae8b9c81775731062ea1",
     ("voc_blender", "1-2"): "192132b4f645339dd143850359d4e27bb62ba3ce447553a07de23fbff4f0c8b9",
     ("cityscapes", "1-16"): "5b05501dedd76c87c54833c717c72349cef18487fdc7e4e61df776f248e330bb",
+    ("cityscapes", "1-8"): "09a934ae238f11435e28f43ee77446ac910490a10f37e6bd058564318c46973d",
+    ("cityscapes", "1-4"): "39c433d885f4eb3fa5d21cb442711c9428efb98e71dd70950d9a277141e28dc0",
+    ("cityscapes", "1-2"): "99e9ffd2a51917d1b8e13f1daf79aaf2998c16e31c82003c98fd1a5a726e93ba",
 }
 PSEUDOSEG_SHA256 = {
     ("voc_classic", "1-16"): "a2a472eb74fcf8f3ec462d1151f98f68bfcbded3fbfd08c08a49b2d9d7a51ca5",
@@ -61,6 +63,10 @@ PSEUDOSEG_SHA256 = {
     ("voc_classic", "1-4"): "4b58843de93dc6927e66a6ae10e0dd257f70ddc370c0875a42a79419290d745a",
     ("voc_classic", "1-2"): "5fef6d10440f157ddd4408bf72401f27c72faf4d0f5f61b26d916ad0a96a40cb",
     ("coco", "1-512"): "848271e2a89eb355f7ace6ec9e9123986de5ae0f4ba4850e90dc7f2beb709fe8",
+    ("coco", "1-256"): "09b066836866e4539d84c94a40b9c3a185946d5b1ce8571a1f3b10cfdb12f23d",
+    ("coco", "1-128"): "f0e5060945fd3711f88099fe4e005261b9c9c9e610c033191c81fe7f8096dbb1",
+    ("coco", "1-64"): "2d5fe5725d397e4a841392ebcb34ad4d3f993b4cbc4dba08093fb20ac5e20f62",
+    ("coco", "1-32"): "553d27c36c91e0e058bf4ce3ee842a7af077aa4a41f4c45ef3fadd7b555ed65e",
 }
 """Of the ids, an id and a line feed each, in the published order."""
 
@@ -73,7 +79,7 @@ CPS = {
     ("cityscapes", part): List(
         f"{CPS_URL}/city/config_new/subset_train/train_aug_labeled_{part}.txt",
         count,
-        CPS_SHA256.get(("cityscapes", part), ""),
+        CPS_SHA256["cityscapes", part],
         _street,
     )
     for part, count in {"1-16": 186, "1-8": 372, "1-4": 744, "1-2": 1488}.items()
@@ -87,7 +93,7 @@ PSEUDOSEG = {
     for part, count in {"1-16": 92, "1-8": 183, "1-4": 366, "1-2": 732}.items()
 } | {
     ("coco", f"1-{whole}"): List(
-        f"{WSS_URL}/coco/{whole}_all.txt", count, PSEUDOSEG_SHA256.get(("coco", f"1-{whole}"), ""), _coco
+        f"{WSS_URL}/coco/{whole}_all.txt", count, PSEUDOSEG_SHA256["coco", f"1-{whole}"], _coco
     )
     for whole, count in {512: 232, 256: 463, 128: 925, 64: 1849, 32: 3697}.items()
 }
@@ -157,7 +163,7 @@ def published_ids(family: str, dataset: str, *, partition: str, folder: Path) ->
         labelled, unlabelled = unique([listed.to_id(line) for line in read_ids(files[0])], str(files[0])), None
     if len(labelled) != expected:
         raise ValueError(f"list {names[0]} of {family} names {len(labelled)} labelled images; it must name {expected}")
-    if family != "u2pl" and listed.sha256 not in ("", ids_digest(labelled)):
+    if family != "u2pl" and listed.sha256 != ids_digest(labelled):
         raise ValueError(f"list {names[0]} of {family} names other images than the published ones, or in another order")
     return labelled, unlabelled
 
@@ -173,12 +179,12 @@ def is_published(family: str, dataset: str, partition: str) -> bool:
 
 
 def published_identity(family: str, dataset: str, partition: str) -> list[str]:
-    """Return what stands for the lists of a partition before anything is downloaded: checksums, else addresses."""
+    """Return what stands for the lists of a partition before anything is downloaded: their checksums."""
     names, _ = _names(family, dataset, partition)
     if family == "u2pl":
         return [remote.checksum for remote in _remotes(family, names)]
     listed = LABELLED_ONLY[family][dataset, partition]
-    return [listed.sha256 or listed.url]
+    return [listed.sha256]
 
 
 def _partitions(family: str) -> list[tuple[str, str]]:

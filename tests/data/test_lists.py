@@ -45,12 +45,15 @@ def test_a_list_of_labelled_images_is_counted_and_verified_and_all_others_are_un
         lists.published_ids(family, dataset, partition=partition, folder=tmp_path / "again")
 
 
-def test_lists_are_identified_by_their_ids_and_by_their_address_where_those_are_not_known() -> None:
-    for family, known in lists.LABELLED_ONLY.items():
-        for (dataset, partition), listed in known.items():
-            assert lists.published_identity(family, dataset, partition) == [listed.sha256 or listed.url]
-    voc = [listed for known in lists.LABELLED_ONLY.values() for (role, _), listed in known.items() if "voc" in role]
-    assert all(listed.sha256 for listed in voc)
+def test_lists_are_identified_by_the_checksum_of_their_ids() -> None:
+    pinned = [
+        identity
+        for family, known in lists.LABELLED_ONLY.items()
+        for dataset, partition in known
+        for identity in lists.published_identity(family, dataset, partition)
+    ]
+    assert all(len(identity) == 64 for identity in pinned)
+    assert len(set(pinned)) == len(pinned) == 17
 
 
 def test_pseudosegs_lists_are_u2pls_but_for_the_half() -> None:
