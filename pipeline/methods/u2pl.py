@@ -64,7 +64,7 @@ class Parameters(ContrastParameters):
     entropy_source: str  # the teacher's pass the entropy is from: second (released; paper silent), or first
     weight: float  # η, base weight of the unsupervised loss
     mix: str  # cutmix, cutout, classmix: the released code has all three
-    mix_probability: float  # of a step with it
+    mix_probability: float  # the share of steps that mix
     decay: float  # of the teacher
     buffers: str  # own (released; paper silent), average, copy
     teacher_start: str  # copy; released: the teacher is the student through the first epoch, and its statistics stay

@@ -124,7 +124,7 @@ CONTRASTS = {"infonce": info_nce, "bce": binary_contrast}
 def similarities(anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Return cos / τ of anchors (C, M, D) with positives (C, D) and negatives (C, M or 1, N, D): (C, M), (C, M, N).
 
-    Negatives are of unit length already: there are M N of them a class, too many to be normalised in each step.
+    Negatives are of unit length, to the bank's rounding: to divide here would cost a pass over M N of them a class.
     """
     anchors = functional.normalize(anchors, dim=2) / temperature
     positive = (anchors @ functional.normalize(positives, dim=1)[:, :, None])[:, :, 0]

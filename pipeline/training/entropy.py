@@ -45,27 +45,25 @@ def reliability(values: Tensor, valid: Tensor, share: float) -> Reliability:
 def percentiles(values: Tensor, valid: Tensor, percents: tuple[float, ...]) -> list[Tensor]:
     """Return percentiles of the valid values, interpolated as `numpy.percentile` does; inf where none is valid.
 
-    Values are float32 and at least 0; below, as rounding leaves entropies, they count as 0.
+    Values are float32 and at least 0; below, as rounding leaves entropies, they count as 0. NaN is above all others.
     """
     last = (valid.sum() - 1).clamp(min=0)
     # Scalars, since a list made a tensor on the device would have the host wait for the copy.
     positions = torch.stack([last.double() * (percent / 100) for percent in percents])
     below = positions.floor().long()
-    # Invalid values come last, so that no data-dependent shape is needed.
-    found = order_statistics(
-        values.clamp(min=0).masked_fill(~valid, torch.inf), torch.cat([below, torch.minimum(below + 1, last)])
-    )
-    low, high = found.chunk(2)
+    # Invalid values come last, so that no data-dependent shape is needed; abs takes the sign of -0 and of NaN.
+    ordered = values.clamp(min=0).abs().masked_fill(~valid, torch.inf)
+    low, high = order_statistics(ordered, torch.cat([below, torch.minimum(below + 1, last)])).chunk(2)
     between = torch.lerp(low, high, (positions - below).float())
     return list(torch.where(valid.any(), between, torch.inf))
 
 
 def order_statistics(values: Tensor, places: Tensor) -> Tensor:
-    """Return the values at `places` (K,) int64, counted from 0, of `values` in ascending order; float32, at least 0.
+    """Return the values at `places` (K,) int64, counted from 0, of `values` in ascending order; float32, no sign set.
 
     Non-negative floats are ordered as their bits are. So a count of all upper halves, 16 bits each, finds the upper
     half of a value sought, and a count of the lower halves that stand with it the rest: exact, and nothing is sorted.
-    Accelerators sort instead: a million numbers is little for them, and counting in a fixed order is slow there.
+    Accelerators sort instead: millions of numbers are little for them, and counting in a fixed order is slow there.
     """
     if values.device.type != "cpu":
         return values.flatten().sort().values[places]

@@ -134,8 +134,12 @@ def test_a_kill_while_saving_leaves_the_old_checkpoint(tmp_path: Path, monkeypat
     assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-def test_a_loss_that_is_not_finite_is_a_result_that_names_step_and_losses(tmp_path: Path, data_root: Path) -> None:
-    *_, train, evaluate = cells_of("suponly", lr=1e30, optimiser="sgd", precision="float32")
+@pytest.mark.parametrize("method", ["suponly", "u2pl", "u2pl_ael"])
+def test_a_loss_that_is_not_finite_is_a_result_that_names_step_and_losses(
+    tmp_path: Path, data_root: Path, method: str
+) -> None:
+    broken = {"lr": 1e30, "optimiser": "sgd", "precision": "float32", "warm_start_epochs": 0}
+    *_, train, evaluate = cells_of(method, **broken)
     runner = Runner(tmp_path, data_root)
     result = runner.train(train)
     assert result["state"] == "diverged"

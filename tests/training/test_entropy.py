@@ -42,6 +42,18 @@ def test_many_order_statistics_are_those_of_sorting(memory_format: torch.memory_
     assert torch.equal(order_statistics(values, places), values.flatten().sort().values[places])
 
 
+def test_saturated_and_broken_pixels_have_a_place() -> None:
+    """A softmax that is one to the last bit leaves -0, a diverged network NaN, of either sign."""
+    logits = torch.tensor([[0.0, 500.0, -500.0], [0.0, 1.0, 2.0], [0.0, torch.nan, 1.0], [0.0, -torch.nan, 1.0]])
+    values = entropy(logits.t()[None, :, None])  # (1, 1, 4)
+    everywhere = torch.ones_like(values, dtype=torch.bool)
+    low, high = percentiles(values, everywhere, (0.0, 100.0))
+    assert low == 0
+    assert high.isnan()
+    assert percentiles(values, ~values.isnan(), (100.0,))[0] == values[0, 0, 1]
+    assert percentiles(torch.full((1, 1, 3), -0.0), everywhere[..., :3], (50.0,))[0] == 0
+
+
 def test_entropy_is_its_formula_and_at_most_log_c() -> None:
     logits = torch.randn(1, 4, 2, 3)
     for y in range(2):
