@@ -25,6 +25,7 @@ RUN = {
     "make repro-extra": None,
     "source .venv/bin/activate": None,
     "make check": "make check MAKE=true",  # its last line is `make test`, of which this is a part
+    "make test-fast": "make -n test-fast",  # a part of `make test` too
     "make bench": "make bench BENCHMARKS=floor",
     "dvc repro tables@table_7": None,
     "dvc repro --dry": None,
