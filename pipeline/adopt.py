@@ -1,7 +1,8 @@
 """Take over results that git and the DVC cache hold: after `dvc pull` in a fresh clone the store is still empty.
 
 A key is the hash of all that decides a result, so whatever is recorded under that key is that result. Weights and
-training results lie in the DVC cache, named by `dvc.lock`; evaluations are the rows under `reports/<scale>/metrics`.
+training results lie in the DVC cache, named by `dvc.lock`; evaluations are the rows under `reports/<scale>/metrics`,
+and reliability's records stand beside them, under `reports/<scale>/reliability`.
 """
 
 from __future__ import annotations
@@ -83,13 +84,16 @@ def _adopt_evaluated(store: Store, row: dict[str, Any], source: str) -> int:
 
 
 def _adopt_reliability(store: Store, path: Path, source: str) -> int:
+    """Take over a table's records, which lack what only their store holds: the entropies by class."""
+    read: Any = read_json(path)
+    records = [record for record in read or [] if store.state(record["key"]) == "missing"]
     listing = path.parents[1] / "cells" / path.name
-    rows = read_rows(listing) if listing.exists() else []
-    cells = {cell.key: cell for row in rows for cell in cells_of(row) if cell.kind == "reliability"}
-    records: Any = read_json(path)
+    if not records or not listing.exists():
+        return 0
+    cells = {cell.key: cell for row in read_rows(listing) for cell in cells_of(row) if cell.kind == "reliability"}
     adopted = 0
-    for record in records or []:
-        if record["key"] in cells and store.state(record["key"]) == "missing":
+    for record in records:
+        if record["key"] in cells:
             result = {name: record[name] for name in ("state", "sets", "reliability_s")}
             result["provenance"] = {"adopted_from": source, "ended": record["provenance"]["ended"]}
             adopted += int(store.adopt(cells[record["key"]].to_json(), result, {}))

@@ -30,6 +30,9 @@ BUSY_SHARE = 0.02
 RETRY_S = 30.0
 """How long to wait with what could not be submitted: the cluster takes no more, or what is before is not done."""
 
+INGESTER_S = 60.0
+"""How often it is seen to that an ingester runs."""
+
 ENDED = ("done", "failed", "cancelled")
 LATER = 75
 """Exit status of a launch that left cells for later; its output says why."""
@@ -99,7 +102,7 @@ def wait(
     """
     from pipeline.progress import Board
 
-    next_check = next_start = 0.0
+    next_check = next_start = next_ingester = 0.0
     states = dict.fromkeys(cells, "missing")
     with Board(store, title) as board:
         while True:
@@ -112,10 +115,11 @@ def wait(
                 start()
                 if any(store.state(key) == "missing" for key, state in states.items() if state == "missing"):
                     next_start = time.monotonic() + RETRY_S
+            if root is not None and time.monotonic() > next_ingester:
+                start_ingester(store, root)  # after the submission: it takes seconds of a core to begin
+                next_ingester = time.monotonic() + INGESTER_S
             if time.monotonic() > next_check:
                 began = time.monotonic()
-                if root is not None:
-                    start_ingester(store, root)  # after the submission: it takes seconds of a core to begin
                 release_dead(store)
                 next_check = began + max(LIVENESS_S, (time.monotonic() - began) / BUSY_SHARE)
             if mark is not None:

@@ -201,13 +201,16 @@ def _is_code(path: Path) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Launch for `ROOT SCALE STAGE`; return the exit status: LATER where the cluster takes no more for now, else 1."""
+    """Launch for `ROOT SCALE STAGE`; return 0, LATER where the cluster takes no more for now, 1 where it failed.
+
+    The reason is printed; what a user cannot mend raises.
+    """
     try:
         launch(Path(arguments[0]), arguments[1], arguments[2])
     except LaterError as error:
         print(f"{error}\n(what it took runs; the rest is tried again every {RETRY_S:.0f} s)")
         return LATER
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError) as error:
         print(error)
         return 1
     return 0

@@ -24,7 +24,7 @@ def link_photographs(own: Path) -> None:
     for name in ("JPEGImages", "SegmentationClassAug"):
         (own / name).symlink_to(source / name)
     there = {name: (source / f"ImageSets/Segmentation/{name}.txt").read_text().split() for name in ("train_aug", "val")}
-    named = {Path(line.split()[0]).stem for size in (1323, 366) for line in (lists / f"{size}/labeled.txt").open()}
+    named = {name for size in (1323, 366) for name in (lists / f"{size}/labeled.txt").read_text().split()}
     listed = [name for name in there["train_aug"] if name in named]
     others = [name for name in there["train_aug"] if name not in named][:NUM_OTHERS]
     fine = set((source / "ImageSets/Segmentation/train.txt").read_text().split())

@@ -129,7 +129,8 @@ def with_holes(
 
     A row measured under other values than the cell's is stale and counts as none; its hole says what changed.
     `reason(cell)` says why a cell was never measured; `key_of(cell)` is the key of its evaluation today, None where
-    that is not known. A row with another key is kept and marked (`OLDER`).
+    that is not known. A row with another key is kept and marked (`OLDER`), and so is one that lacks a setting: it came
+    with newer code.
     """
     by_identity = {_identity(row): row for row in measured}
     found = []
@@ -137,13 +138,21 @@ def with_holes(
         row = by_identity.get(_identity(cell))
         if row is None:
             found.append(cell | {"state": MISSING, "reason": reason(cell)})
-        elif all(row.get(name) == value for name, value in cell.items()):
+        elif all(_known(row.get(name), value, name) == row.get(name) for name, value in cell.items()):
             asked = key_of(cell) or row["key"]
-            found.append(row | {ASKED: asked, OLDER: asked != row["key"]})
+            lacks = any(row.get(name) != value for name, value in cell.items())
+            found.append(row | {ASKED: asked, OLDER: lacks or asked != row["key"]})
         else:
             changes = ", ".join(differing_settings(row, cell)) or "its cell changed"
             found.append(cell | {"state": MISSING, "reason": f"{STALE} ({changes})"})
     return found
+
+
+def _known(measured: Any, asked: Any, section: str) -> Any:
+    """Return of the settings asked for those that a measured row has too."""
+    if section not in SETTINGS or not isinstance(measured, dict):
+        return asked
+    return {name: value for name, value in asked.items() if name in measured}
 
 
 def differing_settings(row_a: Row, row_b: Row) -> list[str]:

@@ -11,6 +11,7 @@ the driver and is one for all drivers of a store, is counted apart.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,8 @@ def main() -> None:
     parts = sys.argv[1:] or PARTS
     if wrong := set(parts) - set(PARTS):
         sys.exit(f"{' '.join(sorted(wrong))}: allowed are {' '.join(PARTS)}")
+    if shutil.which("slurmctld") is None:
+        sys.exit("not measured: no SLURM here; slurm/test_cluster/install has what it needs")
     up = subprocess.run([TOOLS / "up", "--nodes=1", f"--cpus={SLOTS}"], capture_output=True, text=True, check=True)
     os.environ |= dict(line.removeprefix("export ").split("=", 1) for line in up.stdout.splitlines() if "=" in line)
     try:

@@ -7,6 +7,7 @@ grid took and which share of the cores' time its cells filled.
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import subprocess
@@ -18,15 +19,21 @@ from pipeline.cell import cells_of, read_rows
 from pipeline.store import Store, find_store, read_json
 from tests.benchmarks.report import Figure, figures, write
 
+PAUSE_S = 600.0
+"""Without the end of any cell for so long, a run of the grid is over."""
+
 
 def main() -> None:
     """Measure and write the section."""
+    written = ["params.yaml", "dvc.lock", "reports/embedded"]
+    if subprocess.run(["git", "status", "--porcelain", *written], capture_output=True, check=True).stdout:
+        sys.exit(f"{' '.join(written)}: commit what was edited there, an experiment is made and undone")
     (repro_s, repro_cpu_s), (_, status_cpu_s) = cost(["dvc", "repro"]), cost(["dvc", "status"])
     waiting = memory_mb("import pipeline.attach, pipeline.progress")
     ingester = memory_mb("import pipeline.tracking, mlflow; mlflow.MlflowClient()")
     spent = grid(Store(find_store(Path.cwd())), Path.cwd())
     held_s, held_cpu_s = cost(["dvc", "exp", "run", "-S", "alpha0=0.3", "tables@experiment"])
-    subprocess.run(["git", "checkout", "-q", "params.yaml", "dvc.lock", "reports"], check=False)
+    subprocess.run(["git", "checkout", "-q", *written], check=True)
     lines = [
         Figure("`dvc repro` with nothing to do, beside `dvc status`", repro_cpu_s, status_cpu_s, unit="CPU-s"),
         Figure("the same, wall time", repro_s, unit="s"),
@@ -60,8 +67,13 @@ def grid(store: Store, root: Path) -> str:
     began: dict[str, float] = {}
     ended: dict[str, float] = {}
     for line in store.executions():
-        if line["key"] in cells and line["event"] in ("start", "resume", "done"):
-            (ended if line["event"] == "done" else began)[line["key"]] = line["time"]
+        if line["key"] in cells and line["event"] in ("start", "resume"):
+            began[line["key"]] = line["time"]
+        elif line["event"] == "done" and line["key"] in began:
+            ended[line["key"]] = line["time"]
+    for since, until in itertools.pairwise(sorted(ended.values())):
+        if until - since > PAUSE_S:  # what was computed before is another run's
+            ended = {key: time_s for key, time_s in ended.items() if time_s >= until}
     if not ended:
         return ""
     said = []
@@ -73,11 +85,10 @@ def grid(store: Store, root: Path) -> str:
     span_s, cores = max(ended.values()) - min(began[key] for key in ended), os.cpu_count() or 1
     busy = sum(ended[key] - began[key] for key in ended) / span_s / cores
     results = [read_json(store.done(key) / "result.json") or {} for key in ended]
-    cpu_s = sum(result["provenance"].get("cpu_s", 0.0) for result in results)
+    cpu_s = sum(result.get("provenance", {}).get("cpu_s", 0.0) for result in results)
     said.append(f"from the first start to the last end: {span_s / 60:.1f} min")
-    said.append(
-        f"cells filled {100 * busy:.0f} % of the cores' time; their own processor time {cpu_s / span_s / cores:.0%}"
-    )
+    own = cpu_s / span_s / cores
+    said.append(f"cells filled {busy:.0%} of the cores' time; their own processor time {own:.0%}")
     return "\nThe grid, by its execution log and results:\n\n" + "".join(f"* {line}\n" for line in said)
 
 

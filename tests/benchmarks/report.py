@@ -23,7 +23,8 @@ HEAD = """# Benchmarks
 
 `make bench` measures everything here anew; each section also has its own command. Figures are medians over rounds in
 which ours and the baseline take turns in one process, in processor time of one thread, so what else the machine does
-meets both alike. *of baseline* is ours over the baseline; an aim is for that share.
+meets both alike; wall times (`cells`, `store`, `pipeline`) want a quiet machine. *of baseline* is ours over the
+baseline; an aim is for that share.
 """
 
 

@@ -26,7 +26,10 @@ PARAMS = Path(__file__).parents[2] / "params.yaml"
 
 
 class Copies(TorchDispatchMode):
-    """Notes what takes a tensor of the host and gives one of the device: the host waits for it."""
+    """Notes what takes a tensor of the host and gives one of the device: the host waits for it.
+
+    Where there is a device, fakes of `torch.tensor(…, device="cuda")` may go by unseen.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -55,6 +55,13 @@ def test_memory_grows_with_the_batch_and_the_crop() -> None:
     assert costs[1].peak_bytes > 2 * costs[0].peak_bytes  # weights and moments stay as they are
 
 
+def test_recomputing_takes_less_memory_and_more_operations() -> None:
+    kept = row_of("suponly")
+    again = kept | {"training": kept["training"] | {"recompute": True}}
+    assert step_cost(again).peak_bytes < step_cost(kept).peak_bytes
+    assert step_cost(again).flop > step_cost(kept).flop
+
+
 def test_a_training_that_two_tables_share_is_counted_once() -> None:
     rows = [("a", row_of("suponly")), ("b", row_of("suponly", seed=1))]
     lines = forecast({"table_1": rows[:1], "table_2": rows})

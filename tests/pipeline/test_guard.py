@@ -31,7 +31,7 @@ def wait(*_, **__):
         Path(path).write_text(Path(path).read_text().replace(text, text + "1", 1))
     return {}
 
-attach.wait, attach.start_ingester = wait, lambda *_: None
+attach.wait = wait
 attach.link_weights = lambda *_: Path("linked").touch()
 sys.exit(attach.run_stage("train", "smoke", "experiment"))
 """

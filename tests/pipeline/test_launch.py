@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -196,6 +197,27 @@ def test_what_a_user_can_mend_is_said_without_a_traceback(
     monkeypatch.setattr(launch, "launch", refuse)
     assert launch.main([str(project), "smoke", "train@table_7"]) == 1
     assert capsys.readouterr().out == "sbatch refused the jobs: no such partition\n"
+
+
+def test_a_waiting_stage_sees_now_and_then_that_an_ingester_runs(
+    local_store: Store, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[Path] = []
+    monkeypatch.setattr(attach, "start_ingester", lambda _, root: began.append(root))
+    monkeypatch.setattr(attach, "POLL_S", 0.01)
+
+    def started_within(seconds: float, *, number: int) -> int:
+        monkeypatch.setattr(attach, "INGESTER_S", seconds)
+        began.clear()
+        key = sleeper(number).key
+        timer = threading.Timer(0.5, lambda: local_store.fail(key, None, {"reason": "enough"}))
+        timer.start()
+        attach.wait(local_store, {key: sleeper(number)}, lambda: None, title="test", root=project)
+        timer.join()
+        return len(began)
+
+    assert started_within(60.0, number=0) == 1
+    assert started_within(0.05, number=1) > 2
 
 
 def test_a_waiting_stage_is_small() -> None:

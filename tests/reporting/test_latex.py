@@ -16,11 +16,10 @@ TABLES = sorted(PROJECT.glob("reports/*/tables/*.tex"))
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex: apt-get install texlive-latex-recommended")
 def test_every_table_is_set_with_the_packages_that_it_names(tmp_path: Path) -> None:
     assert len(TABLES) >= 14
-    inputs = "\n".join(f"\\input{{{path}}}\n\\clearpage" for path in TABLES)
-    source = (
-        "\\documentclass{{article}}\n\\usepackage{{booktabs,amssymb}}\n\\begin{{document}}\n{}\n\\end{{document}}\n"
-    )
-    (tmp_path / "all.tex").write_text(source.format(inputs))
+    packages = {path.read_text().splitlines()[0].removeprefix("% ") for path in TABLES}
+    inputs = [f"\\input{{{path}}}\n\\clearpage" for path in TABLES]
+    lines = ["\\documentclass{article}", *packages, "\\begin{document}", *inputs, "\\end{document}", ""]
+    (tmp_path / "all.tex").write_text("\n".join(lines))
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
     assert result.returncode == 0, result.stdout[-3000:]

@@ -117,6 +117,17 @@ def test_a_row_measured_under_other_values_is_a_hole_that_says_what_changed(row:
     assert hole["reason"] == "measured under other values (training.epochs: 20 → 40)"
 
 
+def test_a_setting_that_came_later_makes_a_row_older_and_no_hole(row: Row) -> None:
+    cell = as_cell(row)
+    later = cell | {"training": cell["training"] | {"scale_law": "two_sided"}}
+    [kept] = with_holes([later], [row], reason=lambda _: "never run")
+    assert kept["state"] == row["state"]
+    assert kept[OLDER]
+    changed = later | {"training": later["training"] | {"epochs": 40}}
+    [hole] = with_holes([changed], [row], reason=lambda _: "never run")
+    assert hole["reason"].startswith("measured under other values (training.epochs: ")
+
+
 def test_a_measured_row_that_no_cell_asks_for_is_left_out(row: Row) -> None:
     assert with_holes([], [row], reason=lambda cell: "never") == []
 

@@ -52,7 +52,8 @@ def finished_runs(copy: Copy) -> set[str]:
 
     Opened for writing too: a reader that may only read fails beside a writer whose journal it takes for a dead one's.
     """
-    with closing(sqlite3.connect(copy.store.root.parent / "mlflow.db")) as database:
+    path = copy.store.root.parent / "mlflow.db"
+    with closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True)) as database:
         rows = database.execute(
             "select tags.value from tags join runs using (run_uuid) where key = 'cell_key' and status = 'FINISHED'"
         )
