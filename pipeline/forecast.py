@@ -9,6 +9,7 @@ the losses of the whole batch among it, whole.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import math
 import weakref
@@ -138,11 +139,13 @@ def step_cost(row: dict[str, Any]) -> StepCost:
     mode = FakeTensorMode()
     run = synthetic_run(row, mode)
     known = [*run.method.parameters(), *run.method.buffers(), *vars(run.batches(run.step)).values()]
-    with mode, FlopCounterMode(display=False) as counter, LiveBytes(known) as memory:
-        inside = NetworkBytes(run.method, memory)
-        for _ in range(2):  # the optimiser's own state lives from the first step on
-            train_step(run)
-    return StepCost(counter.get_total_flops() // 2, memory.peak, inside.kept // 2, len(run.method.predictors()))
+    with mode, LiveBytes(known) as memory:
+        with FlopCounterMode(display=False) as counter:
+            train_step(run)  # the optimiser's own state lives from here on
+        gc.collect()  # of recomputed blocks the counter leaves cycles
+        memory.peak, inside = memory.live, NetworkBytes(run.method, memory)
+        train_step(run)
+    return StepCost(counter.get_total_flops(), memory.peak, inside.kept, len(run.method.predictors()))
 
 
 def synthetic_run(row: dict[str, Any], mode: FakeTensorMode | None = None) -> Run:
