@@ -44,6 +44,7 @@ RUN = {
     "dvc config cache.shared group": None,
     "python -m pipeline plan": None,
     "python -m pipeline plan [TARGET …]": "python -m pipeline plan tables@table_7",
+    "python -m pipeline plan --scale paper": "python -m pipeline plan --scale smoke table_7 --out plan.md",
     "python -m pipeline plan --scale paper [TABLE …]": "python -m pipeline plan --scale smoke table_7",
     "python -m pipeline status [--watch]": "python -m pipeline status",
     "python -m pipeline tables [--scale S] [TABLE …]": "python -m pipeline tables --scale smoke table_7",
