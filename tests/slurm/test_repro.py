@@ -53,7 +53,7 @@ def finished_runs(copy: Copy) -> set[str]:
     Opened for writing too: a reader that may only read fails beside a writer whose journal it takes for a dead one's.
     """
     path = copy.store.root.parent / "mlflow.db"
-    with closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True)) as database:
+    with closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=60)) as database:
         rows = database.execute(
             "select tags.value from tags join runs using (run_uuid) where key = 'cell_key' and status = 'FINISHED'"
         )
