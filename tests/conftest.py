@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,16 @@ import pytest
 from pipeline.params import load_params
 
 PROJECT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def environment_without_what_mlflow_leaves() -> Iterator[None]:
+    """MLflow notes its database in the environment, where processes that later tests start would take it for theirs."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture
