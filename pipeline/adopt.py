@@ -78,9 +78,7 @@ def _adopt_trained(store: Store, files: dict[str, Path]) -> int:
 def _adopt_evaluated(store: Store, row: dict[str, Any], source: str) -> int:
     if store.state(row["key"]) != "missing" or (cell := chain(row)[-1]).key != row["key"]:
         return 0
-    result = {name: row[name] for name in ("state", "metrics", "evaluate_s")}
-    result["provenance"] = {"adopted_from": source, "ended": row["provenance"]["ended"]}
-    return int(store.adopt(cell.to_json(), result, {}))
+    return int(store.adopt(cell.to_json(), _result(row, ("state", "metrics", "evaluate_s"), source), {}))
 
 
 def _adopt_reliability(store: Store, path: Path, source: str) -> int:
@@ -94,10 +92,15 @@ def _adopt_reliability(store: Store, path: Path, source: str) -> int:
     adopted = 0
     for record in records:
         if record["key"] in cells:
-            result = {name: record[name] for name in ("state", "sets", "reliability_s")}
-            result["provenance"] = {"adopted_from": source, "ended": record["provenance"]["ended"]}
+            result = _result(record, ("state", "sets", "reliability_s"), source)
             adopted += int(store.adopt(cells[record["key"]].to_json(), result, {}))
     return adopted
+
+
+def _result(record: dict[str, Any], names: tuple[str, ...], source: str) -> dict[str, Any]:
+    """Return what a recorded line holds of a cell's result, and that it comes from there."""
+    provenance = {"adopted_from": source, "ended": record["provenance"]["ended"]}
+    return {name: record[name] for name in names} | {"provenance": provenance}
 
 
 def manifest_entry(store: Store, key: str, folder: Path) -> dict[str, Any]:

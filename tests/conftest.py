@@ -15,14 +15,20 @@ from pipeline.params import load_params
 PROJECT = Path(__file__).parents[1]
 
 
+def forget_mlflow() -> None:
+    """Take what is MLflow's out of the environment."""
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        del os.environ[name]
+
+
+forget_mlflow()  # nor do tests write to a database of whoever runs them
+
+
 @pytest.fixture(autouse=True)
 def environment_without_what_mlflow_leaves() -> Iterator[None]:
     """MLflow notes its database in the environment, where processes that later tests start would take it for theirs."""
-    before = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
     yield
-    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
-        del os.environ[name]
-    os.environ.update(before)
+    forget_mlflow()
 
 
 @pytest.fixture

@@ -21,10 +21,10 @@ import torch
 PAGE = Path(__file__).parents[2] / "reports" / "benchmarks.md"
 HEAD = """# Benchmarks
 
-`make bench` measures everything here anew; each section also has its own command. Figures are medians over rounds in
-which ours and the baseline take turns in one process, in processor time of one thread, so what else the machine does
-meets both alike; wall times (`cells`, `store`, `pipeline`) want a quiet machine. *of baseline* is ours over the
-baseline; an aim is for that share.
+`make bench` measures everything here anew but `before`, which needs an older commit; each section also has its own
+command. Figures are medians over rounds in which ours and the baseline take turns in one process, in processor time of
+one thread, so what else the machine does meets both alike; wall times (`cells`, `store`, `pipeline`) want a quiet
+machine. *of baseline* is ours over the baseline; an aim is for that share.
 """
 
 

@@ -24,9 +24,6 @@ from tests.smoke import copy_project
 pytestmark = [pytest.mark.slow, needs_chromium]
 ALPHAS = ("0.1", "0.2", "0.3", "0.4")
 START_S = 300.0
-OWN = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-"""The environment without the database of another test, which MLflow leaves there."""
-
 KEPT = os.environ.get("KEEP_SCREENSHOT")
 """Where the picture for the README is to be put, if it is wanted."""
 
@@ -40,7 +37,7 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.address = f"http://127.0.0.1:{free.getsockname()[1]}"
         command = [sys.executable, "-m", "pipeline", "ui", "--port", self.address.rpartition(":")[2]]
-        self.process = subprocess.Popen(command, cwd=folder, env=OWN, stdout=subprocess.DEVNULL, start_new_session=True)
+        self.process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, start_new_session=True)
         end = time.monotonic() + START_S
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > end:
@@ -71,7 +68,7 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = copy_project(tmp_path_factory.mktemp("copy") / "project")
-    environment = OWN | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "CLUSTER": "local"}
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "CLUSTER": "local"}
     subprocess.run(["dvc", "repro", "-q", "tables@table_7"], cwd=folder, env=environment, check=True, timeout=550)
     started = Server(folder)
     yield started

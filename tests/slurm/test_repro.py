@@ -48,12 +48,9 @@ def begun(copy: Copy) -> Counter[str]:
 
 
 def finished_runs(copy: Copy) -> set[str]:
-    """The keys of the cells whose runs MLflow calls finished.
-
-    Opened for writing too: a reader that may only read fails beside a writer whose journal it takes for a dead one's.
-    """
+    """The keys of the cells whose runs MLflow calls finished."""
     path = copy.store.root.parent / "mlflow.db"
-    with closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=60)) as database:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
         rows = database.execute(
             "select tags.value from tags join runs using (run_uuid) where key = 'cell_key' and status = 'FINISHED'"
         )
