@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import Counter
@@ -16,13 +17,21 @@ from pipeline.store import Store
 LINE_S = 60.0
 """How often a line is printed where there is no terminal."""
 
+LEFT_S = 10.0
+"""How often the cells of all tables are counted."""
+
 
 class Board:
-    """A progress bar in a terminal; elsewhere one line a minute."""
+    """A progress bar in a terminal; elsewhere one line a minute.
+
+    Workers finish whole rows, table by table, so a stage may stand still while others' cells end: how many cells of all
+    tables are left is shown too.
+    """
 
     def __init__(self, store: Store, title: str) -> None:
         self.store, self.title = store, title
         self.started = self.printed = time.monotonic()
+        self.left, self.counted = 0, -math.inf
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -46,13 +55,20 @@ class Board:
         text = ", ".join(
             f"{counts[state]} {state}" for state in ("running", "queued", "failed", "cancelled") if counts[state]
         )
+        text = f"{text} ({self._count_left()} of all tables left)"
         self.bar.update(self.task, completed=done, total=len(states), states=text)
         if not self.live and time.monotonic() - self.printed > LINE_S:
             self.printed = time.monotonic()
             minutes = (self.printed - self.started) / 60
-            print(
-                f"{self.title}: {done} of {len(states)} cells, {text} ({minutes:.0f} min)", file=sys.stderr, flush=True
-            )
+            line = f"{minutes:.0f} min, {self.title}: {done} of {len(states)} cells, {text}"
+            print(line, file=sys.stderr, flush=True)
+
+    def _count_left(self) -> int:
+        """Return how many cells of the store are claimed: those of all drivers that share it."""
+        if time.monotonic() - self.counted > LEFT_S:
+            self.left = sum(1 for _ in (self.store.root / "claims").glob("[!.]*.json"))
+            self.counted = time.monotonic()
+        return self.left
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

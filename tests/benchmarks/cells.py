@@ -186,6 +186,21 @@ def one_array(folder: Path) -> None:
     submit_array("", "--wait")
 
 
+def one_stage_that_submits_as_many_jobs_as_slots(folder: Path) -> None:
+    """Let one stage submit a job a slot, each of which does a slot's share of the cells, and wait: the least of all.
+
+    It knows nothing of what was done before, and its jobs import nothing.
+    """
+    (folder / "ended").mkdir(parents=True)
+    jobs = f"sbatch --array=1-{SLOTS} --output=/dev/null --mem=1G job"
+    sleeping = f"for _ in range({FEW // SLOTS}): time.sleep({SECONDS})"
+    (folder / "job").write_text(
+        f"#!/bin/sh\n{sys.executable} -c 'import time\n{sleeping}'\necho > {folder}/ended/$SLURM_ARRAY_TASK_ID\n"
+    )
+    waiting = f"until test $(ls {folder}/ended | wc -l) -eq {SLOTS}; do sleep 0.1; done"
+    dvc_project(folder, f"{jobs} && {waiting}; echo > out/${{item}}", num=1)
+
+
 def submit_array(after: str, *options: str) -> None:
     """Submit a job for each of a few cells, as many at once as there are slots."""
     job = f"{sys.executable} -c 'import time; time.sleep({SECONDS})' {after}"
@@ -193,10 +208,10 @@ def submit_array(after: str, *options: str) -> None:
     subprocess.run(["sbatch", *options, *shape, f"--wrap={job}"], check=True, capture_output=True)
 
 
-def dvc_project(folder: Path, command: str) -> None:
-    """Run a DVC project of one such stage for each of a few cells."""
+def dvc_project(folder: Path, command: str, *, num: int = FEW) -> None:
+    """Run a DVC project of so many stages of this command."""
     (folder / "out").mkdir(parents=True)
-    stages = {"cell": {"foreach": list(range(FEW)), "do": {"cmd": command, "outs": ["out/${item}"]}}}
+    stages = {"cell": {"foreach": list(range(num)), "do": {"cmd": command, "outs": ["out/${item}"]}}}
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     for words in (["init", "-q", "--no-scm"], ["repro", "-q"]):
         subprocess.run(["dvc", *words], cwd=folder, check=True)
@@ -206,6 +221,9 @@ PLAIN = {
     "plain dvc repro one stage a cell": one_stage_a_cell,
     "dvc repro one stage a cell that waits for an array": one_stage_a_cell_that_waits,
     "one sbatch array without dvc": one_array,
+    f"one stage that submits {SLOTS} jobs, each sleeping {FEW // SLOTS} times": (
+        one_stage_that_submits_as_many_jobs_as_slots
+    ),
 }
 
 
