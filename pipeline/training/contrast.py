@@ -6,6 +6,9 @@ loss. There is no loop over classes and nothing is read on the host.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,6 +17,12 @@ from pipeline.training.contrast_parameters import ContrastParameters
 from pipeline.training.contrast_sets import Pixels, find_sets, rows
 from pipeline.training.memory import MemoryBank
 from pipeline.training.sampling import sample_members, spread_members
+
+Formula = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""From cos / τ with the positive (S, A) and the negatives (S, A, N) to the loss (S, A) and its derivatives by both."""
+
+CPU_BYTES, ACCELERATOR_BYTES = 2**23, 2**26
+"""How much of the negatives is drawn at a time: what stays in a cache; where launches cost more, fewer of them."""
 
 
 class PixelContrast(nn.Module):
@@ -42,30 +51,32 @@ class PixelContrast(nn.Module):
             chosen, num_anchors = sample_members(sets.anchors, self.hyper.num_anchors)
             anchors = student_rows.index_select(0, chosen.flatten()).unflatten(0, chosen.shape)  # (C, M, D)
             positives = class_means(sets.positives, teacher_rows)  # (C, D)
-            negatives, num_negatives = self.draw_negatives(sets.negatives, teacher_rows)
+            features, drawn, num_negatives = self.draw_negatives(sets.negatives, teacher_rows)
             active = (num_anchors > 0) & (num_negatives > 0)
             if self.hyper.defect_class_index:
-                negatives, active = released_class_index(sets.present, num_anchors, negatives, num_negatives)
-            loss = CONTRASTS[self.hyper.contrast](anchors, positives, negatives, self.hyper.temperature)  # (C,)
+                drawn, active = released_class_index(sets.present, num_anchors, drawn, num_negatives)
+            anchors = functional.normalize(anchors, dim=2) / self.hyper.temperature
+            positives = functional.normalize(positives, dim=1)
+            loss = contrast(anchors, positives, features, drawn, formula=FORMULAS[self.hyper.contrast])  # (C,)
             self.num_contrasted = active.sum()
             return torch.where(active, loss, 0.0).sum() / self.normaliser(sets.present)
 
     @torch.no_grad()
-    def draw_negatives(self, members: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return negatives (C, M or 1, N, D) of unit length, and how many there are to draw from (C,).
+    def draw_negatives(self, members: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features (n, D) of unit length, each set's rows of it (C, M or 1, N), and how many there were (C,).
 
         They come from the queues, into which this batch's go first, or from this batch alone without queues.
         """
         num_sets = 1 if self.hyper.share_negatives else self.hyper.num_anchors
         num = num_sets * self.hyper.num_negatives
         if self.memory is None:
-            chosen, counts = sample_members(members, num)
-            drawn = functional.normalize(features.index_select(0, chosen.flatten()), dim=1).unflatten(0, chosen.shape)
+            drawn, counts = sample_members(members, num)
+            features = functional.normalize(features, dim=1)
         else:
             chosen, counts = spread_members(members, min(self.num_enqueued, len(members)))
             self.memory.enqueue(features.index_select(0, chosen.flatten()).unflatten(0, chosen.shape), counts)
-            drawn, counts = self.memory.sample(num), self.memory.filled
-        return drawn.unflatten(1, (num_sets, -1)), counts
+            drawn, counts, features = self.memory.draw(num), self.memory.filled, self.memory.features
+        return features, drawn.unflatten(1, (num_sets, -1)), counts
 
     def monitors(self) -> dict[str, Tensor]:
         """Return how many classes the last loss contrasted, and how full the queues are (0-1)."""
@@ -81,9 +92,9 @@ class PixelContrast(nn.Module):
 
 
 def released_class_index(
-    present: Tensor, num_anchors: Tensor, negatives: Tensor, num_negatives: Tensor
+    present: Tensor, num_anchors: Tensor, drawn: Tensor, num_negatives: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return negatives and active classes as the released loop over the k present classes takes them.
+    """Return drawn negatives and active classes as the released loop over the k present classes takes them.
 
     Its i-th turn takes anchors and positive of class i, not of the i-th present class, but the latter's queue.
     So classes from k on have no loss; neither has anything where only one class is present.
@@ -92,7 +103,7 @@ def released_class_index(
     num_present = present.sum()
     turn = torch.arange(len(present), device=present.device) < num_present
     active = turn & (num_anchors > 0) & (num_negatives[queue_of] > 0) & (num_present > 1)
-    return negatives[queue_of], active
+    return drawn[queue_of], active
 
 
 def class_means(members: Tensor, features: Tensor) -> Tensor:
@@ -101,33 +112,65 @@ def class_means(members: Tensor, features: Tensor) -> Tensor:
     return weights @ features / weights.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-def info_nce(anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """Return each class's mean of -log e^{cos(z, z+)/τ} / (e^{cos(z, z+)/τ} + Σ_j e^{cos(z, z-_j)/τ}), Eq. 4: (C,)."""
-    positive, negative = similarities(anchors, positives, negatives, temperature)
-    return (torch.logaddexp(positive, negative.logsumexp(dim=2)) - positive).mean(dim=1)
+def contrast(anchors: Tensor, positives: Tensor, features: Tensor, drawn: Tensor, *, formula: Formula) -> Tensor:
+    """Return the mean over each class's anchors of what `formula` gives for them: (C,).
+
+    Of anchors (C, M, D) of length 1/τ, positives (C, D), and the negatives in the rows `drawn` (C, M or 1, N) of
+    `features` (n, D). Those are of unit length, to the bank's rounding: to divide here would cost a pass over them.
+    """
+    num_classes, num_sets, _ = drawn.shape
+    sets = anchors.reshape(num_classes * num_sets, -1, anchors.shape[2])  # (S, A, D)
+    losses = _Contrast.apply(sets, positives.repeat_interleave(num_sets, dim=0), features, drawn.flatten(0, 1), formula)
+    return losses.view(num_classes, -1).mean(dim=1)
 
 
-def binary_contrast(anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """Return each class's binary cross-entropy L_b, Appendix C, Eq. A1: (C,).
+class _Contrast(torch.autograd.Function):
+    """The formula for S sets of A anchors, some sets at a time; the gradient is made at once, in the forward pass.
+
+    So the negatives of a few sets are alive at a time, instead of all until the backward pass, and they are still in a
+    CPU's cache when they are needed again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, anchors: Tensor, positives: Tensor, features: Tensor, drawn: Tensor, formula: Formula
+    ) -> Tensor:
+        room = CPU_BYTES if anchors.device.type == "cpu" else ACCELERATOR_BYTES
+        num = max(1, room // (4 * drawn.shape[1] * features.shape[1]))
+        losses, gradients = [], []
+        for part, mean, rows_ in zip(anchors.split(num), positives.split(num), drawn.split(num), strict=True):
+            negatives = features.index_select(0, rows_.flatten()).float().unflatten(0, rows_.shape)  # (S', N, D)
+            positive, negative = (part @ mean[:, :, None])[:, :, 0], part @ negatives.transpose(1, 2)
+            loss, by_positive, by_negative = formula(positive, negative)
+            losses.append(loss)
+            gradients.append(by_positive[:, :, None] * mean[:, None] + by_negative @ negatives)
+        ctx.save_for_backward(torch.cat(gradients))
+        return torch.cat(losses)
+
+    @staticmethod
+    def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (gradient,) = ctx.saved_tensors
+        return given[:, :, None] * gradient, None, None, None, None
+
+
+def info_nce(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return -log e^{cos(z, z+)/τ} / (e^{cos(z, z+)/τ} + Σ_j e^{cos(z, z-_j)/τ}), Eq. 4, and its derivatives.
+
+    Of the exponents: positive (S, A), negative (S, A, N). The loss and the first derivative are (S, A).
+    """
+    total = torch.logaddexp(positive, negative.logsumexp(dim=2))
+    return total - positive, (positive - total).exp() - 1, (negative - total[:, :, None]).exp()
+
+
+def binary_contrast(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the binary cross-entropy L_b, Appendix C, Eq. A1, and its derivatives; shapes as in `info_nce`.
 
     Our reading, since no code was released: every pair is classified alone by the sigmoid of cos / τ, the positive as 1
     and each negative as 0, and the mean over the N negatives weighs as much as the positive:
-    -1 / (M N) Σ_i Σ_j [log σ(cos(z_i, z+)/τ) + log(1 - σ(cos(z_i, z-_ij)/τ))].
+    -1 / N Σ_j [log σ(cos(z, z+)/τ) + log(1 - σ(cos(z, z-_j)/τ))].
     """
-    positive, negative = similarities(anchors, positives, negatives, temperature)
-    return (functional.softplus(-positive) + functional.softplus(negative).mean(dim=2)).mean(dim=1)
+    loss = functional.softplus(-positive) + functional.softplus(negative).mean(dim=2)
+    return loss, -(-positive).sigmoid(), negative.sigmoid() / negative.shape[2]
 
 
-CONTRASTS = {"infonce": info_nce, "bce": binary_contrast}
-
-
-def similarities(anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return cos / τ of anchors (C, M, D) with positives (C, D) and negatives (C, M or 1, N, D): (C, M), (C, M, N).
-
-    Negatives are of unit length, to the bank's rounding: to divide here would cost a pass over M N of them a class.
-    """
-    anchors = functional.normalize(anchors, dim=2) / temperature
-    positive = (anchors @ functional.normalize(positives, dim=1)[:, :, None])[:, :, 0]
-    if negatives.shape[1] == 1:
-        return positive, anchors @ negatives[:, 0].transpose(1, 2)
-    return positive, (anchors[:, :, None] @ negatives.transpose(2, 3))[:, :, 0]
+FORMULAS: dict[str, Formula] = {"infonce": info_nce, "bce": binary_contrast}

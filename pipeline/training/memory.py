@@ -58,9 +58,8 @@ class MemoryBank(nn.Module):
         """Return how full each class's queue is, 0-1, as monitors."""
         return {f"queue/class_{index}": share for index, share in enumerate(self.filled / self.capacity)}
 
-    def sample(self, num: int) -> Tensor:
-        """Draw `num` features (C, num, D) float32 of each queue, uniformly with replacement; zeros if it is empty."""
+    def draw(self, num: int) -> Tensor:
+        """Draw `num` rows (C, num) of `features` of each queue, uniformly with replacement; of an empty one, zeros."""
         limits = self.filled[:, None].expand(-1, num)
         rows = self.offset[:, None] + random_below(limits.clamp(min=1))
-        rows = torch.where(limits > 0, rows, len(self.features) - 1)
-        return self.features.index_select(0, rows.flatten()).float().unflatten(0, rows.shape)
+        return torch.where(limits > 0, rows, len(self.features) - 1)

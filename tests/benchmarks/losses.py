@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from pipeline.methods.u2pl import Parameters
 from pipeline.params import load_params, resolve_table
-from pipeline.training.contrast import PixelContrast, class_means, info_nce
+from pipeline.training.contrast import PixelContrast, class_means, contrast, info_nce
 from pipeline.training.contrast_sets import Pixels, find_sets, rows
 from pipeline.training.cost import begin_peak, peak_memory_mib
 from pipeline.training.entropy import entropy, reliability
@@ -204,7 +204,11 @@ def same_numbers(hyper: Parameters, step: Step) -> str:
     expected = torch.stack([teacher[anchors[index]].mean(dim=0) for index in filled])
     said.append(f"prototypes: largest difference {(prototypes[filled] - expected).abs().max().item():.1e}")
     drawn, others = torch.randn(1, 50, CHANNELS), functional.normalize(torch.randn(1, 50, 256, CHANNELS), dim=3)
-    mine = info_nce(drawn, expected[:1], others, hyper.temperature)[0]
+    chosen = torch.arange(others[0, :, :, 0].numel()).view(1, 50, 256)
+    unit = functional.normalize(drawn, dim=2) / hyper.temperature
+    mine = contrast(
+        unit, functional.normalize(expected[:1], dim=1), others.view(-1, CHANNELS), chosen, formula=info_nce
+    )
     compared = torch.cat([expected[:1].expand(50, 1, -1), others[0]], dim=1)
     similarity = functional.cosine_similarity(drawn[0][:, None], compared, dim=2) / hyper.temperature
     plain = functional.cross_entropy(similarity, torch.zeros(50, dtype=torch.long))

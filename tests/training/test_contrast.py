@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.training.contrast import PixelContrast, binary_contrast, info_nce
+from pipeline.training import contrast as contrast_module
+from pipeline.training.contrast import PixelContrast, binary_contrast, contrast, info_nce
 from pipeline.training.contrast_parameters import ContrastParameters
 from pipeline.training.contrast_sets import Pixels
 
@@ -23,25 +24,55 @@ def cosine(left: list[float], right: list[float]) -> float:
     return dot / math.sqrt(sum(a * a for a in left) * sum(b * b for b in right))
 
 
+@pytest.mark.parametrize("room", [1, 400, 2**20])
 @pytest.mark.parametrize("shared", [False, True])
-def test_infonce_and_binary_losses_are_their_formulas(shared: bool) -> None:
+def test_infonce_and_binary_losses_are_their_formulas(shared: bool, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many sets of negatives are drawn at a time."""
+    monkeypatch.setattr(contrast_module, "CPU_BYTES", room)
     torch.manual_seed(0)
     num_classes, num_anchors, num_negatives, temperature = 3, 4, 5, 0.5
     anchors, positives = torch.randn(num_classes, num_anchors, 6), torch.randn(num_classes, 6)
-    negatives = functional.normalize(torch.randn(num_classes, 1 if shared else num_anchors, num_negatives, 6), dim=3)
+    features = functional.normalize(torch.randn(20, 6), dim=1)
+    drawn = torch.randint(20, (num_classes, 1 if shared else num_anchors, num_negatives))
+    unit, means = functional.normalize(anchors, dim=2) / temperature, functional.normalize(positives, dim=1)
+    formulas = (info_nce, binary_contrast)
+    found = {formula: contrast(unit, means, features, drawn, formula=formula) for formula in formulas}
     for c in range(num_classes):
         nce = binary = 0.0
         for i in range(num_anchors):
             z = anchors[c, i].tolist()
             plus = cosine(z, positives[c].tolist()) / temperature
-            minus = [cosine(z, k.tolist()) / temperature for k in negatives[c, 0 if shared else i]]
+            minus = [cosine(z, features[k].tolist()) / temperature for k in drawn[c, 0 if shared else i]]
             nce -= math.log(math.exp(plus) / (math.exp(plus) + sum(math.exp(value) for value in minus)))
             for value in minus:
                 sure, wrong = 1 / (1 + math.exp(-plus)), 1 / (1 + math.exp(-value))
                 binary -= (math.log(sure) + math.log(1 - wrong)) / num_negatives
-        assert info_nce(anchors, positives, negatives, temperature)[c] == pytest.approx(nce / num_anchors, rel=1e-5)
-        mean = pytest.approx(binary / num_anchors, rel=1e-5)
-        assert binary_contrast(anchors, positives, negatives, temperature)[c] == mean
+        assert found[info_nce][c] == pytest.approx(nce / num_anchors, rel=1e-5)
+        assert found[binary_contrast][c] == pytest.approx(binary / num_anchors, rel=1e-5)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_gradient_made_at_once_is_autograds(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contrast_module, "CPU_BYTES", 400)  # three of the twelve sets at a time
+    torch.manual_seed(0)
+    anchors, positives = torch.randn(3, 4, 6, requires_grad=True), torch.randn(3, 6)
+    features, given = torch.randn(20, 6), torch.randn(3)
+    drawn = torch.randint(20, (3, 1 if shared else 4, 5))
+    positive = (anchors * positives[:, None]).sum(dim=2)  # (3, 4)
+    negative = (anchors[:, :, None] * features[drawn]).sum(dim=3)  # (3, 4, 5)
+    softplus = functional.softplus
+    plain = {
+        info_nce: softplus(negative.logsumexp(dim=2) - positive),
+        binary_contrast: softplus(-positive) + softplus(negative).mean(dim=2),
+    }
+    for formula, expected in plain.items():
+        losses = contrast(anchors, positives, features, drawn, formula=formula)
+        torch.testing.assert_close(losses, expected.mean(dim=1))
+        found, right = (
+            torch.autograd.grad((value * given).sum(), anchors, retain_graph=True)[0]
+            for value in (losses, expected.mean(dim=1))
+        )
+        torch.testing.assert_close(found, right)
 
 
 def naive_loss(student: Tensor, teacher: Tensor, classes: list[int], *, class_of_turn: bool = False) -> float:
