@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,20 @@ def read_inputs(root: Path, path: Path) -> dict[str, Any]:
     return {str(path): path.read_bytes(), "the code or the weights": [cells_of(row) for row in rows], "the data": data}
 
 
+@contextmanager
+def steady(*paths: Path, values: Callable[[], Any] = dict) -> Iterator[None]:
+    """Run what a stage does that submits no cells; `paths` and `values()` are all that its outputs follow from.
+
+    Raises ValueError at the end where they are no longer what they were.
+    """
+    before = [(path, fingerprint([path])) for path in paths], values()
+    yield
+    changed = [str(path) for path, state in before[0] if fingerprint([path]) != state]
+    changed += ["its part of params.yaml"] if values() != before[1] else []
+    if changed:
+        raise ValueError(f"{' and '.join(changed)} changed while the stage ran; run it again")
+
+
 def data_folders(root: Path, rows: Iterable[dict[str, Any]]) -> list[Path]:
     """Return the folders of images and partitions that resolved rows read."""
     folders = set()
@@ -34,7 +49,10 @@ def data_folders(root: Path, rows: Iterable[dict[str, Any]]) -> list[Path]:
 
 
 def fingerprint(folders: Iterable[Path]) -> str:
-    """Return a digest of the names, sizes and times of all files in these folders; nothing is opened."""
+    """Return a digest of the names, sizes and times of these files and of all in these folders; nothing is opened.
+
+    What Python compiles beside its modules is left out.
+    """
     return digest([[str(folder), *_files(folder)] for folder in folders])
 
 
@@ -43,9 +61,13 @@ def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except FileNotFoundError:
         return
+    except NotADirectoryError:
+        facts = folder.stat()
+        yield str(folder), facts.st_size, facts.st_mtime_ns
+        return
     for entry in entries:
         if entry.is_dir():
-            yield from _files(Path(entry.path))
+            yield from _files(Path(entry.path)) if entry.name != "__pycache__" else ()
         else:
             facts = entry.stat()
             yield entry.path, facts.st_size, facts.st_mtime_ns

@@ -2,22 +2,32 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from pipeline.data.sources import prepare
+from pipeline.guard import steady
 from pipeline.models.prepare import models_of, prepare_weights
 from pipeline.params import load_params
+
+CODE = Path("pipeline/data")
 
 
 def main(scale: str, source: str) -> int:
     """Write `data/<scale>/<source>`, whole or not at all; published weights go to torch's cache."""
-    block = load_params(Path("params.yaml"))["scales"][scale]
+    block = read_scale(scale)
     try:
-        prepare_weights(models_of(block))
-        prepare(block["sources"][source], Path("data") / scale / source)
+        with steady(CODE, values=lambda: read_scale(scale)["sources"][source]):
+            prepare_weights(models_of(block))
+            prepare(block["sources"][source], Path("data") / scale / source)
     except (OSError, ValueError) as error:
         print(f"download@{source}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def read_scale(scale: str) -> dict[str, Any]:
+    """Return the scale's block of params.yaml."""
+    return load_params(Path("params.yaml"))["scales"][scale]
 
 
 if __name__ == "__main__":

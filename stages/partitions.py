@@ -2,23 +2,32 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from pipeline.data.partition import write_partitions
+from pipeline.guard import steady
 from pipeline.params import load_params
+
+CODE = Path("pipeline/data")
 
 
 def main(scale: str, dataset: str) -> int:
     """Write `data/<scale>/partitions/<dataset>`."""
-    params = load_params(Path("params.yaml"))["scales"][scale]
-    block = params[dataset]["data"]
-    data = params["sources"][block["source"]] | block
-    root = Path("data") / scale
+    data, root = read_data(scale, dataset), Path("data") / scale
     try:
-        write_partitions(data, dataset, root=root, out=root / "partitions" / dataset)
+        with steady(CODE, root / data["source"], values=lambda: read_data(scale, dataset)):
+            write_partitions(data, dataset, root=root, out=root / "partitions" / dataset)
     except (OSError, ValueError) as error:
         print(f"partitions@{dataset}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def read_data(scale: str, dataset: str) -> dict[str, Any]:
+    """Return what params.yaml says of a data set and its source."""
+    params = load_params(Path("params.yaml"))["scales"][scale]
+    block = params[dataset]["data"]
+    return params["sources"][block["source"]] | block
 
 
 if __name__ == "__main__":

@@ -3,15 +3,21 @@
 import sys
 from pathlib import Path
 
+from pipeline.guard import steady
 from pipeline.store import Store, find_store
 from pipeline.trained.gallery import write_gallery
 
 
 def main(scale: str) -> int:
     """Write `reports/<scale>/pictures/*.png`, each with its caption in a `.txt` beside it."""
-    store = Store(find_store())
-    for line in write_gallery(Path("reports") / scale, store=store, data_root=Path("data") / scale):
-        print(line)
+    folder, store = Path("reports") / scale, Store(find_store())
+    try:
+        with steady(folder / "metrics", Path("pipeline/trained")):
+            for line in write_gallery(folder, store=store, data_root=Path("data") / scale):
+                print(line)
+    except ValueError as error:
+        print(f"pictures: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -1,14 +1,18 @@
 """Write the page of a scale: `python -m stages.report SCALE`."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
+from pipeline.guard import steady
 from pipeline.ingester import wait_for_ingester
 from pipeline.partial import key_today, why_missing
 from pipeline.reporting.page import write_report
 from pipeline.reporting.rows import read_shown
 from pipeline.spool import curves
 from pipeline.store import Store, find_store
+
+READ = ("shown.json", "metrics", "tables", "reliability", "pictures")
 
 
 def main(scale: str) -> int:
@@ -19,13 +23,13 @@ def main(scale: str) -> int:
         spool = store.done(train_key) / "spool.jsonl"
         return curves(spool) if spool.exists() else None
 
-    write_report(
-        folder,
-        shown=read_shown(folder),
-        curves=curves_of,
-        reason=lambda row: why_missing(store, row),
-        key_of=key_today,
-    )
+    try:
+        with steady(*(folder / name for name in READ), Path("reports/published"), Path("pipeline/reporting")):
+            why = partial(why_missing, store)
+            write_report(folder, shown=read_shown(folder), curves=curves_of, reason=why, key_of=key_today)
+    except ValueError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 1
     wait_for_ingester(store, Path.cwd())
     return 0
 

@@ -81,7 +81,7 @@ def test_functions_are_small_on_the_whole() -> None:
 
 def test_stage_scripts_are_a_page() -> None:
     for path in (PROJECT / "stages").glob("*.py"):
-        assert len(path.read_text().splitlines()) <= 40, path.name
+        assert len(path.read_text().splitlines()) <= 45, path.name
 
 
 def test_imports_point_one_way() -> None:

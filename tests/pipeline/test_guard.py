@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,41 @@ def test_an_edit_while_the_stage_runs_fails_it(ready: Path, path: str, what: str
     if named:
         assert ran.stderr.startswith("train@experiment: ")
         assert named in ran.stderr
+
+
+STAGE = """
+import importlib, sys
+from pathlib import Path
+stage = importlib.import_module(sys.argv[1])
+writer, path, text, more = sys.argv[2:6]
+write = getattr(stage, writer)
+
+def edited(*given, **named):
+    write(*given, **named)
+    Path(path).write_text(Path(path).read_text().replace(text, more, 1))
+
+setattr(stage, writer, edited)
+sys.exit(stage.main(*sys.argv[6:]))
+"""
+EDITS = {
+    "cells": ("write_json", "params.yaml", "alpha0: 0.2", "alpha0: 0.3"),
+    "partitions smoke voc_blender": ("write_partitions", "params.yaml", "num_val: 6}", "num_val: 7}"),
+    "download smoke voc": ("prepare", "pipeline/data/voc.py", '"""', '"""A'),
+}
+
+
+@pytest.mark.parametrize("words", EDITS)
+def test_an_edit_while_a_stage_without_cells_runs_fails_it(ready: Path, words: str) -> None:
+    writer, path, text, more = EDITS[words]
+    assert text in (ready / path).read_text()
+    name, *given = words.split()
+    if name == "download":
+        shutil.rmtree(ready / "data" / "smoke" / "voc")
+    environment = os.environ | {"PYTHONPATH": str(ready), "XDG_CONFIG_HOME": str(ready / "nothing")}
+    command = [sys.executable, "-c", STAGE, f"stages.{name}", writer, path, text, more, *given]
+    ran = subprocess.run(command, cwd=ready, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1, ran.stderr
+    assert "changed while the stage ran; run it again" in ran.stderr
 
 
 def test_new_weights_at_the_same_path_are_noticed(tmp_path: Path, params: dict[str, Any]) -> None:
