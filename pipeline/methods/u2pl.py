@@ -118,7 +118,8 @@ class Method(method.Method):
         if second is None or self.hyper.entropy_source == "first":
             entropies = mix_with_next(inside, entropy(first))[0]
         else:
-            entropies = entropy(self.resize(second.logits[num:], size))
+            # Image by image: the whole batch at full size would be the largest thing of the step outside the networks.
+            entropies = torch.cat([entropy(self.resize(image, size)) for image in second.logits[num:].split(1)])
         found = reliability(entropies, labels != IGNORED, share)
         self.threshold = found.threshold
         self.reliable_share = found.reliable.sum() / above_zero((labels != IGNORED).sum())

@@ -49,7 +49,7 @@ class PixelContrast(nn.Module):
             sets = find_sets(pixels, self.hyper)
             student_rows, teacher_rows = rows(student.float()), rows(teacher.detach().float())  # (n, D)
             chosen, num_anchors = sample_members(sets.anchors, self.hyper.num_anchors)
-            anchors = student_rows.index_select(0, chosen.flatten()).unflatten(0, chosen.shape)  # (C, M, D)
+            anchors = functional.embedding(chosen, student_rows)  # (C, M, D); its gradient is made in one piece
             positives = class_means(sets.positives, teacher_rows)  # (C, D)
             features, drawn, num_negatives = self.draw_negatives(sets.negatives, teacher_rows)
             active = (num_anchors > 0) & (num_negatives > 0)
