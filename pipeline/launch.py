@@ -15,12 +15,14 @@ import sys
 import time
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.adopt import adopt
 from pipeline.attach import LATER, RETRY_S
-from pipeline.cell import COUNTED, PACKAGE, Cell, cells_of, digest, read_rows
+from pipeline.cell import COUNTED, PACKAGE, Cell, cells_of, digest, forget_code, read_rows
+from pipeline.guard import data_state
 from pipeline.liveness import surplus, user
 from pipeline.models.prepare import prepare_weights
 from pipeline.provenance import source_state
@@ -51,36 +53,43 @@ def launch(root: Path, scale: str, stage: str) -> list[str]:
 
     With targets, DVC may come to a table before another one's data; that table's own stage submits its cells.
     """
-    store, plan = Store(find_store(root)), start_plan(root, stage)
+    store, data_root = Store(find_store(root)), root / "data" / scale
     store.share_with_group()
+    data = data_state(data_root)  # before DVC is asked, so that what it finds up to date is this
+    plan = start_plan(root, stage)
     adopt(store, root, scale)
     stale = read_plan(plan, stage)
     prefixes = ("warm_start@", "train@", "evaluate@", "reliability@")
     tables = dict.fromkeys(name.split("@")[1] for name in stale if name.startswith(prefixes))
-    cells: dict[str, Cell] = {}
-    needed: dict[str, list[str]] = {}
-    for table in tables:
-        for row in read_rows(root / "reports" / scale / "cells" / f"{table}.json"):
-            data = {f"partitions@{row['dataset']}", f"download@{row['data']['source']}"}
-            if data.isdisjoint(stale):
-                cells |= {cell.key: cell for cell in cells_of(row)}
-                needed.setdefault(f"{scale}/{table}", []).extend(cell.key for cell in cells_of(row))
-    return submit(store, list(cells.values()), root=root, data_root=root / "data" / scale, tables=needed)
+    listed = [row for table in tables for row in read_rows(root / "reports" / scale / "cells" / f"{table}.json")]
+    rows = [
+        row for row in listed if not {f"partitions@{row['dataset']}", f"download@{row['data']['source']}"} & set(stale)
+    ]
+    cells = {cell.key: cell for row in rows for cell in cells_of(row)}
+    return submit(store, list(cells.values()), root=root, data_root=data_root, rows=rows, data=data)
 
 
 def submit(
-    store: Store, cells: list[Cell], *, root: Path, data_root: Path, tables: dict[str, list[str]] | None = None
+    store: Store,
+    cells: list[Cell],
+    *,
+    root: Path,
+    data_root: Path,
+    rows: Sequence[dict[str, Any]] = (),
+    data: dict[str, str] | None = None,
 ) -> list[str]:
     """Claim the cells that are missing in the store and submit them: one submission for each class of resources.
 
-    `tables` says which cells each table needs that this `dvc` command still has to run. A cell whose turn comes only
-    when another submission is done with the one before it is left for later: its worker would sit on the cluster and
-    wait. Raises LaterError, after all classes were tried, where the cluster takes no more jobs for now.
+    `rows` are those that the cells were made of, each of a table that this `dvc` command still has to run; `data` is
+    the state of the data they read. A cell whose turn comes only when another submission is done with the one before
+    it is left for later: its worker would sit on the cluster and wait. Raises RuntimeError where the rows make other
+    keys by now, LaterError, after all classes were tried, where the cluster takes no more jobs for now.
     """
     site, submissions, refused = load_site(root), [], None
     ready = _ready(store, cells)
     prepare_weights(cell.values["model"] for cell in ready if cell.kind in ("warm_start", "train"))
-    common = _facts(store, root) | {"site": site, "data_root": str(data_root), "tables": tables or {}}
+    common = _facts(store, root) | {"site": site, "data_root": str(data_root), "data": data or {}}
+    common["tables"] = _check_keys(rows, cells)
     for parameters, members in _classes(site, ready, memory_losses(store)):
         record = common | {"submission": uuid.uuid4().hex[:12], "parameters": parameters}
         record |= {"job_name": f"{JOB_PREFIX}{record['submission']}", "time": store.now(), "clock": time.time()}
@@ -92,6 +101,20 @@ def submit(
     if refused is not None:
         raise refused
     return submissions
+
+
+def _check_keys(rows: Sequence[dict[str, Any]], cells: list[Cell]) -> dict[str, list[str]]:
+    """Return the keys that each table needs. Raises RuntimeError where they are not those of the cells any more.
+
+    The jobs run the snapshot, which was taken seconds after the keys were made, or minutes where weights were fetched.
+    """
+    forget_code()
+    tables: dict[str, list[str]] = {}
+    for row in rows:
+        tables.setdefault(f"{row['scale']}/{row['table']}", []).extend(cell.key for cell in cells_of(row))
+    if rows and {key for keys in tables.values() for key in keys} != {cell.key for cell in cells}:
+        raise RuntimeError("the code, weights or images changed while cells were being submitted; run it again")
+    return tables
 
 
 def _ready(store: Store, cells: list[Cell]) -> list[Cell]:
