@@ -143,22 +143,27 @@ class Launcher:
         The output goes to a file, since the jobs of one machine inherit it and would keep a pipe open.
         """
         with tempfile.TemporaryFile("w+") as output:
-            result = subprocess.run(
+            process = subprocess.Popen(
                 self.command,
                 cwd=self.root,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                check=False,
             )
+            try:
+                status = process.wait()
+            except KeyboardInterrupt:  # jobs that nobody wrote down could not be told to leave
+                print("interrupted; what is being submitted is written down first", file=sys.stderr, flush=True)
+                process.wait()
+                raise
             output.seek(0)
             said = output.read().strip()[-3000:]
-        if result.returncode == LATER:
+        if status == LATER:
             if said != self.said:
                 print(said, file=sys.stderr, flush=True)
             self.said = said
-        elif result.returncode != 0:
+        elif status != 0:
             raise RuntimeError(f"nothing could be submitted: {said}")
 
 
