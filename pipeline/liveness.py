@@ -215,6 +215,8 @@ def live_workers(store: Store, outline: Outline) -> int | None:
     if jobs is None and record["host"] == socket.gethostname() and process_alive(record["pid"], clock(record)):
         return None  # it is being submitted
     if record["site"]["executor"] != "slurm":
+        if record["host"] != socket.gethostname():
+            return None  # another machine's processes cannot be seen from here
         alive = [process_alive(int(job), clock(record) + 60) for job in (jobs or {"jobs": []})["jobs"]]
         return None if any(alive) else 0
     # By name: that finds orphans, whose submission was cut off before their ids were written down.
