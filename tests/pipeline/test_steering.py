@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import time
 from collections.abc import Callable
@@ -113,6 +114,20 @@ def test_cancelling_a_table_stops_it_alone_and_at_this_scale_alone(
     assert f"{len(lab.keys('table_7')) - 1} cells cancelled" in capsys.readouterr().out
     assert main(["retry", "table_7"]) == 0
     assert lab.states(lab.keys("table_7") - {done.key}) == {"missing"}
+
+
+def test_what_a_command_writes_a_colleague_may_write_too(lab: Lab) -> None:
+    lab.store.root.mkdir(parents=True)
+    lab.store.root.chmod(0o2775)
+    before = os.umask(0o022)
+    try:
+        assert main(["cancel", "table_7"]) == 0
+    finally:
+        os.umask(before)
+    written = [lab.store.root / "cancelled", *(lab.store.root / "cancelled").iterdir()]
+    assert len(written) == 1 + len(lab.keys("table_7"))
+    written += lab.store.root.glob("executions.*")
+    assert [path for path in written if not path.stat().st_mode & stat.S_IWGRP] == []
 
 
 @pytest.mark.parametrize("living", ["claimed", "waited for"])
