@@ -179,10 +179,10 @@ def test_accounting_is_asked_once_for_all_losses_and_not_again_at_once(
         return "7_0|OUT_OF_MEMORY|0:125\n" if command[0] == "sacct" else ""
 
     monkeypatch.setattr(slurm, "_output", output)
-    assert slurm.died_of_memory(store, ["7_0", "7_1"]) == {"7_0": True, "7_1": False}
-    assert slurm.died_of_memory(store, ["7_2"]) is None
+    assert slurm.causes_of_death(store, ["7_0", "7_1"]) == {"7_0": "memory", "7_1": "unknown"}
+    assert slurm.causes_of_death(store, ["7_2"]) is None
     time.sleep(0.7)
-    assert slurm.died_of_memory(store, ["7_2"]) == {"7_2": False}
+    assert slurm.causes_of_death(store, ["7_2"]) == {"7_2": "unknown"}
     assert asked == ["7_0,7_1", "7_2"]
 
 
