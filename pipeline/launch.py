@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.adopt import adopt
-from pipeline.attach import LATER, RETRY_S
+from pipeline.attach import GROWN, LATER, RETRY_S
 from pipeline.cell import COUNTED, PACKAGE, Cell, cells_of, digest, forget_code, read_rows
 from pipeline.guard import data_state
 from pipeline.liveness import surplus, user
 from pipeline.models.prepare import prepare_weights
 from pipeline.provenance import source_state
-from pipeline.sbatch import LaterError, Queue, num_workers
-from pipeline.site import load_site, resources
+from pipeline.sbatch import LaterError, Queue, RefusedError, num_workers
+from pipeline.site import MAX_DOUBLINGS, load_site, resources
 from pipeline.slurm import JOB_PREFIX
 from pipeline.store import Store, find_store, write_json
 
@@ -82,25 +82,51 @@ def submit(
 
     `rows` are those that the cells were made of, each of a table that this `dvc` command still has to run; `data` is
     the state of the data they read. A cell whose turn comes only when another submission is done with the one before
-    it is left for later: its worker would sit on the cluster and wait. Raises RuntimeError where the rows make other
-    keys by now, LaterError, after all classes were tried, where the cluster takes no more jobs for now.
+    it is left for later: its worker would sit on the cluster and wait. A class of resources that the cluster refuses
+    for good fails its cells. Raises RuntimeError where the rows make other keys by now; after all classes were tried
+    RefusedError, where it refuses all of them, as for a mistake in the site's file, and LaterError where it takes no
+    more jobs for now.
     """
-    site, submissions, refused = load_site(root), [], None
+    site, submissions, later, refusals = load_site(root), [], None, []
     ready = _ready(store, cells)
     prepare_weights(cell.values["model"] for cell in ready if cell.kind in ("warm_start", "train"))
     common = _facts(store, root) | {"site": site, "data_root": str(data_root), "data": data or {}}
     common["tables"] = _check_keys(rows, cells)
-    for parameters, members in _classes(site, ready, memory_losses(store)):
+    grown = memory_losses(store)
+    classes = _classes(site, ready, grown)
+    for parameters, members in classes:
         record = common | {"submission": uuid.uuid4().hex[:12], "parameters": parameters}
         record |= {"job_name": f"{JOB_PREFIX}{record['submission']}", "time": store.now(), "clock": time.time()}
         try:
             if _send(store, record, members):
                 submissions.append(record["submission"])
+                _tell_growth(parameters, members, grown)
         except LaterError as error:
-            refused = error
-    if refused is not None:
-        raise refused
+            later = error
+        except RefusedError as error:
+            refusals.append((error, members))
+    _fail_refused(store, refusals, blame_site=len(refusals) == len(classes) and not any(grown[c.key] for c in ready))
+    if later is not None:
+        raise later
     return submissions
+
+
+def _fail_refused(store: Store, refusals: list[tuple[RefusedError, list[Cell]]], *, blame_site: bool) -> None:
+    """Fail the cells whose class the cluster refuses for good, or raise its reason where that is no fault of theirs."""
+    for error, members in refusals:
+        if blame_site:
+            raise error
+        for cell in members:
+            if store.state(cell.key) == "missing":  # not what was sent before the refusal
+                store.fail(cell.key, None, {"reason": str(error), "name": cell.name})
+
+
+def _tell_growth(parameters: dict[str, Any], members: list[Cell], grown: Counter[str]) -> None:
+    """Say which cells are submitted with twice the memory."""
+    for cell in members:
+        if "mem_gb" in parameters and 0 < grown[cell.key] <= MAX_DOUBLINGS:
+            new = parameters["mem_gb"]
+            print(f"{GROWN}{cell.name} died for want of it: mem_gb {new / 2:g} -> {new:g}", flush=True)
 
 
 def _check_keys(rows: Sequence[dict[str, Any]], cells: list[Cell]) -> dict[str, list[str]]:
@@ -150,8 +176,14 @@ def _classes(site: dict[str, Any], cells: list[Cell], grown: Counter[str]) -> li
 
 
 def memory_losses(store: Store) -> Counter[str]:
-    """Return how often each cell died for want of memory."""
-    return Counter(line["key"] for line in store.executions() if line["event"] == "lost" and line.get("memory"))
+    """Return how often each cell died for want of memory since it was last retried."""
+    losses: Counter[str] = Counter()
+    for line in store.executions():
+        if line["event"] == "retry":
+            losses.pop(line["key"], None)
+        elif line["event"] == "lost" and line.get("memory"):
+            losses[line["key"]] += 1
+    return losses
 
 
 def _facts(store: Store, root: Path) -> dict[str, Any]:

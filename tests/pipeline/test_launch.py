@@ -21,7 +21,7 @@ import yaml
 from pipeline import attach, launch, liveness
 from pipeline.cell import Cell, digest
 from pipeline.launch import load_site, take_snapshot
-from pipeline.store import Store, find_store, read_json
+from pipeline.store import Store, find_store, read_json, write_json
 from pipeline.worker import Stop, run_submission, take
 
 
@@ -202,6 +202,17 @@ def test_ctrl_c_during_a_submission_leaves_no_worker_behind(local_store: Store, 
     assert (read_json(folder / "jobs.json") or {})["jobs"]
     until(lambda: not liveness.submission_alive(local_store, folder.name))
     assert not all(local_store.is_done(key) for key in cells)
+
+
+def test_ctrl_c_stops_no_process_that_only_has_the_number_of_another_machines_job(local_store: Store) -> None:
+    cell, bystander = sleeper(1), subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    record = {"site": {"executor": "local"}, "host": "elsewhere", "time": time.time(), "clock": time.time()}
+    write_json(local_store.submissions / "s" / "submission.json", record)
+    write_json(local_store.submissions / "s" / "jobs.json", {"jobs": [str(bystander.pid)], "time": time.time()})
+    local_store.claim(cell.key, "s")
+    attach.interrupt(local_store, {cell.key: cell})
+    bystander.communicate(b"\n")
+    assert bystander.returncode == 0
 
 
 def test_jobs_run_from_a_copy_of_the_code(local_store: Store) -> None:
