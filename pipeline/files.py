@@ -23,6 +23,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def modified(path: Path) -> float | None:
+    """Return when a file was last written, or None where it is gone: temporary ones live for a moment."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a small JSON file whole: a reader sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -146,6 +146,15 @@ def test_what_another_live_table_needs_is_spared(lab: Lab, living: str, capsys: 
     assert f"{len(shared)} spared" in capsys.readouterr().out
 
 
+def test_a_driver_that_was_suspended_for_long_marks_itself_anew(lab: Lab) -> None:
+    with Waiting(lab.store, "smoke/table_4", ["k"]) as mark:
+        mark.path.unlink()  # as `doctor` does with what was not touched for long
+        assert needed_by_table(lab.store) == {}
+        mark.beat()
+        assert needed_by_table(lab.store) == {"smoke/table_4": {"k"}}
+    assert list((lab.store.root / "waiting").iterdir()) == []
+
+
 def test_a_cell_that_two_live_tables_need_is_not_cancelled(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     lab.submit("table_7")
     lab.submit("table_4")
