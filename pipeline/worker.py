@@ -190,7 +190,7 @@ def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, s
         result["provenance"]["cpu_s"] = round(time.process_time() - spent_s, 2)  # of this process alone
         store.publish(cell.key, token, result)
     except StoppedError:
-        if changed_data(cell.values, record):
+        if changed_data(cell.values, record):  # nothing may go on from what was computed with it
             (work / "checkpoint.pt").unlink(missing_ok=True)
         with contextlib.suppress(TakenOverError):
             store.drop(cell.key, token)
@@ -201,7 +201,7 @@ def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, s
     except Exception as error:  # one cell's crash must not end the others
         if store.is_done(cell.key):  # published, but the log had no room for it
             raise
-        if isinstance(error, DataChangedError):  # nothing may go on from what was computed with it
+        if isinstance(error, DataChangedError) or changed_data(cell.values, record):
             (work / "checkpoint.pt").unlink(missing_ok=True)
         _record_crash(store, cell, token, error)
         if team_size() > 1:

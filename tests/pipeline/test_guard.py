@@ -112,7 +112,7 @@ def test_code_that_is_edited_during_a_submission_is_not_submitted_under_the_old_
     assert {"voc", "partitions/voc_blender"} <= set(records[0]["data"])
 
 
-@pytest.mark.parametrize("ends", ["published", "stopped"])
+@pytest.mark.parametrize("ends", ["published", "stopped", "crashed"])
 def test_what_was_computed_with_edited_data_is_neither_published_nor_gone_on_from(
     ready: Path, ends: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +130,8 @@ def test_what_was_computed_with_edited_data_is_neither_published_nor_gone_on_fro
             lists.write_text(text + "another\n")
             if ends == "stopped":
                 raise worker.StoppedError("asked to leave")
+            if ends == "crashed":
+                raise FileNotFoundError("an image")
         return {"state": "done"}
 
     def run() -> None:
