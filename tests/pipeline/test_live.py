@@ -8,9 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipeline import waiting
 from pipeline.cell import chain
 from pipeline.doctor import _leftovers
 from pipeline.garbage import find_garbage
@@ -19,7 +21,7 @@ from pipeline.params import load_params, resolve_table
 from pipeline.partial import key_today, rows_so_far, tables_so_far, why_missing
 from pipeline.spool import Spool
 from pipeline.steering import _log_text
-from pipeline.store import Store, write_json
+from pipeline.store import Store, read_json, write_json
 from pipeline.waiting import Waiting, needed_by_table
 
 PROJECT = Path(__file__).parents[2]
@@ -135,6 +137,22 @@ def test_who_reads_a_store_that_lives_loses_no_race_with_it(reader: str, store: 
         enough.set()
         thread.join()
     assert errors == []
+
+
+@pytest.mark.parametrize("reader", list(READERS))
+def test_a_file_that_goes_between_the_look_and_the_reading_harms_no_reader(
+    reader: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_before_it_goes(path: Path) -> dict[str, Any] | None:
+        content = read_json(path)
+        path.unlink()
+        return content
+
+    (hold(store, age_s=1) / ".temporary").symlink_to("gone")
+    write_json(store.root / "waiting" / "mark.json", {"table": "smoke/table_7", "keys": ["k"]})
+    monkeypatch.setattr(waiting, "read_json", read_before_it_goes)
+    monkeypatch.setattr(Path, "exists", lambda _: True)
+    READERS[reader](store)
 
 
 def finish(store: Store, row: dict[str, object], miou: float) -> None:
