@@ -31,7 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         root = _project()
-        return options.run(root, Store(find_store(root)), options) or 0
+        store = Store(find_store(root))
+        store.share_with_group()
+        return options.run(root, store, options) or 0
     except (ValueError, RuntimeError) as error:
         print(f"{options.command}: {error}", file=sys.stderr)
         return 1

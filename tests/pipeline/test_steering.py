@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import time
 from collections.abc import Callable
@@ -115,6 +116,20 @@ def test_cancelling_a_table_stops_it_alone_and_at_this_scale_alone(
     assert lab.states(lab.keys("table_7") - {done.key}) == {"missing"}
 
 
+def test_what_a_command_writes_a_colleague_may_write_too(lab: Lab) -> None:
+    lab.store.root.mkdir(parents=True)
+    lab.store.root.chmod(0o2775)
+    before = os.umask(0o022)
+    try:
+        assert main(["cancel", "table_7"]) == 0
+    finally:
+        os.umask(before)
+    written = [lab.store.root / "cancelled", *(lab.store.root / "cancelled").iterdir()]
+    assert len(written) == 1 + len(lab.keys("table_7"))
+    written += lab.store.root.glob("executions.*")
+    assert [path for path in written if not path.stat().st_mode & stat.S_IWGRP] == []
+
+
 @pytest.mark.parametrize("living", ["claimed", "waited for"])
 def test_what_another_live_table_needs_is_spared(lab: Lab, living: str, capsys: pytest.CaptureFixture[str]) -> None:
     shared = lab.keys("table_7") & lab.keys("table_4")
@@ -129,6 +144,15 @@ def test_what_another_live_table_needs_is_spared(lab: Lab, living: str, capsys: 
     assert lab.states(shared) == {"queued"}
     assert lab.states(lab.keys("table_7") - shared) == {"cancelled"}
     assert f"{len(shared)} spared" in capsys.readouterr().out
+
+
+def test_a_driver_that_was_suspended_for_long_marks_itself_anew(lab: Lab) -> None:
+    with Waiting(lab.store, "smoke/table_4", ["k"]) as mark:
+        mark.path.unlink()  # as `doctor` does with what was not touched for long
+        assert needed_by_table(lab.store) == {}
+        mark.beat()
+        assert needed_by_table(lab.store) == {"smoke/table_4": {"k"}}
+    assert list((lab.store.root / "waiting").iterdir()) == []
 
 
 def test_a_cell_that_two_live_tables_need_is_not_cancelled(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,13 +22,14 @@ import json, sys
 from pathlib import Path
 from pipeline.cell import from_json
 from pipeline.launch import submit
+from pipeline.sbatch import LaterError
 from pipeline.store import Store
 store, root, cells = json.load(sys.stdin)
 data_root = Path(root) / "data" / "smoke"
 try:
     submit(Store(Path(store)), [from_json(cell) for cell in cells], root=Path(root), data_root=data_root)
 except RuntimeError as error:
-    sys.exit(75 if type(error).__name__ == "LaterError" else repr(error))
+    sys.exit(75 if isinstance(error, LaterError) else repr(error))
 """
 
 
