@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slurm
 
 Start = Callable[..., "AbstractContextManager[Cluster]"]
+SENTINEL = "test_cluster"
+"""The file by which `down` knows its folder."""
+
+TRACE = re.compile("slurm|munge|maria|mysql|innodb")
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +171,29 @@ def test_down_leaves_no_process_and_no_file(running_cluster: Start, tmp_path: Pa
         falling.down()
         assert not falling.folder.exists()
     assert not any(alive(pid) for pid in [*pids, int((tmp_path / "escaped").read_text())])
+
+
+def traces(cluster_folder: Path | None = None) -> set[Path]:
+    """What of the daemons lies in the folders where their packages put things, less test clusters of others."""
+    found = set()
+    for top in map(Path, ("/tmp", "/run", "/var/log", "/var/lib", "/var/spool")):
+        for folder, names, files in os.walk(top):
+            inner = [name for name in names if not name.startswith("pytest-of-")]
+            others = [name for name in inner if (Path(folder) / name / SENTINEL).exists()]
+            names[:] = [name for name in inner if name not in others or Path(folder) / name == cluster_folder]
+            paths = [Path(folder) / name for name in (*names, *files)]
+            found |= {path for path in paths if TRACE.search(str(path).lower())}
+    return found
+
+
+def test_down_leaves_nothing_where_the_packages_of_its_daemons_put_theirs(running_cluster: Start) -> None:
+    before = traces()
+    with running_cluster("--nodes=1") as falling:
+        job = falling.submit("--output=/dev/null", "--wrap=true")
+        falling.wait_for(lambda: falling.states(job) == [])
+        assert falling.folder in traces(falling.folder)
+        falling.down()
+    assert traces(falling.folder) == before
 
 
 def alive(pid: int) -> bool:
