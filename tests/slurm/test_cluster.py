@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import submitit
+
+from tests.slurm.driving import PROJECT
 
 if TYPE_CHECKING:
     from tests.slurm.conftest import Cluster
@@ -173,17 +176,14 @@ def test_down_leaves_no_process_and_no_file(running_cluster: Start, tmp_path: Pa
     assert not any(alive(pid) for pid in [*pids, int((tmp_path / "escaped").read_text())])
 
 
-def traces(cluster_folder: Path | None = None) -> set[Path]:
-    """What of the daemons lies in the folders where their packages put things, less test clusters of others."""
-    found = set()
-    for top in map(Path, ("/tmp", "/run", "/var/log", "/var/lib", "/var/spool")):
-        for folder, names, files in os.walk(top):
-            inner = [name for name in names if not name.startswith("pytest-of-")]
-            others = [name for name in inner if (Path(folder) / name / SENTINEL).exists()]
-            names[:] = [name for name in inner if name not in others or Path(folder) / name == cluster_folder]
-            paths = [Path(folder) / name for name in (*names, *files)]
-            found |= {path for path in paths if TRACE.search(str(path).lower())}
-    return found
+def traces(own: Path | None = None) -> set[str]:
+    """What bears the daemons' names where their packages put things, less test clusters other than one's own."""
+    places, here = ("/tmp", "/run", "/var/log", "/var/lib", "/var/spool"), str(own)
+    listed = subprocess.run(["find", *places, "-maxdepth", "4"], capture_output=True, text=True).stdout.splitlines()
+    clusters = [path.removesuffix(f"/{SENTINEL}") for path in listed if path.endswith(f"/{SENTINEL}")]
+    others = tuple(f"{path}/" for path in clusters if path != here)
+    named = {path for path in listed if TRACE.search(path) and "/pytest-of-" not in path}
+    return {path for path in named if path not in clusters and not path.startswith(others)} | ({here} & set(clusters))
 
 
 def test_down_leaves_nothing_where_the_packages_of_its_daemons_put_theirs(running_cluster: Start) -> None:
@@ -191,7 +191,7 @@ def test_down_leaves_nothing_where_the_packages_of_its_daemons_put_theirs(runnin
     with running_cluster("--nodes=1") as falling:
         job = falling.submit("--output=/dev/null", "--wrap=true")
         falling.wait_for(lambda: falling.states(job) == [])
-        assert falling.folder in traces(falling.folder)
+        assert str(falling.folder) in traces(falling.folder)
         falling.down()
     assert traces(falling.folder) == before
 
@@ -202,3 +202,20 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_continuous_integration_fails_where_slurm_cannot_be_installed(installed: bool, tmp_path: Path) -> None:
+    """Otherwise it would be green with these tests skipped. Here neither apt-get nor the real `make` is found."""
+    scripts = {".ci/run": (PROJECT / ".ci" / "run").read_text(), "bin/make": "#!/bin/sh\necho tested\n"}
+    scripts["slurm/test_cluster/install"] = f"#!/bin/sh\nexit {0 if installed else 100}\n"
+    for name, text in scripts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    for name in ("bash", "dirname", "id"):
+        (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
+    ran = subprocess.run([tmp_path / ".ci" / "run"], env={"PATH": f"{tmp_path}/bin"}, capture_output=True, text=True)
+    assert ran.returncode == (0 if installed else 1)
+    assert ran.stdout == ("tested\n" if installed else "")
+    assert ("SLURM could not be installed" in ran.stderr) is not installed
