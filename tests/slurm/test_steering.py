@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,33 +114,51 @@ def ask(copy: Copy, *command: str) -> Any:
     )
 
 
-def stopped_worker(copy: Copy, cluster: Cluster, key: Callable[[], str | None]) -> dict[str, Any]:
-    """Stop the process that runs a cell for now, so that nothing more happens; return who it is."""
-    cluster.wait_for(lambda: key() is not None, seconds=240)
-    holder = copy.store.holder(str(key())) or {}
-    os.kill(holder["pid"], signal.SIGSTOP)
-    return holder
+@contextmanager
+def stopped_in_a_training(cluster: Cluster, folder: Path) -> Iterator[tuple[Copy, str, subprocess.Popen[bytes]]]:
+    """A copy of the project whose one worker was stopped in its second training; its key, and the driver that waits."""
+    copy = Copy(folder)
+    copy.environment["CLUSTER"] = "test"
+    write_site(folder, {}, workers=1)
+    slow_down(folder, 0.3)
+    store, command = copy.store, ["dvc", "repro", "tables@table_7"]
+    driver = subprocess.Popen(command, cwd=folder, env=copy.environment, stdout=subprocess.DEVNULL)
+
+    def under_way() -> list[str]:
+        kinds = submitted(store)
+        evaluated = any(store.is_done(key) for key, kind in kinds.items() if kind == "evaluate")
+        trained = [key for key, kind in kinds.items() if kind == "train" and reached(store, key) and store.holder(key)]
+        return trained if evaluated else []
+
+    try:
+        cluster.wait_for(lambda: bool(under_way()), seconds=240)
+        (key,) = under_way()
+        os.kill((store.holder(key) or {})["pid"], signal.SIGSTOP)
+        yield copy, key, driver
+    finally:
+        driver.kill()
+        driver.wait()
+        subprocess.run(["scancel", *jobs_of(store)], check=False, capture_output=True)
 
 
 def test_plan_status_logs_and_why_count_and_name_what_the_cluster_does(cluster: Cluster, tmp_path: Path) -> None:
-    """The one worker is stopped in the midst of a training, so that all of them speak of the same moment."""
-    copy = Copy(tmp_path / "copy")
-    copy.environment["CLUSTER"] = "test"
-    write_site(copy.folder, {}, workers=1)
-    slow_down(copy.folder, 0.3)
-    driver = subprocess.Popen(
-        ["dvc", "repro", "tables@table_7"], cwd=copy.folder, env=copy.environment, stdout=subprocess.DEVNULL
-    )
-    store = copy.store
+    """The one worker is stopped meanwhile, so that all of them speak of the same moment."""
+    with stopped_in_a_training(cluster, tmp_path / "copy") as (copy, key, driver):
+        assert_they_tell_the_truth(copy, key, cluster)
+        store, kinds, pid = copy.store, submitted(copy.store), (copy.store.holder(key) or {})["pid"]
+        done = {name for name in kinds if store.is_done(name)}
+        copy.run("python", "-m", "pipeline", "cancel", "table_7")
+        os.kill(pid, signal.SIGCONT)
+        cluster.wait_for(cluster.idle, seconds=120)
+        assert driver.wait(timeout=120) != 0
+        assert (store.work(key) / "checkpoint.pt").exists()
+        assert {store.state(name) for name in kinds.keys() - done} == {"cancelled"}
 
-    def under_way() -> str | None:
-        kinds = submitted(store)
-        evaluated = any(store.is_done(key) for key, kind in kinds.items() if kind == "evaluate")
-        keys = [key for key, kind in kinds.items() if kind == "train" and reached(store, key) and store.holder(key)]
-        return keys[0] if evaluated and keys else None
 
-    holder = stopped_worker(copy, cluster, under_way)
-    kinds, key = submitted(store), str(under_way())
+def assert_they_tell_the_truth(copy: Copy, key: str, cluster: Cluster) -> None:
+    """One evaluation is done and the training `key` under way."""
+    store, kinds = copy.store, submitted(copy.store)
+    holder = store.holder(key) or {}
     done = {path.name for path in (store.root / "done").iterdir()}
     states = {name: "done" if name in done else "queued" for name in kinds} | {key: "running"}
     assert Counter(job for jobs in jobs_of(store) for job in cluster.states(jobs))["RUNNING"] == 1
@@ -160,10 +179,3 @@ def test_plan_status_logs_and_why_count_and_name_what_the_cluster_does(cluster: 
     told = ask(copy, "why", before)["result"]["provenance"]
     assert told["job"] in jobs_of(store)
     assert (told["dvc_stage"], told["node"], told["restarts"]) == ("evaluate@table_7", holder["host"], 0)
-
-    copy.run("python", "-m", "pipeline", "cancel", "table_7")
-    os.kill(holder["pid"], signal.SIGCONT)
-    cluster.wait_for(cluster.idle)
-    assert driver.wait(timeout=120) != 0
-    assert (store.work(key) / "checkpoint.pt").exists()
-    assert {store.state(name) for name in kinds.keys() - done} == {"cancelled"}
