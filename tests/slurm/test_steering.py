@@ -131,7 +131,7 @@ def stopped_in_a_training(cluster: Cluster, folder: Path) -> Iterator[tuple[Copy
         return trained if evaluated else []
 
     try:
-        cluster.wait_for(lambda: bool(under_way()), seconds=240)
+        cluster.wait_for(lambda: bool(under_way()), seconds=400)
         (key,) = under_way()
         os.kill((store.holder(key) or {})["pid"], signal.SIGSTOP)
         yield copy, key, driver
