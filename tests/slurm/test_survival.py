@@ -185,4 +185,3 @@ def test_cancelled_by_slurm_a_running_and_a_waiting_task_of_an_array_are_made_go
     assert [event for event in events(store, train.key) if event != "lost"] == ["start", "resume", "done"]
     assert [events(store, cell.key) for cell in [cells[0], cells[2], *others]] == [["start", "done"]] * 5
     assert_same_bits(calm, store, cells)
-    assert len(list(store.submissions.iterdir())) == 2
