@@ -121,6 +121,7 @@ def stopped_in_a_training(cluster: Cluster, folder: Path) -> Iterator[tuple[Copy
     copy.environment["CLUSTER"] = "test"
     write_site(folder, {}, workers=1)
     slow_down(folder, 0.3)
+    edit(folder, "pipeline/training/engine.py", "LOG_EVERY_STEPS = 10", "LOG_EVERY_STEPS = 2")  # only then may it leave
     store, command = copy.store, ["dvc", "repro", "tables@table_7"]
     driver = subprocess.Popen(command, cwd=folder, env=copy.environment, stdout=subprocess.DEVNULL)
 
