@@ -6,14 +6,16 @@ import json
 import os
 import stat
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pipeline import attach, worker
+from pipeline import attach, steering, worker
 from pipeline.__main__ import main
 from pipeline.cell import Cell, chain
 from pipeline.params import load_params, resolve_table
@@ -99,6 +101,52 @@ def test_logs_prints_the_log_of_a_cell_and_says_where_there_is_none(
     assert capsys.readouterr().out == "step 1\nstep 2\n"
     assert main(["logs", evaluate.key]) == 1
     assert "is missing and has no log" in capsys.readouterr().err
+
+
+def test_logs_follows_a_cell_to_its_end_and_prints_each_line_once(
+    lab: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steering, "time", SimpleNamespace(sleep=lambda _: time.sleep(0.1)))
+    *_, train, _ = chain(lab.rows("experiment")[0])
+    lab.store.claim(train.key, "s")
+    token = str(lab.store.hold(train.to_json(), {"submission": "s", "host": "n1", "pid": 1, "job": "7_1"}))
+
+    def work() -> None:
+        with (lab.store.work(train.key) / "log.txt").open("a", buffering=1) as log:
+            for step in range(30):
+                print(f"step {step}: \u03b1 = 0.2", file=log)
+                time.sleep(0.02)
+        lab.store.publish(train.key, token, {"state": "done"})
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert main(["logs", "-f", train.key]) == 0
+    assert lab.store.is_done(train.key)
+    worker.join()
+    assert capsys.readouterr().out == "".join(f"step {step}: \u03b1 = 0.2\n" for step in range(30))
+
+
+@pytest.mark.xfail(strict=True, reason="show_log: a log that moves between two looks is printed again from its start")
+def test_logs_prints_no_line_twice_when_the_cell_is_published_between_two_looks(
+    lab: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steering, "time", SimpleNamespace(sleep=lambda _: None))
+    *_, train, _ = chain(lab.rows("experiment")[0])
+    lab.store.claim(train.key, "s")
+    token = str(lab.store.hold(train.to_json(), {"submission": "s", "host": "n1", "pid": 1, "job": "7_1"}))
+    (lab.store.work(train.key) / "log.txt").write_text("step 1\n")
+    looks, find = 0, steering._log_path
+
+    def publish_in_between(store: Store, key: str) -> Path:
+        nonlocal looks
+        looks, path = looks + 1, find(store, key)
+        if looks == 2:
+            store.publish(key, token, {"state": "done"})
+        return path
+
+    monkeypatch.setattr(steering, "_log_path", publish_in_between)
+    assert main(["logs", "-f", train.key]) == 0
+    assert capsys.readouterr().out == "step 1\n"
 
 
 def test_cancelling_a_table_stops_it_alone_and_at_this_scale_alone(

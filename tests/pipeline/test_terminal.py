@@ -20,6 +20,7 @@ from pipeline import progress
 from pipeline.__main__ import main
 from pipeline.cell import chain
 from pipeline.store import Store
+from tests.pipeline.test_steering import Lab
 
 PROJECT = Path(__file__).parents[2]
 BOARD = """
@@ -105,6 +106,34 @@ def test_status_130_is_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(PROJECT)
     monkeypatch.setattr("pipeline.live.show_status", interrupted)
     assert main(["status"]) == 130
+
+
+def test_status_watch_shows_what_changes_until_ctrl_c(tmp_path: Path) -> None:
+    """Typed at a terminal of its own, since only there the key is a signal."""
+    lab = Lab(tmp_path)
+    *_, train, _ = chain(lab.rows("experiment")[0])
+    controller, terminal = pty.openpty()
+    given = os.environ | {"PYTHONPATH": str(PROJECT), "TERM": "xterm-256color", "COLUMNS": "150", "LINES": "50"}
+    watching = subprocess.Popen(
+        ["setsid", "--ctty", sys.executable, "-m", "pipeline", "status", "--watch"], cwd=tmp_path, stdin=terminal,
+        stdout=terminal, stderr=terminal, env=given | {"XDG_CONFIG_HOME": str(tmp_path / "nothing")},
+    )  # fmt: skip
+    os.close(terminal)
+    try:
+        before = _read_until(controller, b"restarts")
+        assert b"smoke/table_7" in before
+        assert b"7_1" not in before
+        lab.store.claim(train.key, "s")
+        lab.store.hold(train.to_json(), {"submission": "s", "host": "n1", "pid": 1, "job": "7_1"})
+        after = _read_until(controller, b"7_1")
+        assert train.name[:20].encode() in after
+        os.write(controller, b"\x03")
+        _read_until(controller, b"\x1b[?1049l")  # the screen as it was
+        assert watching.wait(60) == 130
+    finally:
+        watching.kill()
+        watching.wait()
+        os.close(controller)
 
 
 def test_help_says_what_the_exit_status_means(capsys: pytest.CaptureFixture[str]) -> None:

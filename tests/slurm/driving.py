@@ -55,13 +55,18 @@ def sleeper(number: int, seconds: float, dataset: str = "none") -> Cell:
 
 
 def u2pl_cells(**training: Any) -> list[Cell]:
+    """The cells of `u2pl_row`."""
+    return chain(u2pl_row(**training))
+
+
+def u2pl_row(**training: Any) -> dict[str, Any]:
     """U2PL at toy size, with steps enough to interrupt it within an epoch, and queues that fill."""
     params = load_params(PROJECT / "params.yaml") | {"scale": "smoke"}
     (row,) = resolve_table(params, "experiment")
     schedule = {"steps_per_epoch": 25, "epochs": 10, "evaluate_every_epochs": 5, "unlabelled_batch": 4}
     row["training"] |= schedule | training
     row["parameters"] |= {"anchor_threshold": 0.0}
-    return chain(row)
+    return row
 
 
 def slow_down(project: Path, seconds: float) -> None:
