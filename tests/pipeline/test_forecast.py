@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from pipeline.forecast import LiveBytes, StepCost, forecast, num_steps, step_cost, total
+from pipeline.forecast import LiveBytes, NetworkBytes, StepCost, forecast, num_steps, step_cost, total
 from pipeline.measuring import evaluation_flop, image_flop
+from pipeline.models.segnet import Output, SegNet
 from pipeline.params import load_params, resolve_table
 from pipeline.training.cost import unit_flop
 
@@ -89,6 +91,35 @@ def test_what_networks_keep_is_most_of_a_step_on_large_images() -> None:
     row = row_of("suponly")
     cost = step_cost(row | {"training": row["training"] | {"crop": 192}})
     assert 0.5 * cost.peak_bytes < cost.network_bytes < cost.peak_bytes
+
+
+@pytest.mark.parametrize("method", sorted(load_params(PROJECT / "params.yaml")["methods"]))
+def test_what_networks_keep_is_counted_however_a_method_calls_them(method: str) -> None:
+    row = row_of(method)
+    cost = step_cost(row | {"training": row["training"] | {"crop": 96, "precision": "float32"}})
+    assert 0.1 * cost.peak_bytes < cost.network_bytes < cost.peak_bytes
+
+
+def test_a_network_called_whole_keeps_what_hooks_around_it_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    hooked: list[int] = []
+
+    class Hooked(NetworkBytes):
+        """Counts each whole call a second time, from outside."""
+
+        def __init__(self, method: nn.Module, memory: LiveBytes) -> None:
+            super().__init__(method, memory)
+
+            def end(_network: nn.Module, _inputs: Any, output: Output) -> None:
+                parts = (output.logits, output.representation, output.auxiliary)
+                change = memory.live - hooked.pop() - sum(part.nbytes for part in parts if part is not None)
+                hooked.append(change if torch.is_grad_enabled() else 0)
+
+            for network in (module for module in method.modules() if isinstance(module, SegNet)):
+                network.register_forward_pre_hook(lambda *_: hooked.append(memory.live))
+                network.register_forward_hook(end)
+
+    monkeypatch.setattr("pipeline.forecast.NetworkBytes", Hooked)
+    assert step_cost(row_of("u2pl")).network_bytes == sum(hooked) > 0
 
 
 def test_measuring_is_windows_times_images_times_networks_times_evaluations() -> None:
