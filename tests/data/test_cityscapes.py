@@ -59,8 +59,11 @@ def install_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) 
     return log
 
 
-def test_masks_of_training_ids_are_made(mirror: Any, out: Path) -> None:
+def test_masks_of_training_ids_are_made(mirror: Any, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare({"name": "cityscapes"}, out)
+    said = capsys.readouterr().out
+    assert "non-commercial research and teaching, not to be passed on" in said
+    assert "https://www.cityscapes-dataset.com/license/" in said
     check(mirror, out)
 
 
