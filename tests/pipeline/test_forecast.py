@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.cell import chain
 from pipeline.forecast import LiveBytes, NetworkBytes, StepCost, forecast, num_steps, step_cost, total
 from pipeline.measuring import evaluation_flop, image_flop
 from pipeline.models.segnet import Output, SegNet
-from pipeline.params import load_params, resolve_table
+from pipeline.params import all_tables, load_params, resolve_table
 from pipeline.training.cost import unit_flop
 
 PROJECT = Path(__file__).parents[2]
@@ -143,3 +144,18 @@ def test_rows_that_differ_in_a_rate_or_a_threshold_are_counted_once(monkeypatch:
     assert (line.trainings, len(counted)) == (4, 1)
     forecast({"table_7": [*keyed, ("other", row_of("u2pl", contrast="none"))]})
     assert len(counted) == 3
+
+
+def test_the_kept_plan_is_of_todays_tables_trainings_and_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its operations and bytes are takes minutes to count; a change of these is noticed with the others."""
+    monkeypatch.setattr("pipeline.forecast.step_cost", lambda _row: StepCost(1, 1))
+    monkeypatch.setattr("pipeline.forecast.evaluation_flop", lambda *_: 0.0)
+    params = load_params(PROJECT / "params.yaml") | {"scale": "paper"}
+    tables = [table for table in all_tables(params) if table != "experiment"]
+    lines = forecast({table: [(chain(row)[-2].key, row) for row in resolve_table(params, table)] for table in tables})
+    kept = [
+        line.split("|")[1:4] for line in (PROJECT / "reports/paper/plan.md").read_text().splitlines() if "|" in line
+    ]
+    assert [[cell.strip() for cell in cells] for cells in kept[2:]] == [
+        [line.table, f"{line.trainings:,}", f"{line.steps:,}"] for line in [*lines, total(lines)]
+    ]

@@ -20,6 +20,7 @@ from pipeline.evaluation.cell import restore
 from pipeline.models.build import ModelConfig, build_network
 from pipeline.params import load_params, resolve_table
 from pipeline.trained.predict import (
+    Exported,
     Trained,
     class_ids,
     export,
@@ -215,11 +216,13 @@ def test_an_exported_program_gives_the_networks_logits_for_any_batch(folder: Pat
     trained = load_trained(folder)
     path = export(trained, tmp_path / "exported", height=40, width=48)
     program = torch.export.load(path).module()
+    model = Exported(load_trained(folder).network.float()).eval()
     for num in (1, 3):
         images = 255 * torch.rand(num, 3, 40, 48)
         with torch.no_grad():
-            found = program(images)
+            expected, found = model(images), program(images)
         assert found.shape == (num, 21, 40, 48)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     facts = json.loads((path.parent / "model.json").read_text())
     assert facts["largest_difference"] < 1e-4
     assert (facts["network"], facts["height"], facts["width"]) == ("teacher", 40, 48)
