@@ -73,6 +73,28 @@ def test_without_a_terminal_nothing_is_drawn(tmp_path: Path) -> None:
     assert done.stdout + done.stderr == b""
 
 
+FOLLOW = """
+from pipeline.progress import follow
+print(sum(1 for _ in follow(iter("abc"), total=3, title="predicting")))
+"""
+
+
+def test_images_that_are_predicted_are_counted_against_their_number() -> None:
+    written = in_terminal([sys.executable, "-c", FOLLOW])
+    assert b"predicting" in written
+    assert b"3/3" in written
+
+
+def test_without_a_terminal_predicting_says_a_line_a_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now_s))
+    for _ in progress.follow(range(4), total=4, title="predicting"):
+        now_s += 40
+    assert capsys.readouterr().err == "1 min, predicting: 3 of 4\n"
+
+
 def test_without_a_terminal_a_line_is_written_when_a_minute_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
