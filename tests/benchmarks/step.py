@@ -27,8 +27,9 @@ from tests.benchmarks.floor import Floor, measure
 from tests.benchmarks.report import Figure, figures, rounds, table, write
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
-SHARE, ROUNDS = 0.05, 5
-"""What U2PL may add to the networks' bytes and operations."""
+ROUNDS = 5
+SHARE = 0.05
+"""What a method may add to its networks' bytes and operations."""
 
 METHODS = """
 Every method, 4 + 4 images, as shares of its networks' passes. CCT's decoders, GCT's detector and PseudoSeg's attention
