@@ -20,6 +20,7 @@ from torch import Tensor
 from pipeline.forecast import synthetic_run
 from pipeline.models.segnet import Output
 from pipeline.params import load_params, resolve_table
+from pipeline.training.contrast import ACCELERATOR_BYTES, CPU_BYTES
 from pipeline.training.cost import unit_flop
 from pipeline.training.setting import make_setting
 from tests.benchmarks.counting import Counting, Tally, count, is_network
@@ -31,6 +32,11 @@ ROUNDS = 5
 SHARE = 0.05
 """What a method may add to its networks' bytes and operations."""
 
+LAUNCHES = f"""\
+Launches are those of a processor, where the contrast takes as many negatives at a time as stay in a cache; a GPU takes
+{ACCELERATOR_BYTES // CPU_BYTES} times as many and launches less.
+
+"""
 METHODS = """
 Every method, 4 + 4 images, as shares of its networks' passes. CCT's decoders, GCT's detector and PseudoSeg's attention
 are networks and count with them:
@@ -49,6 +55,7 @@ def main() -> None:
     for num in (4, 16):
         body += f"U2PL, {num} + {num} images, float32, everything but the networks beside the networks:\n\n"
         body += figures(beside_the_networks(count(paper_row("u2pl", num)))) + "\n"
+    body += LAUNCHES
     body += "Time of all of it (4 + 4) on one thread, beside the least that the networks' passes can take:\n\n"
     body += figures([in_time(u2pl_counted(), measure())])
     body += "\nWhere these bytes go (4 + 4), by the file that asks for them:\n\n" + by_file(u2pl_counted())
