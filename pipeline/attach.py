@@ -12,10 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.cell import Cell
+from pipeline.cell import Cell, digest
 from pipeline.guard import read_inputs
 from pipeline.ingester import start_ingester
 from pipeline.liveness import clock, process_alive, release_dead
@@ -62,7 +63,7 @@ def _run(kind: str, scale: str, table: str) -> int:
     before = read_inputs(root, path)
     every = {cell.key: cell for cells in before["the code or the weights"] for cell in cells}
     cells = {key: cell for key, cell in every.items() if cell.kind == kind}
-    launcher = Launcher(root, scale, f"{kind}@{table}")
+    launcher = Launcher(root, scale, f"{kind}@{table}", keys=every)
     try:
         with Waiting(store, f"{scale}/{table}", every) as mark:
             failed = wait(store, cells, launcher, title=f"{kind}@{table}", mark=mark, root=root)
@@ -137,9 +138,9 @@ def wait(
 class Launcher:
     """Submits what is missing in a process of its own, in its own session: Ctrl-C here must not split a submission."""
 
-    def __init__(self, root: Path, scale: str, stage: str) -> None:
+    def __init__(self, root: Path, scale: str, stage: str, *, keys: Iterable[str]) -> None:
         self.root, self.said = root, ""
-        self.command = [sys.executable, "-m", "pipeline.launch", str(root), scale, stage]
+        self.command = [sys.executable, "-m", "pipeline.launch", str(root), scale, stage, digest(sorted(keys))]
 
     def __call__(self) -> None:
         """Submit; say once why something waits, and what gets more memory. Raises RuntimeError where submitting failed.

@@ -31,6 +31,8 @@ from pipeline.site import MAX_DOUBLINGS, load_site, resources
 from pipeline.slurm import JOB_PREFIX
 from pipeline.store import Store, find_store, write_json
 
+CHANGED = "the code, weights or images changed while cells were being submitted; run it again"
+
 
 def start_plan(root: Path, stage: str) -> subprocess.Popen[str]:
     """Begin to ask DVC which stages the running `dvc` command has still to run: a second or two."""
@@ -46,10 +48,11 @@ def read_plan(plan: subprocess.Popen[str], stage: str) -> list[str]:
     return [name.split(":")[-1] for name in [*json.loads(said), stage]]
 
 
-def launch(root: Path, scale: str, stage: str) -> list[str]:
+def launch(root: Path, scale: str, stage: str, *, waited_for: str) -> list[str]:
     """Submit every missing cell of the stages that will run and whose data is there; return the submissions' ids.
 
-    What was computed elsewhere and is recorded here is adopted before.
+    What was computed elsewhere and is recorded here is adopted before. Raises RuntimeError where the table's keys are
+    not those that its driver waits for, by their digest `waited_for`: it would wait for ever.
 
     With targets, DVC may come to a table before another one's data; that table's own stage submits its cells.
     """
@@ -66,6 +69,9 @@ def launch(root: Path, scale: str, stage: str) -> list[str]:
         row for row in listed if not {f"partitions@{row['dataset']}", f"download@{row['data']['source']}"} & set(stale)
     ]
     cells = {cell.key: cell for row in rows for cell in cells_of(row)}
+    own = {cell.key for row in listed if row["table"] == stage.split("@")[1] for cell in cells_of(row)}
+    if digest(sorted(own)) != waited_for:
+        raise RuntimeError(CHANGED)
     return submit(store, list(cells.values()), root=root, data_root=data_root, rows=rows, data=data)
 
 
@@ -139,7 +145,7 @@ def _check_keys(rows: Sequence[dict[str, Any]], cells: list[Cell]) -> dict[str, 
     for row in rows:
         tables.setdefault(f"{row['scale']}/{row['table']}", []).extend(cell.key for cell in cells_of(row))
     if rows and {key for keys in tables.values() for key in keys} != {cell.key for cell in cells}:
-        raise RuntimeError("the code, weights or images changed while cells were being submitted; run it again")
+        raise RuntimeError(CHANGED)
     return tables
 
 
@@ -256,12 +262,12 @@ def _is_code(path: Path) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Launch for `ROOT SCALE STAGE`; return 0, LATER where the cluster takes no more for now, 1 where it failed.
+    """Launch for `ROOT SCALE STAGE KEYS`; return 0, LATER where the cluster takes no more for now, 1 where it failed.
 
     The reason is printed; what a user cannot mend raises.
     """
     try:
-        launch(Path(arguments[0]), arguments[1], arguments[2])
+        launch(Path(arguments[0]), arguments[1], arguments[2], waited_for=arguments[3])
     except LaterError as error:
         print(f"{error}\n(what it took runs; the rest is tried again every {RETRY_S:.0f} s)")
         return LATER

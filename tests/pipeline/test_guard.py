@@ -42,6 +42,7 @@ LAUNCH = """
 import sys
 from pathlib import Path
 import pipeline.launch as launch
+from pipeline.cell import cells_of, digest, read_rows
 from pipeline.sbatch import Queue
 
 def prepare(_):  # what takes seconds between the first key and the copy of the code
@@ -52,7 +53,9 @@ launch.start_plan = lambda *_: None
 launch.read_plan = lambda *_: ["train@experiment"]
 launch.prepare_weights = prepare
 Queue.send = lambda queue, _: queue.jobs.append("1")
-sys.exit(launch.main([str(Path.cwd()), "smoke", "train@experiment"]))
+rows = read_rows(Path("reports/smoke/cells/experiment.json"))
+keys = sorted(cell.key for row in rows for cell in cells_of(row))
+sys.exit(launch.main([str(Path.cwd()), "smoke", "train@experiment", sys.argv[3] or digest(keys)]))
 """
 METHOD = "pipeline/methods/u2pl.py"
 CELLS = "reports/smoke/cells/experiment.json"
@@ -128,12 +131,15 @@ def test_an_edit_while_a_stage_without_cells_runs_fails_it(ready: Path, words: s
     assert "changed while the stage ran; run it again" in ran.stderr
 
 
-@pytest.mark.parametrize(("text", "status"), [("\nEDITED = 1\n", 1), ("\n# no number\n", 0)])
-def test_code_that_is_edited_during_a_submission_is_not_submitted_under_the_old_key(
-    ready: Path, text: str, status: int
+@pytest.mark.parametrize(
+    ("text", "waited_for", "status"),
+    [("\nEDITED = 1\n", "", 1), ("\n# no number\n", "", 0), ("\n# no number\n", "other keys", 1)],
+)
+def test_code_that_is_edited_during_a_submission_or_before_it_is_not_submitted_under_the_old_key(
+    ready: Path, text: str, waited_for: str, status: int
 ) -> None:
     environment = os.environ | {"PYTHONPATH": str(ready), "XDG_CONFIG_HOME": str(ready / "nothing")}
-    command = [sys.executable, "-c", LAUNCH, METHOD, text]
+    command = [sys.executable, "-c", LAUNCH, METHOD, text, waited_for]
     ran = subprocess.run(command, cwd=ready, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == status, ran.stderr
     root = find_store(ready)

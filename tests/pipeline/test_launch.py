@@ -84,7 +84,7 @@ from pipeline.cell import from_json
 from pipeline.store import Store
 store, root, cells = json.loads(Path("given").read_text())
 cells = {cell["key"]: from_json(cell) for cell in cells}
-launcher = attach.Launcher(Path(root), "smoke", "train@table_7")
+launcher = attach.Launcher(Path(root), "smoke", "train@table_7", keys=cells)
 launcher.command = [sys.executable, "-c", sys.argv[1]]
 try:
     attach.wait(Store(Path(store)), cells, launcher, title="test")
@@ -249,11 +249,11 @@ def test_an_unknown_cluster_names_those_there_are(project: Path, monkeypatch: py
 def test_what_a_user_can_mend_is_said_without_a_traceback(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise RuntimeError("sbatch refused the jobs: no such partition")
 
     monkeypatch.setattr(launch, "launch", refuse)
-    assert launch.main([str(project), "smoke", "train@table_7"]) == 1
+    assert launch.main([str(project), "smoke", "train@table_7", "keys"]) == 1
     assert capsys.readouterr().out == "sbatch refused the jobs: no such partition\n"
 
 

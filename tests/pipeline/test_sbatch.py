@@ -162,7 +162,7 @@ def test_more_memory_is_said_once_and_shown_by_the_driver(cluster: Cluster, caps
     cluster.send(cells)
     said = capsys.readouterr().out
     assert said == f"more memory: {cells[0].name} died for want of it: mem_gb 10 -> 20\n"
-    launcher = attach.Launcher(cluster.project, "smoke", "train@table_7")
+    launcher = attach.Launcher(cluster.project, "smoke", "train@table_7", keys=[])
     launcher.command = [sys.executable, "-c", f"print('downloading'); print({said.strip()!r})"]
     launcher()
     assert capsys.readouterr().err == said
