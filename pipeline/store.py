@@ -227,7 +227,7 @@ class Store:
             self.lose(key, token)
 
     def cancel(self, key: str, reason: dict[str, Any]) -> None:
-        """Stop a cell until `retry`. The worker that holds it saves at the next step boundary and lets go of it."""
+        """Stop a cell until `retry`. The worker that holds it saves within ten steps and lets go of it."""
         self._end(key, "cancelled", reason)
 
     def end_after(self, key: str, before: str, name: str) -> None:

@@ -41,7 +41,7 @@ ORDER = {"evaluate": 0, "reliability": 0, "train": 1, "warm_start": 2, "sleep": 
 
 
 class Stop:
-    """A flag that a signal sets and the engine reads at every step boundary."""
+    """A flag that a signal sets and the engine reads every ten steps."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
