@@ -5,6 +5,7 @@ runs that MLflow still takes for running.
 from __future__ import annotations
 
 import errno
+import glob
 import shutil
 from pathlib import Path
 
@@ -110,7 +111,9 @@ def _read_through(path: Path) -> None:
 def _leftovers(store: Store, *, mend: bool) -> list[str]:
     """Find temporary files of killed writers, and what was left beside a published result."""
     now, folders = store.now(), ("claims", "failed", "cancelled", "waiting", "work/*", "submissions/*", "done")
-    temporary = [path for folder in folders for path in store.root.glob(f"{folder}/.*")]
+    # Not that of paths, which fails where a folder goes while it looks.
+    root = glob.escape(str(store.root))
+    temporary = [Path(path) for folder in folders for path in glob.iglob(f"{root}/{folder}/.*")]  # noqa: PTH207
     temporary += [path for pattern in (".clock.*", ".*.json.*") for path in store.root.glob(pattern)]
     paths = [path for path in temporary if now - (modified(path) or now) > OLD_S]
     paths += [path for path in store.root.glob("waiting/*.json") if now - (modified(path) or now) > STALE_S]

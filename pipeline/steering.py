@@ -1,7 +1,7 @@
 """Looking into cells and steering them: `logs`, `why`, `cancel`, `retry`.
 
-A cancelled cell stays so until `retry`, whoever waits for it. Nobody is killed: the worker that has the cell saves between
-two steps, within ten of them, lets go of it, and goes on with other cells.
+A cancelled cell stays so until `retry`, whoever waits for it. Nobody is killed: the worker that has the cell saves
+between two steps, within ten of them, lets go of it, and goes on with other cells.
 """
 
 from __future__ import annotations

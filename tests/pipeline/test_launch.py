@@ -77,8 +77,9 @@ def slow(*given):
 launch.Queue.send = slow
 """
 DRIVE = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
 import pipeline.attach as attach
 from pipeline.cell import from_json
 from pipeline.store import Store

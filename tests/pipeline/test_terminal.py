@@ -137,8 +137,9 @@ def test_status_watch_shows_what_changes_until_ctrl_c(tmp_path: Path) -> None:
     controller, terminal = pty.openpty()
     given = os.environ | {"PYTHONPATH": str(PROJECT), "TERM": "xterm-256color", "COLUMNS": "150", "LINES": "50"}
     watching = subprocess.Popen(
-        ["setsid", "--ctty", sys.executable, "-m", "pipeline", "status", "--watch"], cwd=tmp_path, stdin=terminal,
-        stdout=terminal, stderr=terminal, env=given | {"XDG_CONFIG_HOME": str(tmp_path / "nothing")},
+        ["setsid", "--ctty", "env", "--default-signal=INT", sys.executable, "-m", "pipeline", "status", "--watch"],
+        cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=terminal,
+        env=given | {"XDG_CONFIG_HOME": str(tmp_path / "nothing")},
     )  # fmt: skip
     os.close(terminal)
     try:
