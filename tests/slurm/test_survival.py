@@ -132,7 +132,7 @@ def test_preempted_twice_and_then_out_of_time_a_training_ends_with_the_same_bits
         assert trained["provenance"]["restarts"] == restarts
         assert len(list(store.submissions.iterdir())) == 1  # SLURM queued the one job again, each time
         resumed = [torch.load(path) for path in store.done(train.key).glob("resumed-at-*.pt")]
-        assert len(resumed) == restarts
+        assert 0 < len(resumed) <= restarts  # one that is stopped before it saves begins from the same step again
         assert all(within_an_epoch(saved) for saved in resumed)
 
 
