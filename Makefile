@@ -30,7 +30,7 @@ check: $(READY)  ## formatting, lint, types, then the suite
 	mypy pipeline stages
 	$(MAKE) test
 
-BENCHMARKS := floor step losses options memory growth evaluation workers loading laptop store pipeline cells
+BENCHMARKS := floor step losses options memory growth evaluation workers loading laptop store repro pipeline cells
 
 bench: $(READY)  ## what a step, its parts, loading and the pipeline cost, each beside a baseline: reports/benchmarks.md
 	for name in $(BENCHMARKS); do python -m tests.benchmarks.$$name || exit 1; done

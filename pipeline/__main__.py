@@ -31,7 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         root = _project()
-        return options.run(root, Store(find_store(root)), options) or 0
+        store = Store(find_store(root))
+        store.share_with_group()
+        return options.run(root, store, options) or 0
     except (ValueError, RuntimeError) as error:
         print(f"{options.command}: {error}", file=sys.stderr)
         return 1
@@ -222,19 +224,23 @@ def _compare(root: Path, store: Store, options: argparse.Namespace) -> None:
 
 
 def _predict(root: Path, store: Store, options: argparse.Namespace) -> int:
-    from rich.progress import track
-
-    from pipeline.trained.predict import load_trained, predict_folder, predict_validation
+    from pipeline.data.open import open_validation
+    from pipeline.progress import follow
+    from pipeline.trained.predict import find_images, load_trained, predict_folder, predict_validation
 
     folder = status.find_trained(root, store, options.cell)
     trained = load_trained(folder, epoch=options.epoch, network=options.network)
     if options.val:
-        num = predict_validation(trained, root / "data" / status.scale_of(root, folder), options.out)
+        samples = open_validation(trained.values, root / "data" / status.scale_of(root, folder))
+        done = predict_validation(trained, samples, options.out)
+        num = sum(1 for _ in follow(done, total=len(samples), title="predicting"))
         print(f"{num} masks in {options.out}")
         return 0
-    done = predict_folder(trained, options.images, options.out)
-    progress = track(done, description="predicting", disable=not sys.stderr.isatty())
-    left_out = [(path, reason) for path, reason in progress if reason]
+    paths = find_images(options.images, options.out)
+    made = predict_folder(trained, paths, images=options.images, out=options.out)
+    left_out = [
+        (path, reason) for path, reason in follow(made, total=len(paths), title="predicting") if reason is not None
+    ]
     for path, reason in left_out:
         print(f"{path}: left out: {reason}", file=sys.stderr)
     print(f"masks and overlays in {options.out}; {len(left_out)} images left out")

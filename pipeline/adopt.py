@@ -8,13 +8,13 @@ and reliability's records stand beside them, under `reports/<scale>/reliability`
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pipeline.cell import cells_of, chain, read_rows
+from pipeline.files import link_or_copy
 from pipeline.store import Store, read_json
 
 LOCKS = ("dvc.lock", "reports/*/dvc.lock")
@@ -110,5 +110,5 @@ def manifest_entry(store: Store, key: str, folder: Path) -> dict[str, Any]:
         if (done / name).exists():
             files[name] = f"{key[:16]}{Path(name).suffix}"
             (folder / files[name]).unlink(missing_ok=True)
-            os.link(done / name, folder / files[name])
+            link_or_copy(done / name, folder / files[name])
     return {"files": files, "cell": read_json(done / "cell.json"), "result": read_json(done / "result.json")}

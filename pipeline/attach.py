@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.cell import Cell
+from pipeline.cell import Cell, digest
 from pipeline.guard import read_inputs
 from pipeline.ingester import start_ingester
 from pipeline.liveness import clock, process_alive, release_dead
@@ -37,6 +39,9 @@ ENDED = ("done", "failed", "cancelled")
 LATER = 75
 """Exit status of a launch that left cells for later; its output says why."""
 
+GROWN = "more memory: "
+"""How the lines of a launch begin that are shown where all went well."""
+
 
 def run_stage(kind: str, scale: str, table: str) -> int:
     """Run the cell stage `<kind>@<table>`; return the exit status (1 where a cell failed, 130 after Ctrl-C)."""
@@ -58,7 +63,7 @@ def _run(kind: str, scale: str, table: str) -> int:
     before = read_inputs(root, path)
     every = {cell.key: cell for cells in before["the code or the weights"] for cell in cells}
     cells = {key: cell for key, cell in every.items() if cell.kind == kind}
-    launcher = Launcher(root, scale, f"{kind}@{table}")
+    launcher = Launcher(root, scale, f"{kind}@{table}", keys=every)
     try:
         with Waiting(store, f"{scale}/{table}", every) as mark:
             failed = wait(store, cells, launcher, title=f"{kind}@{table}", mark=mark, root=root)
@@ -133,33 +138,42 @@ def wait(
 class Launcher:
     """Submits what is missing in a process of its own, in its own session: Ctrl-C here must not split a submission."""
 
-    def __init__(self, root: Path, scale: str, stage: str) -> None:
+    def __init__(self, root: Path, scale: str, stage: str, *, keys: Iterable[str]) -> None:
         self.root, self.said = root, ""
-        self.command = [sys.executable, "-m", "pipeline.launch", str(root), scale, stage]
+        self.command = [sys.executable, "-m", "pipeline.launch", str(root), scale, stage, digest(sorted(keys))]
 
     def __call__(self) -> None:
-        """Submit; say once why something waits. Raises RuntimeError where submitting failed.
+        """Submit; say once why something waits, and what gets more memory. Raises RuntimeError where submitting failed.
 
         The output goes to a file, since the jobs of one machine inherit it and would keep a pipe open.
         """
         with tempfile.TemporaryFile("w+") as output:
-            result = subprocess.run(
+            process = subprocess.Popen(
                 self.command,
                 cwd=self.root,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                check=False,
             )
+            try:
+                status = process.wait()
+            except KeyboardInterrupt:  # jobs that nobody wrote down could not be told to leave
+                print("interrupted; what is being submitted is written down first", file=sys.stderr, flush=True)
+                process.wait()
+                raise
             output.seek(0)
             said = output.read().strip()[-3000:]
-        if result.returncode == LATER:
+        if status == LATER:
             if said != self.said:
                 print(said, file=sys.stderr, flush=True)
             self.said = said
-        elif result.returncode != 0:
+        elif status != 0:
             raise RuntimeError(f"nothing could be submitted: {said}")
+        else:
+            for line in said.splitlines():
+                if line.startswith(GROWN):
+                    print(line, file=sys.stderr, flush=True)
 
 
 def interrupt(store: Store, cells: dict[str, Cell]) -> None:
@@ -167,7 +181,8 @@ def interrupt(store: Store, cells: dict[str, Cell]) -> None:
     for submission in {store.owner(key) for key in cells} - {None}:
         folder = store.submissions / str(submission)
         record, jobs = read_json(folder / "submission.json"), read_json(folder / "jobs.json")
-        if record and jobs and record["site"]["executor"] == "local":
-            for job in jobs["jobs"]:
-                if process_alive(int(job), clock(record) + 60):
-                    os.kill(int(job), signal.SIGTERM)  # the job's controller hands it on to its worker
+        if not record or not jobs or record["site"]["executor"] != "local" or record["host"] != socket.gethostname():
+            continue
+        for job in jobs["jobs"]:
+            if process_alive(int(job), clock(record) + 60):
+                os.kill(int(job), signal.SIGTERM)  # the job's controller hands it on to its worker

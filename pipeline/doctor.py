@@ -4,10 +4,13 @@ runs that MLflow still takes for running.
 
 from __future__ import annotations
 
+import errno
+import glob
 import shutil
 from pathlib import Path
 
 from pipeline import slurm
+from pipeline.files import modified
 from pipeline.liveness import find_dead, release_dead, user
 from pipeline.locks import stale_locks, torn_locks
 from pipeline.store import Store, read_json
@@ -82,21 +85,38 @@ def _foreign_checkpoints(store: Store, *, mend: bool) -> list[str]:
     findings = []
     for path in paths:
         try:
+            _read_through(path)
             load_checkpoint(path, path.parent.name)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
+            fault = error if isinstance(error, OSError) else error.__cause__
+            if isinstance(fault, FileNotFoundError):  # published just now
+                continue
+            # Of a torn one torch says EINVAL: it seeks to before its beginning.
+            if isinstance(fault, OSError) and fault.errno != errno.EINVAL:  # another day, another user may read it
+                findings.append(f"{path}: cannot be read ({fault}); kept")
+                continue
             findings.append(f"{error}; {'dropped' if mend else 'to be dropped'}")
             if mend:
-                path.unlink()
+                path.unlink(missing_ok=True)
     return findings
+
+
+def _read_through(path: Path) -> None:
+    """Read a file to its end. Raises OSError."""
+    with path.open("rb") as file:
+        while file.read(2**24):
+            pass
 
 
 def _leftovers(store: Store, *, mend: bool) -> list[str]:
     """Find temporary files of killed writers, and what was left beside a published result."""
     now, folders = store.now(), ("claims", "failed", "cancelled", "waiting", "work/*", "submissions/*", "done")
-    temporary = [path for folder in folders for path in store.root.glob(f"{folder}/.*")]
+    # Not that of paths, which fails where a folder goes while it looks.
+    root = glob.escape(str(store.root))
+    temporary = [Path(path) for folder in folders for path in glob.iglob(f"{root}/{folder}/.*")]  # noqa: PTH207
     temporary += [path for pattern in (".clock.*", ".*.json.*") for path in store.root.glob(pattern)]
-    paths = [path for path in temporary if now - path.stat().st_mtime > OLD_S]
-    paths += [path for path in store.root.glob("waiting/*.json") if now - path.stat().st_mtime > STALE_S]
+    paths = [path for path in temporary if now - (modified(path) or now) > OLD_S]
+    paths += [path for path in store.root.glob("waiting/*.json") if now - (modified(path) or now) > STALE_S]
     paths += [*(store.root / "done").glob("*/checkpoint.pt"), *(store.root / "done").glob("*/holder.json")]
     for path in paths if mend else []:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

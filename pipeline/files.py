@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import io
 import json
 import logging
 import os
+import shutil
 import uuid
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +19,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Return the content of a small JSON file, or None where it is absent. Writers replace files whole."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def modified(path: Path) -> float | None:
+    """Return when a file was last written, or None where it is gone: temporary ones live for a moment."""
+    try:
+        return path.stat().st_mtime
     except FileNotFoundError:
         return None
 
@@ -60,12 +70,23 @@ def withdraw(path: Path, name: str, value: str) -> bool:
         path.rename(taken)
     except FileNotFoundError:
         return False
-    mine = (read_json(taken) or {}).get(name) == value
-    if not mine:
-        with contextlib.suppress(FileExistsError, FileNotFoundError):
-            os.link(taken, path)
+    found = read_json(taken) or {}
+    mine = found.get(name) == value
+    if found and not mine:
+        with contextlib.suppress(FileNotFoundError):  # its folder is gone
+            create(path, found)  # no link: it may be another user's
     taken.unlink(missing_ok=True)
     return mine
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it where that may not be: across file systems, or (by default) of another user."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM):
+            raise
+        shutil.copy2(source, target)
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:

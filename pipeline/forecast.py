@@ -13,7 +13,7 @@ import gc
 import importlib
 import math
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from pipeline.data.batch import Batch
 from pipeline.data.partition import labelled_count
 from pipeline.labels import PUBLISHED_COUNTS, TRAINING_IMAGES
 from pipeline.measuring import evaluation_flop
-from pipeline.models.segnet import Output, SegNet
+from pipeline.models.segnet import SegNet
 from pipeline.store import read_json
 from pipeline.training.engine import Run, train_step
 from pipeline.training.execution import prepare
@@ -38,6 +38,9 @@ from pipeline.training.setting import build_optimiser, make_setting
 
 RANKS = (1, 2, 4, 8)
 """Of how many GPUs to one cell the memory is given."""
+
+PARTS = ("forward", "predict", "features", "fuse", "classify")
+"""What methods call of a network, and ranks share out (`training/ranks.py`)."""
 
 
 @dataclass(frozen=True)
@@ -116,22 +119,32 @@ class OneBatch:
 
 
 class NetworkBytes:
-    """Counts the bytes that a method's networks keep beside their outputs when they run with gradients."""
+    """Counts the bytes that a method's networks keep beside their outputs when they run with gradients.
+
+    Networks are called whole or in parts; a part that another calls is counted with it, once.
+    """
 
     def __init__(self, method: nn.Module, memory: LiveBytes) -> None:
         self.kept = 0
-        self._memory, self._before = memory, 0
+        self._memory, self._inside = memory, False
         for network in (module for module in method.modules() if isinstance(module, SegNet)):
-            network.register_forward_pre_hook(self._begin)
-            network.register_forward_hook(self._end)
+            for name in PARTS:
+                setattr(network, name, self._counted(getattr(network, name)))
 
-    def _begin(self, *_: Any) -> None:
-        self._before = self._memory.live
+    def _counted(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*inputs: Any, **options: Any) -> Any:
+            if self._inside or not torch.is_grad_enabled():
+                return run(*inputs, **options)
+            self._inside, before = True, self._memory.live
+            try:
+                output = run(*inputs, **options)
+            finally:
+                self._inside = False
+            made = sum(leaf.nbytes for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+            self.kept += self._memory.live - before - made
+            return output
 
-    def _end(self, _network: Any, _inputs: Any, output: Output) -> None:
-        if torch.is_grad_enabled():
-            outputs = (output.logits, output.representation, output.auxiliary)
-            self.kept += self._memory.live - self._before - sum(part.nbytes for part in outputs if part is not None)
+        return counted
 
 
 def step_cost(row: dict[str, Any]) -> StepCost:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from pipeline.files import modified
 from pipeline.liveness import submission_alive
 from pipeline.store import Store, read_json
 
@@ -54,7 +56,12 @@ def _folders(parent: Path, before: float) -> list[Path]:
 
 
 def _touched(folder: Path) -> float:
-    return max([folder.stat().st_mtime, *(path.stat().st_mtime for path in folder.iterdir())])
+    """Return when a folder or a file in it was last written; never, where it is published just now."""
+    try:
+        times = [modified(path) for path in (folder, *folder.iterdir())]
+    except FileNotFoundError:
+        return math.inf
+    return max((at for at in times if at is not None), default=math.inf)
 
 
 def _held(folder: Path) -> bool:

@@ -48,6 +48,24 @@ def data_folders(root: Path, rows: Iterable[dict[str, Any]]) -> list[Path]:
     return sorted(folders)
 
 
+def data_state(data_root: Path) -> dict[str, str]:
+    """Return the fingerprint of each source and each data set's partitions in a scale's data folder, by its name."""
+    folders = [
+        folder for pattern in ("[!.]*", "partitions/[!.]*") for folder in data_root.glob(pattern) if folder.is_dir()
+    ]
+    names = {folder.relative_to(data_root).as_posix(): folder for folder in folders if folder.name != "partitions"}
+    return {name: fingerprint([folder]) for name, folder in names.items()}
+
+
+def changed_data(values: dict[str, Any], record: dict[str, Any]) -> list[Path]:
+    """Return which folders that a cell with these values reads are not as its submission's record says they were."""
+    if "data" not in values:
+        return []
+    known, root = record.get("data", {}), Path(record["data_root"])
+    names = [name for name in (values["data"]["source"], f"partitions/{values['dataset']}") if name in known]
+    return [root / name for name in names if fingerprint([root / name]) != known[name]]
+
+
 def fingerprint(folders: Iterable[Path]) -> str:
     """Return a digest of the names, sizes and times of these files and of all in these folders; nothing is opened.
 
@@ -69,5 +87,9 @@ def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
         if entry.is_dir():
             yield from _files(Path(entry.path)) if entry.name != "__pycache__" else ()
         else:
-            facts = entry.stat()
-            yield entry.path, facts.st_size, facts.st_mtime_ns
+            try:
+                facts = entry.stat()
+            except FileNotFoundError:  # a link to nothing, or removed just now
+                yield entry.path, -1, -1
+            else:
+                yield entry.path, facts.st_size, facts.st_mtime_ns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -9,10 +10,14 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.files import try_lock
+from pipeline.liveness import release_dead
 from pipeline.store import Store
 
 IDLE_S = 20.0
 """An ingester ends when nothing was under way for so long."""
+
+RELEASE_S = 60.0
+"""How often an ingester lets go of what died: where the drivers were killed too, nobody else does."""
 
 PATIENCE_S = 120.0
 """How long the last stage waits for it; what it has not done by then it does afterwards."""
@@ -38,10 +43,14 @@ def follow_until_idle(store: Store, root: Path) -> None:
     lock = _lock(store)
     if lock is None:
         return
-    busy = time.monotonic()
+    busy = looked = time.monotonic()
 
     def idle() -> bool:
-        nonlocal busy
+        nonlocal busy, looked
+        if time.monotonic() - looked > RELEASE_S:
+            looked = time.monotonic()
+            with contextlib.suppress(OSError):  # a full disk, say
+                release_dead(store)
         if any((store.root / "claims").glob("*.json")):
             busy = time.monotonic()
             return False

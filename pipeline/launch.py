@@ -15,19 +15,23 @@ import sys
 import time
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.adopt import adopt
-from pipeline.attach import LATER, RETRY_S
-from pipeline.cell import COUNTED, PACKAGE, Cell, cells_of, digest, read_rows
+from pipeline.attach import GROWN, LATER, RETRY_S
+from pipeline.cell import COUNTED, PACKAGE, Cell, cells_of, digest, forget_code, read_rows
+from pipeline.guard import data_state
 from pipeline.liveness import surplus, user
 from pipeline.models.prepare import prepare_weights
 from pipeline.provenance import source_state
-from pipeline.sbatch import LaterError, Queue, num_workers
-from pipeline.site import load_site, resources
+from pipeline.sbatch import LaterError, Queue, RefusedError, num_workers
+from pipeline.site import MAX_DOUBLINGS, load_site, resources
 from pipeline.slurm import JOB_PREFIX
 from pipeline.store import Store, find_store, write_json
+
+CHANGED = "the code, weights or images changed while cells were being submitted; run it again"
 
 
 def start_plan(root: Path, stage: str) -> subprocess.Popen[str]:
@@ -44,54 +48,105 @@ def read_plan(plan: subprocess.Popen[str], stage: str) -> list[str]:
     return [name.split(":")[-1] for name in [*json.loads(said), stage]]
 
 
-def launch(root: Path, scale: str, stage: str) -> list[str]:
+def launch(root: Path, scale: str, stage: str, *, waited_for: str) -> list[str]:
     """Submit every missing cell of the stages that will run and whose data is there; return the submissions' ids.
 
-    What was computed elsewhere and is recorded here is adopted before.
+    What was computed elsewhere and is recorded here is adopted before. Raises RuntimeError where the table's keys are
+    not those that its driver waits for, by their digest `waited_for`: it would wait for ever.
 
     With targets, DVC may come to a table before another one's data; that table's own stage submits its cells.
     """
-    store, plan = Store(find_store(root)), start_plan(root, stage)
+    store, data_root = Store(find_store(root)), root / "data" / scale
     store.share_with_group()
+    data = data_state(data_root)  # before DVC is asked, so that what it finds up to date is this
+    plan = start_plan(root, stage)
     adopt(store, root, scale)
     stale = read_plan(plan, stage)
     prefixes = ("warm_start@", "train@", "evaluate@", "reliability@")
     tables = dict.fromkeys(name.split("@")[1] for name in stale if name.startswith(prefixes))
-    cells: dict[str, Cell] = {}
-    needed: dict[str, list[str]] = {}
-    for table in tables:
-        for row in read_rows(root / "reports" / scale / "cells" / f"{table}.json"):
-            data = {f"partitions@{row['dataset']}", f"download@{row['data']['source']}"}
-            if data.isdisjoint(stale):
-                cells |= {cell.key: cell for cell in cells_of(row)}
-                needed.setdefault(f"{scale}/{table}", []).extend(cell.key for cell in cells_of(row))
-    return submit(store, list(cells.values()), root=root, data_root=root / "data" / scale, tables=needed)
+    listed = [row for table in tables for row in read_rows(root / "reports" / scale / "cells" / f"{table}.json")]
+    rows = [
+        row for row in listed if not {f"partitions@{row['dataset']}", f"download@{row['data']['source']}"} & set(stale)
+    ]
+    cells = {cell.key: cell for row in rows for cell in cells_of(row)}
+    own = {cell.key for row in listed if row["table"] == stage.split("@")[1] for cell in cells_of(row)}
+    if digest(sorted(own)) != waited_for:
+        raise RuntimeError(CHANGED)
+    return submit(store, list(cells.values()), root=root, data_root=data_root, rows=rows, data=data)
 
 
 def submit(
-    store: Store, cells: list[Cell], *, root: Path, data_root: Path, tables: dict[str, list[str]] | None = None
+    store: Store,
+    cells: list[Cell],
+    *,
+    root: Path,
+    data_root: Path,
+    rows: Sequence[dict[str, Any]] = (),
+    data: dict[str, str] | None = None,
 ) -> list[str]:
     """Claim the cells that are missing in the store and submit them: one submission for each class of resources.
 
-    `tables` says which cells each table needs that this `dvc` command still has to run. A cell whose turn comes only
-    when another submission is done with the one before it is left for later: its worker would sit on the cluster and
-    wait. Raises LaterError, after all classes were tried, where the cluster takes no more jobs for now.
+    `rows` are those that the cells were made of, each of a table that this `dvc` command still has to run; `data` is
+    the state of the data they read. A cell whose turn comes only when another submission is done with the one before
+    it is left for later: its worker would sit on the cluster and wait. A class of resources that the cluster refuses
+    for good fails its cells. Raises RuntimeError where the rows make other keys by now; after all classes were tried
+    RefusedError, where it refuses all of them, as for a mistake in the site's file, and LaterError where it takes no
+    more jobs for now.
     """
-    site, submissions, refused = load_site(root), [], None
+    site, submissions, later, refusals = load_site(root), [], None, []
     ready = _ready(store, cells)
     prepare_weights(cell.values["model"] for cell in ready if cell.kind in ("warm_start", "train"))
-    common = _facts(store, root) | {"site": site, "data_root": str(data_root), "tables": tables or {}}
-    for parameters, members in _classes(site, ready, memory_losses(store)):
+    common = _facts(store, root) | {"site": site, "data_root": str(data_root), "data": data or {}}
+    common["tables"] = _check_keys(rows, cells)
+    grown = memory_losses(store)
+    classes = _classes(site, ready, grown)
+    for parameters, members in classes:
         record = common | {"submission": uuid.uuid4().hex[:12], "parameters": parameters}
         record |= {"job_name": f"{JOB_PREFIX}{record['submission']}", "time": store.now(), "clock": time.time()}
         try:
             if _send(store, record, members):
                 submissions.append(record["submission"])
+                _tell_growth(parameters, members, grown)
         except LaterError as error:
-            refused = error
-    if refused is not None:
-        raise refused
+            later = error
+        except RefusedError as error:
+            refusals.append((error, members))
+    _fail_refused(store, refusals, blame_site=len(refusals) == len(classes) and not any(grown[c.key] for c in ready))
+    if later is not None:
+        raise later
     return submissions
+
+
+def _fail_refused(store: Store, refusals: list[tuple[RefusedError, list[Cell]]], *, blame_site: bool) -> None:
+    """Fail the cells whose class the cluster refuses for good, or raise its reason where that is no fault of theirs."""
+    for error, members in refusals:
+        if blame_site:
+            raise error
+        for cell in members:
+            if store.state(cell.key) == "missing":  # not what was sent before the refusal
+                store.fail(cell.key, None, {"reason": str(error), "name": cell.name})
+
+
+def _tell_growth(parameters: dict[str, Any], members: list[Cell], grown: Counter[str]) -> None:
+    """Say which cells are submitted with twice the memory."""
+    for cell in members:
+        if "mem_gb" in parameters and 0 < grown[cell.key] <= MAX_DOUBLINGS:
+            new = parameters["mem_gb"]
+            print(f"{GROWN}{cell.name} died for want of it: mem_gb {new / 2:g} -> {new:g}", flush=True)
+
+
+def _check_keys(rows: Sequence[dict[str, Any]], cells: list[Cell]) -> dict[str, list[str]]:
+    """Return the keys that each table needs. Raises RuntimeError where they are not those of the cells any more.
+
+    The jobs run the snapshot, which was taken seconds after the keys were made, or minutes where weights were fetched.
+    """
+    forget_code()
+    tables: dict[str, list[str]] = {}
+    for row in rows:
+        tables.setdefault(f"{row['scale']}/{row['table']}", []).extend(cell.key for cell in cells_of(row))
+    if rows and {key for keys in tables.values() for key in keys} != {cell.key for cell in cells}:
+        raise RuntimeError(CHANGED)
+    return tables
 
 
 def _ready(store: Store, cells: list[Cell]) -> list[Cell]:
@@ -127,8 +182,14 @@ def _classes(site: dict[str, Any], cells: list[Cell], grown: Counter[str]) -> li
 
 
 def memory_losses(store: Store) -> Counter[str]:
-    """Return how often each cell died for want of memory."""
-    return Counter(line["key"] for line in store.executions() if line["event"] == "lost" and line.get("memory"))
+    """Return how often each cell died for want of memory since it was last retried."""
+    losses: Counter[str] = Counter()
+    for line in store.executions():
+        if line["event"] == "retry":
+            losses.pop(line["key"], None)
+        elif line["event"] == "lost" and line.get("memory"):
+            losses[line["key"]] += 1
+    return losses
 
 
 def _facts(store: Store, root: Path) -> dict[str, Any]:
@@ -201,12 +262,12 @@ def _is_code(path: Path) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Launch for `ROOT SCALE STAGE`; return 0, LATER where the cluster takes no more for now, 1 where it failed.
+    """Launch for `ROOT SCALE STAGE KEYS`; return 0, LATER where the cluster takes no more for now, 1 where it failed.
 
     The reason is printed; what a user cannot mend raises.
     """
     try:
-        launch(Path(arguments[0]), arguments[1], arguments[2])
+        launch(Path(arguments[0]), arguments[1], arguments[2], waited_for=arguments[3])
     except LaterError as error:
         print(f"{error}\n(what it took runs; the rest is tried again every {RETRY_S:.0f} s)")
         return LATER

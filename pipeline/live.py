@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -57,12 +58,18 @@ def running(store: Store) -> list[dict[str, Any]]:
 def _progress(work: Path, values: Mapping[str, Any], since: float) -> dict[str, Any]:
     """Return what the spool and the log of a cell say of its progress since `since`, by the clock of its host."""
     spool, log = work / "spool.jsonl", work / "log.txt"
-    records = list(read(spool)) if spool.exists() else []
+    try:
+        records = list(read(spool))
+    except FileNotFoundError:  # not begun, or published just now
+        records = []
     if not records:
         return {}
     step = max(record.step for record in records)
     progress: dict[str, Any] = {"step": step}
-    lengths = STEP_OF.findall(log.read_text(encoding="utf-8", errors="replace")) if log.exists() else []
+    text = ""
+    with contextlib.suppress(FileNotFoundError):
+        text = log.read_text(encoding="utf-8", errors="replace")
+    lengths = STEP_OF.findall(text)
     if lengths:
         steps = int(lengths[-1])
         progress |= {"steps": steps, "epoch": min(step * values["training"]["epochs"] // steps + 1, _epochs(values))}

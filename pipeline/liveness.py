@@ -89,11 +89,11 @@ def release_dead(store: Store) -> Dead:
     """Let go of what died, and return what was found."""
     dead = find_dead(store)
     numbers = sorted({holder["job"] for _, holder in dead.holders if not _is_local(holder)})
-    memory = slurm.died_of_memory(store, numbers) if numbers else {}
-    postponed = {key for key, holder in dead.holders if memory is None and not _is_local(holder)}
+    causes = slurm.causes_of_death(store, numbers) if numbers else {}
+    postponed = {key for key, holder in dead.holders if causes is None and not _is_local(holder)}
     for key, holder in dead.holders:
         if key not in postponed and store.lose(key, holder["token"]):
-            _count_loss(store, key, holder, memory=bool((memory or {}).get(holder["job"])))
+            _count_loss(store, key, holder, cause=(causes or {}).get(holder["job"], "unknown"))
     for key, submission in dead.claims:
         if key not in postponed and store.holder(key) is None:
             store.unclaim(key, submission)
@@ -136,15 +136,18 @@ def _num_counted(cells: Chain, keys: Iterable[str]) -> int:
     return sum(cells.get(key, ("", []))[0] in COUNTED for key in keys)
 
 
-def _count_loss(store: Store, key: str, holder: dict[str, Any], *, memory: bool) -> None:
-    """Log that a worker died without a word, and give up on a cell that goes nowhere between its deaths."""
+def _count_loss(store: Store, key: str, holder: dict[str, Any], *, cause: str) -> None:
+    """Log that a worker died without a word, and give up on a cell that goes nowhere between its deaths.
+
+    What the cluster took away says nothing about the cell.
+    """
     checkpoint = store.work(key) / "checkpoint.pt"
     reached = checkpoint.stat().st_mtime if checkpoint.exists() else None
-    facts = {"host": holder["host"], "job": holder["job"], "checkpoint": reached, "memory": memory}
-    store.log_execution(key, "lost", facts)
+    facts = {"host": holder["host"], "job": holder["job"], "checkpoint": reached, "memory": cause == "memory"}
+    store.log_execution(key, "lost", facts | {"cause": cause})
     losses: list[Any] = []
     for line in store.executions():
-        if line["key"] == key and line["event"] in ("lost", "retry"):
+        if line["key"] == key and line["event"] in ("lost", "retry") and line.get("cause") != "cluster":
             losses = [] if line["event"] == "retry" else [*losses, line["checkpoint"]]
     if losses[-MAX_LOST:].count(reached) >= MAX_LOST and store.state(key) in ("queued", "missing"):
         reason = f"its worker died {MAX_LOST} times at the same step, the last as job {holder['job']}"
@@ -215,6 +218,8 @@ def live_workers(store: Store, outline: Outline) -> int | None:
     if jobs is None and record["host"] == socket.gethostname() and process_alive(record["pid"], clock(record)):
         return None  # it is being submitted
     if record["site"]["executor"] != "slurm":
+        if record["host"] != socket.gethostname():
+            return None  # another machine's processes cannot be seen from here
         alive = [process_alive(int(job), clock(record) + 60) for job in (jobs or {"jobs": []})["jobs"]]
         return None if any(alive) else 0
     # By name: that finds orphans, whose submission was cut off before their ids were written down.

@@ -6,8 +6,9 @@ import math
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -19,6 +20,21 @@ LINE_S = 60.0
 
 LEFT_S = 10.0
 """How often the cells of all tables are counted."""
+
+Item = TypeVar("Item")
+
+
+def follow(items: Iterable[Item], *, total: int, title: str) -> Iterator[Item]:
+    """Yield what is made one after another, under a bar with the time left in a terminal; elsewhere a line a minute."""
+    live, started, printed = sys.stderr.isatty(), time.monotonic(), time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not live) as bar:
+        for done, item in enumerate(bar.track(items, total=total, description=title), start=1):
+            if not live and time.monotonic() - printed > LINE_S:
+                printed = time.monotonic()
+                minutes = (printed - started) / 60
+                print(f"{minutes:.0f} min, {title}: {done} of {total}", file=sys.stderr, flush=True)
+            yield item
 
 
 class Board:

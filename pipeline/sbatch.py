@@ -23,6 +23,14 @@ class LaterError(RuntimeError):
     """The cluster takes no more jobs for now: a limit on submitted jobs, or a controller that is down."""
 
 
+class LimitError(LaterError):
+    """So many jobs are above a limit on submitted jobs; fewer may not be."""
+
+
+class RefusedError(RuntimeError):
+    """The cluster never takes such jobs: no such partition, more memory than a node has."""
+
+
 def is_limit(refusal: str) -> bool:
     """Tell whether sbatch refused for the number of jobs there are, which passes as they end.
 
@@ -54,7 +62,7 @@ class Queue:
     def send(self, num_jobs: int) -> None:
         """Submit so many workers.
 
-        Raises LaterError where the cluster takes no more for now, RuntimeError where it refuses them for good.
+        Raises LaterError where the cluster takes no more for now, RefusedError where it refuses them for good.
         """
         snapshot = self.store_root / "snapshots" / self.record["snapshot"]
         os.environ["PYTHONPATH"] = str(snapshot)  # jobs inherit it
@@ -81,7 +89,7 @@ class Queue:
             wait_for = [] if num_lanes == 1 and sent + count <= throttle else self.lanes[lane]
             try:
                 array = self._send_one(count, _array(share, wait_for))
-            except LaterError:
+            except LimitError:
                 if count == 1:
                     raise
                 size = -(-count // 2)
@@ -129,9 +137,9 @@ def _patiently(executor: Any, workers: list[Worker]) -> list[Any]:
         except FailedJobError as error:
             text = str(error)
             if is_limit(text):
-                raise LaterError(f"the cluster takes no more jobs for now: {text.strip()}") from error
+                raise LimitError(f"the cluster takes no more jobs for now: {text.strip()}") from error
             if not any(word in text for word in PASSING):
-                raise RuntimeError(f"sbatch refused the jobs: {text}") from error
+                raise RefusedError(f"sbatch refused the jobs: {text}") from error
             if attempt == ATTEMPTS - 1:
                 raise LaterError(f"SLURM's controller does not answer: {text.strip()}") from error
             time.sleep(2.0**attempt)

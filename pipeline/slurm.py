@@ -34,6 +34,9 @@ ENDED = (
 )
 """States of jobs that neither wait nor run."""
 
+TAKEN = ("BOOT_FAIL", "CANCELLED", "NODE_FAIL", "PREEMPTED", "REVOKED")
+"""Those of jobs that the cluster, or somebody, ended: no fault of theirs."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -101,20 +104,26 @@ def _ask(store: Store, path: Path) -> dict[str, Any]:
     return known
 
 
-def died_of_memory(store: Store, numbers: list[str]) -> dict[str, bool] | None:
-    """Tell for jobs that ended whether it was for want of memory, or by signal 9, which is how the kernel takes it.
+def causes_of_death(store: Store, numbers: list[str]) -> dict[str, str] | None:
+    """Tell why jobs ended: for want of `memory`, taken away by the `cluster`, or `unknown`.
 
-    None: it has to be asked again, later. What neither the controller nor accounting knows is False, and so is what
-    SLURM ended for another reason (cancelled, preempted, out of time): it kills with signal 9 too.
+    None: it has to be asked again, later. Signal 9 is how the kernel takes memory; with it SLURM also ends what is
+    cancelled, preempted or out of time.
     """
-    told = {job.number: _of_memory(job.state, job.status) for job in jobs(store) or [] if job.ended}
+    told = {job.number: _cause(job.state, job.status) for job in jobs(store) or [] if job.ended}
     unknown = [number for number in numbers if number not in told]
     if unknown:
         accounts = _accounts(store, unknown)
         if accounts is None:
             return None
         told |= accounts
-    return {number: told.get(number, False) for number in numbers}
+    return {number: told.get(number, "unknown") for number in numbers}
+
+
+def _cause(state: str, status: str) -> str:
+    if state.startswith(TAKEN):  # accounting writes `CANCELLED by 1000`
+        return "cluster"
+    return "memory" if _of_memory(state, status) else "unknown"
 
 
 def _of_memory(state: str, status: str) -> bool:
@@ -125,7 +134,7 @@ def _of_memory(state: str, status: str) -> bool:
     return state == "OUT_OF_MEMORY" or (state == "FAILED" and status in ("9", str(137 * 256)))
 
 
-def _accounts(store: Store, numbers: list[str]) -> dict[str, bool] | None:
+def _accounts(store: Store, numbers: list[str]) -> dict[str, str] | None:
     """Ask accounting about jobs, unless it was asked just now."""
     path = store.root / "sacct.json"
     lock = try_lock(path.with_suffix(".lock"))
@@ -137,7 +146,7 @@ def _accounts(store: Store, numbers: list[str]) -> dict[str, bool] | None:
         write_json(path, {"time": store.now()})
         listing = _output(["sacct", "-n", "-P", "-X", "-j", ",".join(numbers), "-o", "JobID,State,ExitCode"]) or ""
     found = [line.split("|") for line in listing.splitlines()]
-    return {fields[0]: _of_memory(*fields[1:]) for fields in found if len(fields) == 3}
+    return {fields[0]: _cause(*fields[1:]) for fields in found if len(fields) == 3}
 
 
 @cache

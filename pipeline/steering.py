@@ -1,7 +1,7 @@
 """Looking into cells and steering them: `logs`, `why`, `cancel`, `retry`.
 
-A cancelled cell stays so until `retry`, whoever waits for it. Nobody is killed: the worker that has the cell saves at
-the next step boundary, lets go of it, and goes on with other cells.
+A cancelled cell stays so until `retry`, whoever waits for it. Nobody is killed: the worker that has the cell saves
+between two steps, within ten of them, lets go of it, and goes on with other cells.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def show_log(root: Path, store: Store, prefix: str, *, follow: bool) -> None:
     key, shown = find_cell(root, store, prefix).key, 0
     while True:
         ended = store.state(key) in ("done", "failed", "cancelled")
-        path = _log_path(store, key)
-        if not path.exists() and (ended or not follow):
+        text = _log_text(store, key)
+        if text is None and (ended or not follow):
             raise ValueError(f"cell {key[:12]} is {store.state(key)} and has no log")
-        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        text = text or ""
         print(text[shown:], end="", flush=True)
         shown = len(text)
         if ended or not follow:
@@ -40,13 +40,16 @@ def show_log(root: Path, store: Store, prefix: str, *, follow: bool) -> None:
 def log_lines(root: Path, store: Store, prefix: str) -> dict[str, Any]:
     """Return the log of a cell so far as lines, with its key and state."""
     key = find_cell(root, store, prefix).key
-    path = _log_path(store, key)
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    return {"key": key, "state": store.state(key), "lines": lines}
+    return {"key": key, "state": store.state(key), "lines": (_log_text(store, key) or "").splitlines()}
 
 
-def _log_path(store: Store, key: str) -> Path:
-    return (store.done(key) if store.is_done(key) else store.work(key)) / "log.txt"
+def _log_text(store: Store, key: str) -> str | None:
+    for folder in (store.done(key), store.work(key), store.done(key)):  # it may be published between two looks
+        try:
+            return (folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            continue
+    return None
 
 
 def explain(root: Path, store: Store, prefix: str) -> dict[str, Any]:

@@ -18,7 +18,6 @@ is compared with a host's own processes or spool is kept as `clock`, the time th
 from __future__ import annotations
 
 import configparser
-import errno
 import os
 import shutil
 import socket
@@ -29,7 +28,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import append_line, create, read_json, read_lines, withdraw, write_json
+from pipeline.files import append_line, create, link_or_copy, read_json, read_lines, withdraw, write_json
 
 RESERVE, RESERVE_BYTES = "reserve", 32_768
 """Room that each cell under way keeps, so that on a full disk there is some to say why it failed."""
@@ -205,7 +204,7 @@ class Store:
         write_json(temporary / "cell.json", cell)
         write_json(temporary / "result.json", result)
         for name, source in files.items():
-            _link(source, temporary / name)
+            link_or_copy(source, temporary / name)
         try:
             temporary.rename(self.done(cell["key"]))
         except OSError:
@@ -228,7 +227,7 @@ class Store:
             self.lose(key, token)
 
     def cancel(self, key: str, reason: dict[str, Any]) -> None:
-        """Stop a cell until `retry`. The worker that holds it saves at the next step boundary and lets go of it."""
+        """Stop a cell until `retry`. The worker that holds it saves within ten steps and lets go of it."""
         self._end(key, "cancelled", reason)
 
     def end_after(self, key: str, before: str, name: str) -> None:
@@ -263,16 +262,6 @@ class Store:
         holder = self.holder(key)
         if holder is None or holder["token"] != token:
             raise TakenOverError(f"{key}: held by {holder}, no longer by this worker")
-
-
-def _link(source: Path, target: Path) -> None:
-    """Hard-link a file, or copy it where it lies on another file system."""
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        shutil.copy2(source, target)
 
 
 def _fsync_folder(folder: Path) -> None:

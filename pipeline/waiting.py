@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
+from pipeline.files import modified
 from pipeline.store import Store, read_json, write_json
 
 BEAT_S = 20.0
@@ -34,7 +35,10 @@ class Waiting:
         """Say now and then that this driver lives."""
         if time.monotonic() > self.next_beat:
             self.next_beat = time.monotonic() + BEAT_S
-            os.utime(self.path)
+            try:
+                os.utime(self.path)
+            except FileNotFoundError:  # taken for a dead driver's while this one was suspended
+                write_json(self.path, self.value)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -49,7 +53,7 @@ def needed_by_table(store: Store) -> dict[str, set[str]]:
     now = store.now()
     for path in (store.root / "waiting").glob("[!.]*.json"):
         mark = read_json(path)
-        if mark and now - path.stat().st_mtime < STALE_S:
+        if mark and now - (modified(path) or 0.0) < STALE_S:
             needed[mark["table"]] |= set(mark["keys"])
     owners = {store.owner(path.stem) for path in (store.root / "claims").glob("*.json")} - {None}
     for owner in owners:

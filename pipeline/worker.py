@@ -23,6 +23,7 @@ from typing import Any
 from submitit.helpers import DelayedSubmission
 
 from pipeline.cell import COUNTED, Cell, from_json
+from pipeline.guard import changed_data
 from pipeline.liveness import user
 from pipeline.provenance import provenance
 from pipeline.store import Store, TakenOverError, read_json
@@ -40,7 +41,7 @@ ORDER = {"evaluate": 0, "reliability": 0, "train": 1, "warm_start": 2, "sleep": 
 
 
 class Stop:
-    """A flag that a signal sets and the engine reads at every step boundary."""
+    """A flag that a signal sets and the engine reads every ten steps."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -52,6 +53,10 @@ class Stop:
     def set(self, signum: int, _frame: FrameType | None) -> None:
         """Remember the signal; nothing else is safe inside a handler."""
         self.signal = signum
+
+
+class DataChangedError(RuntimeError):
+    """The data is not what the cell's key stands for; what was computed meanwhile is discarded."""
 
 
 class StoppedError(RuntimeError):
@@ -177,12 +182,16 @@ def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, s
     try:
         with (work / "log.txt").open("a", encoding="utf-8", buffering=1) as log, redirect_stdout(log):
             print(f"{time.strftime('%F %T')} {cell.name} on {socket.gethostname()} as job {job_id()}")
+            _check_data(cell, record)
             announce(cell.to_json())
             result = compute(cell, store, record, work=work, stop=_or_cancelled(store, cell.key, stop))
+        _check_data(cell, record)
         result["provenance"] = provenance(cell, record, holder, ranks=team_size(), started=started)
         result["provenance"]["cpu_s"] = round(time.process_time() - spent_s, 2)  # of this process alone
         store.publish(cell.key, token, result)
     except StoppedError:
+        if changed_data(cell.values, record):  # nothing may go on from what was computed with it
+            (work / "checkpoint.pt").unlink(missing_ok=True)
         with contextlib.suppress(TakenOverError):
             store.drop(cell.key, token)
         return False
@@ -192,11 +201,21 @@ def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, s
     except Exception as error:  # one cell's crash must not end the others
         if store.is_done(cell.key):  # published, but the log had no room for it
             raise
+        if isinstance(error, DataChangedError) or changed_data(cell.values, record):
+            (work / "checkpoint.pt").unlink(missing_ok=True)
         _record_crash(store, cell, token, error)
         if team_size() > 1:
             raise  # the other ranks may still wait inside the cell: end the job with them
         return False
     return True
+
+
+def _check_data(cell: Cell, record: dict[str, Any]) -> None:
+    """Look at the names, sizes and times of all files that the cell reads. Raises DataChangedError."""
+    if changed := changed_data(cell.values, record):
+        places = " and ".join(map(str, changed))
+        hint = "let `dvc repro` restore it, then `python -m pipeline retry`"
+        raise DataChangedError(f"{places} changed after the cell was submitted: {hint}")
 
 
 def _or_cancelled(store: Store, key: str, stop: Stop) -> Callable[[], bool]:

@@ -1,5 +1,6 @@
 """Write the labelled and unlabelled lists of one data set: `python -m stages.partitions SCALE DATASET`."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ def main(scale: str, dataset: str) -> int:
     except (OSError, ValueError) as error:
         print(f"partitions@{dataset}: {error}", file=sys.stderr)
         return 1
+    summary = json.loads((root / "partitions" / dataset / "summary.json").read_text(encoding="utf-8"))
+    for name, facts in summary["partitions"].items():
+        fine = f"{facts['fine'] / facts['labelled']:.0%} of these with fine masks"
+        counts = f"{facts['labelled']} labelled ({fine}), {facts['unlabelled']} unlabelled, {summary['val']} val"
+        print(f"{dataset}/{name} ({summary['family']}): {counts}, none of val among the others")  # which is refused
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.data.archives import extract
-from pipeline.data.download import fetch, file_matches, is_intact
+from pipeline.data.download import alone, fetch, file_matches, is_intact
 from pipeline.data.images import read_mask
 from pipeline.data.layout import list_ids
 from pipeline.data.published import ARCHIVES, Remote
@@ -25,6 +26,8 @@ TRAIN_ID_OF = {
 }  # fmt: skip
 """Label id -> training id (road … bicycle); the label ids 0 to 33 that are not here are ignored (255)."""
 NUM_LABEL_IDS = 34
+SPOILT = ("MD5 sum of downloaded file does not match", "416 Client Error")
+"""What csDownload says of a file that is damaged, and of one that is damaged at full length and to be gone on with."""
 
 
 def make(out: Path, archives: Path) -> None:
@@ -56,28 +59,46 @@ def _fetch_with_account(remote: Remote, archives: Path) -> Path:
         return target
     part = archives / "part" / remote.name  # csDownload goes on with a file of its own name
     part.parent.mkdir(parents=True, exist_ok=True)
-    if not (part.exists() and file_matches(part, remote.checksum)):
-        _run_download_program(remote, part)
-        if not is_intact(part, remote):
-            raise ValueError(f"{remote.name} from csDownload was damaged and is removed; run again to fetch it again")
-    part.replace(target)
+    with alone(target):
+        if is_intact(target, remote):
+            return target
+        if not _is_whole(part, remote):
+            _run_download_program(remote, part)
+            if not is_intact(part, remote):
+                raise ValueError(
+                    f"{remote.name} from csDownload was damaged and is removed; run again to fetch it again"
+                )
+        part.replace(target)
     return target
 
 
+def _is_whole(part: Path, remote: Remote) -> bool:
+    return part.exists() and file_matches(part, remote.checksum)
+
+
 def _run_download_program(remote: Remote, part: Path) -> None:
+    """Run `csDownload`; what it says is damaged it would go on with for ever, so that is removed and fetched anew."""
     program = shutil.which("csDownload")
     if program is None:
         raise FileNotFoundError(
             f"{remote.name} needs csDownload, which is not installed: `pip install -e '.[cityscapes]'` (the package"
             " cityscapesscripts) brings it; or set DATA_MIRROR to a folder that has the file"
         )
-    resume = ["--resume"] if part.exists() else []
-    command = [program, "--destination_path", str(part.parent), *resume, remote.name]
-    if subprocess.run(command).returncode != 0:
-        raise OSError(
-            f"csDownload could not fetch {remote.name}; run `csDownload -l` once to store the account, then run again"
-            " to go on"
-        )
+    for _ in range(2):
+        resume = ["--resume"] if part.exists() else []
+        command = [program, "--destination_path", str(part.parent), *resume, remote.name]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)  # its progress is on stdout
+        sys.stderr.write(done.stderr)
+        if done.returncode == 0 or _is_whole(part, remote):
+            return
+        if not part.exists() or not any(words in done.stderr for words in SPOILT):
+            break
+        print(f"{remote.name} is damaged ({part.stat().st_size} bytes, says csDownload): it was removed", flush=True)
+        part.unlink()
+    raise OSError(
+        f"csDownload could not fetch {remote.name}; run `csDownload -l` once to store the account, then run again"
+        " to go on"
+    )
 
 
 def _wanted(name: str) -> str | None:

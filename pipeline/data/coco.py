@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from pipeline.data.archives import extract
 from pipeline.data.download import fetch
+from pipeline.data.exif import refuse_turned
 from pipeline.data.images import write_mask
 from pipeline.data.published import ARCHIVES
 
@@ -94,6 +95,7 @@ def _write_masks(instances: dict[str, Any], out: Path) -> list[str]:
 
 def _check_size(path: Path, size: tuple[int, int]) -> None:
     with Image.open(path) as image:  # reads the head of the file alone
+        refuse_turned(image, path)
         if (image.height, image.width) != size:
             raise ValueError(f"it has {image.height}x{image.width} pixels, its annotations are of {size[0]}x{size[1]}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import http.client
 import os
@@ -9,6 +11,7 @@ import shutil
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,13 +33,19 @@ def fetch(remote: Remote, folder: Path) -> Path:
     """Return `folder`/`remote.name`, downloaded and verified unless it is there already.
 
     The environment variable DATA_MIRROR, a folder or an address, takes the place of the published addresses. What an
-    interruption leaves is kept as `.part` and gone on with. A damaged file is named and fetched once more. Raises
-    ValueError if the content is still not the published one, OSError where it cannot be had.
+    interruption leaves is kept as `.part` and gone on with. A damaged file is named and fetched once more. Of several
+    processes that want one file one fetches it and the others wait. Raises ValueError if the content is still not the
+    published one, OSError where it cannot be had.
     """
     target = Path(folder) / remote.name
     if is_intact(target, remote):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
+    with alone(target):
+        return target if is_intact(target, remote) else _fetch_alone(remote, target)
+
+
+def _fetch_alone(remote: Remote, target: Path) -> Path:
     part = target.with_name(target.name + ".part")
     for _ in range(2):
         _obtain(remote, part)
@@ -51,6 +60,35 @@ def fetch(remote: Remote, folder: Path) -> Path:
         f"{remote.name} from {source} is not the published file: its {size} bytes do not match {remote.checksum};"
         " set DATA_MIRROR to a folder or address that has it"
     )
+
+
+@contextlib.contextmanager
+def alone(target: Path) -> Iterator[None]:
+    """Wait until no other process fetches this file: two that wrote one `.part` would spoil it for each other."""
+    path, waited = target.with_name(f".{target.name}.lock"), False
+    while True:
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not waited:
+                    print(f"{target.name} is being fetched by another process: waiting for it", flush=True)
+                waited = True
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(path, file.fileno()):  # who had it removed it, and somebody may have made the next
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def is_intact(path: Path, remote: Remote) -> bool:

@@ -7,6 +7,7 @@ SBD's, coarser and without borders.
 from __future__ import annotations
 
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 from pipeline.data.archives import extract
 from pipeline.data.download import fetch
+from pipeline.data.exif import refuse_turned
 from pipeline.data.images import read_mask, refuse_unlisted, write_mask
 from pipeline.data.layout import read_ids
 from pipeline.data.published import ARCHIVES
@@ -53,7 +55,7 @@ def read_sbd_mask(path: Path) -> np.ndarray:
 
     try:
         ids = np.asarray(loadmat(path)["GTcls"]["Segmentation"][0, 0])
-    except (MatReadError, OSError, LookupError, TypeError, ValueError) as error:
+    except (MatReadError, zlib.error, OSError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as an SBD mask: {error}") from error
     refuse_unlisted(ids, NUM_CLASSES, path)
     return ids.astype(np.uint8)
@@ -75,7 +77,9 @@ def _check_counts(counts: dict[str, int]) -> None:
 
 
 def _check_mask(out: Path, identity: str, mask: np.ndarray) -> None:
-    with Image.open(out / "JPEGImages" / f"{identity}.jpg") as image:
+    path = out / "JPEGImages" / f"{identity}.jpg"
+    with Image.open(path) as image:
         width, height = image.size
+        refuse_turned(image, path)
     if mask.shape != (height, width):
         raise ValueError(f"mask of {identity} has {mask.shape} pixels, its image {(height, width)}")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.data.images import read_image, voc_palette, write_mask
 from pipeline.data.normalise import MEAN, STD, Normalise
-from pipeline.data.open import open_validation
+from pipeline.data.samples import Samples
 from pipeline.evaluation.cell import EPOCHS, restore
 from pipeline.evaluation.predict import Evaluation, predict, whole_logits
 from pipeline.evaluation.predictions import save_predictions
@@ -61,15 +61,46 @@ def load_trained(folder: Path, *, epoch: str = "best", network: str = "deployed"
     return Trained(restore(values, states[chosen], device).eval(), values, chosen, epoch)
 
 
-def predict_folder(trained: Trained, images: Path, out: Path) -> Iterator[tuple[Path, str | None]]:
+def find_images(folder: Path, out: Path) -> list[Path]:
+    """Return the images below a folder, those behind links too, but not what lies in `out`.
+
+    Raises ValueError where there is none or a folder cannot be read, and where `out` holds the folder, whose own masks
+    might be there.
+    """
+    folder, written = Path(folder), Path(out).resolve()
+    if folder.resolve().is_relative_to(written):
+        raise ValueError(f"--out {out} holds the images of {folder}; name a folder beside or below it")
+    try:
+        paths = _images_below(folder, out=written, above=())
+    except OSError as error:
+        raise ValueError(f"the images cannot be listed: {error}") from None
+    if not paths:
+        raise ValueError(f"{folder}: no image there; known are {', '.join(SUFFIXES)}")
+    return paths
+
+
+def _images_below(folder: Path, *, out: Path, above: tuple[Path, ...]) -> list[Path]:
+    """List a folder and those in it; `above` are the folders around it, into which a link may lead back."""
+    place = folder.resolve()
+    if place == out or place in above:
+        return []
+    paths: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            paths += _images_below(path, out=out, above=(*above, place))
+        elif path.suffix.lower() in SUFFIXES:
+            paths.append(path)
+    return paths
+
+
+def predict_folder(
+    trained: Trained, paths: list[Path], *, images: Path, out: Path
+) -> Iterator[tuple[Path, str | None]]:
     """Write `<out>/masks/*.png` (palette PNG of class ids) and `<out>/overlays/*.jpg`; yield each image as it is done.
 
-    With an image comes why it was left out, or None. Every file appears whole. Raises ValueError where the folder
-    holds no image.
+    `paths` are images below the folder `images`, and their masks have the same places below `masks`. With an image
+    comes why it was left out, or None. Every file appears whole.
     """
-    paths = sorted(path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES and out not in path.parents)
-    if not paths:
-        raise ValueError(f"{images}: no image there; known are {', '.join(SUFFIXES)}")
     normalise = Normalise(next(trained.network.parameters()).device)
     stems = Counter(path.with_suffix("") for path in paths)
     background = has_background(trained.values)
@@ -87,17 +118,20 @@ def predict_folder(trained: Trained, images: Path, out: Path) -> Iterator[tuple[
         yield path, None
 
 
-def predict_validation(trained: Trained, data_root: Path, out: Path) -> int:
+def predict_validation(trained: Trained, samples: Samples, out: Path) -> Iterator[Path]:
     """Write `<out>/<id>.png` (palette PNG of class ids) for the images the cell is measured on, in its own mode.
 
-    255 is what a centre crop leaves uncovered. Returns how many images there are. `data_root` is `data/<scale>`.
+    255 is what a centre crop leaves uncovered. Yields each image as it is done. `samples` is what `open_validation`
+    gives.
     """
-    samples, block = open_validation(trained.values, data_root), trained.values["evaluation"]
+    block = trained.values["evaluation"]
     evaluation = Evaluation(mode=block["mode"], size=block["size"])
     device = next(trained.network.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=block["precision"] == "bfloat16"):
-        save_predictions(trained.network, samples, folder=out, evaluation=evaluation, device=device)
-    return len(samples)
+    for pair in samples.pairs:
+        one = Samples([pair], num_classes=samples.num_classes)
+        with torch.autocast(device.type, torch.bfloat16, enabled=block["precision"] == "bfloat16"):
+            save_predictions(trained.network, one, folder=out, evaluation=evaluation, device=device)
+        yield pair.image
 
 
 @torch.inference_mode()

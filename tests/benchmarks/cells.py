@@ -1,4 +1,4 @@
-"""What launching costs: `python -m tests.benchmarks.cells` (eight minutes; parts: plain, forty, kill, many).
+"""What launching costs: `python -m tests.benchmarks.cells` (eight minutes; parts: plain, forty, kill, many, queue).
 
 On a test cluster of eight slots (slurm/test_cluster/install has what it needs), a literal `dvc repro` of a copy of the
 project in which every cell only sleeps for two seconds: 40 of them, beside what one can do without a launcher; a driver
@@ -30,7 +30,7 @@ from tests.benchmarks.watched import Watched
 from tests.smoke import PROJECT, copy_project
 
 TOOLS = PROJECT / "slurm" / "test_cluster"
-PARTS = ("plain", "forty", "kill", "many")
+PARTS = ("plain", "forty", "kill", "many", "queue")
 SLOTS, SECONDS, FEW, MANY = 8, 2.0, 40, 600
 TABLES = ("table_4", "table_5")
 HEAD = ["cells", "ideal s", "s", "of ideal", "all queued s", "first starts s", "first to last s", "of ideal"]
@@ -85,7 +85,8 @@ def on_cluster(folder: Path, parts: Sequence[str]) -> str:
     if lines:
         body += "Ours, a literal `dvc repro` of two tables' cells; MB resident, summed over processes:\n\n"
         body += table(HEAD, lines) + "\n"
-    return body + (after_a_kill(project) if "kill" in parts else "")
+    body += after_a_kill(project) if "kill" in parts else ""
+    return body + (queued(project) if "queue" in parts else "")
 
 
 def note_calls(folder: Path) -> None:
@@ -105,12 +106,17 @@ def sleeping_project(folder: Path) -> Path:
     for name, code in (("cell", CHAIN), ("worker", COMPUTE)):
         path = folder / "pipeline" / f"{name}.py"
         path.write_text(path.read_text() + code)
-    local = yaml.safe_load((PROJECT / "slurm" / "local.yaml").read_text())
-    parameters = {"timeout_min": 30, "cpus_per_task": 1, "mem_gb": 1}
-    site = local | {"executor": "slurm", "workers": SLOTS, "pack": None, "parameters": parameters}
-    (folder / "slurm" / "bench.yaml").write_text(yaml.safe_dump(site))
+    write_site(folder, pack=None)
     subprocess.run(["dvc", "repro", "-q", "partitions@voc_blender"], cwd=folder, check=True)
     return folder
+
+
+def write_site(project: Path, *, pack: int | None) -> None:
+    """Let as many workers as slots take all cells, or give each of `pack` cells a job of its own."""
+    local = yaml.safe_load((PROJECT / "slurm" / "local.yaml").read_text())
+    parameters = {"timeout_min": 30, "cpus_per_task": 1, "mem_gb": 1}
+    site = local | {"executor": "slurm", "workers": SLOTS, "pack": pack, "parameters": parameters}
+    (project / "slurm" / "bench.yaml").write_text(yaml.safe_dump(site))
 
 
 def fill_tables(project: Path, num: int) -> None:
@@ -136,7 +142,7 @@ def ours(project: Path, num: int) -> list[str]:
     fill_tables(project, num)
     store, calls = Store(find_store(project)), project.parent / "calls"
     before, asked, wall = len(store.executions()), len(calls.read_text().splitlines()), time.time()
-    watched = Watched(repro(project))
+    watched = Watched(repro(project), project)
     took_s, ideal_s = watched.until_end(), num * SECONDS / SLOTS
     queued_s = max(path.stat().st_mtime for path in store.submissions.glob("*/jobs.json")) - wall
     lines = store.executions()[before:]
@@ -166,6 +172,26 @@ def after_a_kill(project: Path) -> str:
     begun = Counter(line["key"] for line in store.executions()[before:] if line["event"] in ("start", "resume"))
     more, twice = len(list(store.submissions.iterdir())) - submitted - 1, sum(count > 1 for count in begun.values())
     return f"Killed with -9 and started again: {more} further submissions, {twice} of {len(begun)} cells begun twice.\n"
+
+
+def queued(project: Path) -> str:
+    """Let each of many cells have a job of its own, and tell when all were queued; the last part, since none is run."""
+    write_site(project, pack=1)
+    fill_tables(project, MANY)
+    store, wall = Store(find_store(project)), time.time()
+    driver = repro(project)
+    try:
+        while not (written := [one.stat().st_mtime for one in store.submissions.glob("*/jobs.json")]) or (
+            max(written) < wall
+        ):
+            assert driver.poll() is None, (project / "repro.log").read_text()
+            time.sleep(0.1)
+        tasks = subprocess.run(["squeue", "-h", "-r"], capture_output=True, check=True).stdout.count(b"\n")
+    finally:
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+    took_s = max(written) - wall
+    return f"\n{MANY} cells with `pack: 1`: all queued after {took_s:.1f} s, {tasks} tasks in squeue then.\n"
 
 
 def one_stage_a_cell(folder: Path) -> None:

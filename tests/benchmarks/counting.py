@@ -1,9 +1,11 @@
 """What a step moves, starts and computes, counted on fake tensors at true sizes and told apart by the file that asks.
 
 An operation belongs to the innermost file of `pipeline` on the stack; one of the backward pass to the file of its
-forward operation, found by autograd's sequence numbers. Views cost nothing, everything else is one launch. Every
-operand is read and every result written once; of a table that is gathered from, only what is gathered. Convolutions and
-products count their multiplications and additions, a sort n log n, all else one operation an element.
+forward operation, found by autograd's sequence numbers. What runs inside a method's own modules with weights (CCT's
+decoders, GCT's detector, PseudoSeg's attention) is the networks' too, and so are layers of a classifier that a method
+calls one by one. Views cost nothing, everything else is one launch. Every operand is read and every result written
+once; of a table that is gathered from, only what is gathered. Convolutions and products count their multiplications and
+additions, a sort n log n, all else one operation an element.
 """
 
 from __future__ import annotations
@@ -19,13 +21,14 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from pipeline.forecast import synthetic_run
+from pipeline.models.segnet import SegNet
 from pipeline.training.engine import train_step
 
 PACKAGE = str(Path(train_step.__code__.co_filename).parents[1])
@@ -58,6 +61,7 @@ class Counting(TorchDispatchMode):
         super().__init__()
         self.by_file: dict[str, Tally] = defaultdict(Tally)
         self.by_operation: dict[tuple[str, str], Tally] = defaultdict(Tally)
+        self._inside = ""
         self._numbers: list[int] = []
         self._files: list[str] = []
 
@@ -75,6 +79,11 @@ class Counting(TorchDispatchMode):
         """Return the sum over the files that are wanted."""
         return sum((tally for file, tally in self.by_file.items() if wanted(file)), Tally())
 
+    def follow(self, module: nn.Module, file: str) -> None:
+        """Count what runs inside a module's forward as a file's."""
+        module.register_forward_pre_hook(lambda *_: setattr(self, "_inside", file))
+        module.register_forward_hook(lambda *_: setattr(self, "_inside", ""))
+
     def _file(self) -> str:
         node = torch._C._current_autograd_node()
         if node is not None:
@@ -82,7 +91,7 @@ class Counting(TorchDispatchMode):
                 return "models"
             found = bisect_right(self._numbers, node._sequence_nr())
             return self._files[found - 1] if found else "models"
-        file = asking(sys._getframe(1))
+        file = self._inside or asking(sys._getframe(1))
         number = torch._C._autograd._get_sequence_nr() - 1
         if not self._numbers or number > self._numbers[-1]:
             self._numbers.append(number)
@@ -131,7 +140,11 @@ def operations(func: Any, given: tuple[Any, Any], result: Any) -> float:
     """Return the arithmetic of an operation."""
     if func._overloadpacket in flop_registry:
         return flop_registry[func._overloadpacket](*given[0], **given[1], out_val=result)
+    name = func._schema.name.removeprefix("aten::")
     tensors = [leaf for leaf in tree_leaves((given, result)) if isinstance(leaf, Tensor)]
+    if name in GATHERS | SCATTERS:  # but the table: first of what is given, and what a scatter in place returns
+        tensors = [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)][1:]
+        tensors += [result] if name in GATHERS else []
     if func._schema.name.startswith(("aten::_foreach", "aten::_fused")):
         return sum(tensor.numel() for tensor in tensors)
     most = max((tensor.numel() for tensor in tensors), default=0)
@@ -148,5 +161,16 @@ def count(row: dict[str, Any]) -> Counting:
     with mode:
         train_step(run)
         with Counting() as counting:
+            for module in own_networks(run.method):
+                counting.follow(module, "models/of the method")
             train_step(run)
     return counting
+
+
+def own_networks(method: nn.Module) -> list[nn.Module]:
+    """Return a method's modules with weights that are part of no network, and the layers of its classifiers."""
+    found = [part for net in method.modules() if isinstance(net, SegNet) for part in net.classifier]
+    for child in method.children():
+        if not any(isinstance(module, SegNet) for module in child.modules()) and any(True for _ in child.parameters()):
+            found += list(child) if isinstance(child, nn.ModuleList) else [child]
+    return found

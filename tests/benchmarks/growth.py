@@ -1,24 +1,27 @@
 """How costs grow: `python -m tests.benchmarks.growth`.
 
-What U2PL adds to a step, counted on fake tensors while one of crop, classes, queue length and batch grows; then what a
-cell costs before it runs: from the rows of a table to the keys of its cells, and `dvc status` of a stage that reads
-these rows. A slope of 1 is proportional, 2 quadratic.
+What U2PL adds to a step, counted on fake tensors while one of crop, classes, queue length and batch grows, and its law
+as a least-squares line a + b x (x is the crop's area); then the same of whole steps, networks and all; then what a cell
+costs before it runs: from the rows of a table to the keys of its cells, and `dvc status` of a stage that reads these
+rows.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.cell import chain, read_rows
+from pipeline.forecast import step_cost
 from tests.benchmarks.counting import count, is_network
-from tests.benchmarks.report import table, write
+from tests.benchmarks.report import fitted, table, write
 from tests.benchmarks.step import paper_row
 
 GROWING: dict[str, Sequence[int]] = {
@@ -27,44 +30,73 @@ GROWING: dict[str, Sequence[int]] = {
     "queue": (1_000, 10_000, 50_000),
     "batch": (2, 8, 16),
 }
+SIZES = {"crop": 257, "classes": 21, "queue": 50_000, "batch": 4}
+FLAT = 0.02
+"""What grows by less than this share of the whole does not grow."""
+
 NARROW: dict[str, Any] = {"blocks": [1, 1, 1, 1], "width": 8, "multi_grid": [1]}
 """A small encoder: what U2PL adds does not depend on it, but for the optimiser and the average."""
 
 NUM_CELLS = (10, 100, 1000, 10_000)
 
 
+WHOLE = {name: values for name, values in GROWING.items() if name != "queue"}
+WORDS = f"""\
+One of these at a time, the others 257 pixels, 21, 50,000 and 4 + 4: \
+{"; ".join(f"{name} {', '.join(map(str, values))}" for name, values in GROWING.items())}. Counted on fake tensors; a law
+is the line with the least sum of squared relative errors through the three, and *off by* its largest relative error
+there. Of crops the line is in the area, x = (crop / 257)^2; else x is the number itself.
+
+"""
+
+
 def main() -> None:
     """Count, measure and write the section."""
-    rows = []
-    for name, values in GROWING.items():
-        counted = [added(name, value) for value in values]
-        for unit, series in zip(("bytes, GB", "operations, G", "launches"), zip(*counted, strict=True), strict=True):
-            rows.append([name, unit, *(f"{value:,.3g}" for value in series), f"{slope(values, series):.2f}"])
-    head = ["what grows", "U2PL's own", "small", "middle", "large", "slope"]
-    sizes = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in GROWING.items())
-    body = f"One of these at a time, the others 257 pixels, 21, 50,000 and 4 + 4: {sizes}.\n\n" + table(head, rows)
+    body = WORDS + "What U2PL adds, the optimiser left out:\n\n"
+    body += laws(GROWING, added, ("bytes, GB", "operations, G", "launches"))
+    body += "\nWhole steps, networks of ResNet-50 and all:\n\n"
+    body += laws(WHOLE, whole, ("operations, T", "memory, GiB"))
     write("growth", "Growth", body + "\n" + cells())
+
+
+def laws(growing: dict[str, Sequence[int]], cost: Callable[[str, int], Sequence[float]], units: Sequence[str]) -> str:
+    """Return the table of what grows: three values of each, and the line through them."""
+    rows = []
+    for name, values in growing.items():
+        counted = zip(*(cost(name, value) for value in values), strict=True)
+        x = np.array([(value / SIZES["crop"]) ** 2 if name == "crop" else value for value in values], dtype=float)
+        for unit, series in zip(units, counted, strict=True):
+            fixed, each, off = fitted(x, np.array(series, dtype=float))
+            law = f"{fixed:.3g}" if abs(each) * x.max() < FLAT * fixed else f"{fixed:.3g} + {each:.3g} x"
+            rows.append([name, unit, *(f"{value:,.3g}" for value in series), law, f"{off:.0%}"])
+    return table(["what grows", "what", "small", "middle", "large", "law", "off by"], rows)
+
+
+def changed(name: str, value: int, **model: Any) -> dict[str, Any]:
+    """Return U2PL's row with one size changed."""
+    sizes = SIZES | {name: value}
+    row = paper_row("u2pl", sizes["batch"])
+    queue = {"queue_size": max(1, sizes["queue"] * 3 // 5), "queue_size_class_0": sizes["queue"], "rank_low": 1}
+    queue["max_enqueue_per_class"] = min(row["parameters"]["max_enqueue_per_class"], queue["queue_size"])
+    return row | {
+        "parameters": row["parameters"] | queue,
+        "training": row["training"] | {"crop": sizes["crop"]},
+        "data": row["data"] | {"num_classes": sizes["classes"]},
+        "model": row["model"] | {"encoder": row["model"]["encoder"] | model},
+    }
 
 
 def added(name: str, value: int) -> tuple[float, float, float]:
     """Return bytes, operations and launches of what U2PL adds."""
-    sizes = {"crop": 257, "classes": 21, "queue": 50_000, "batch": 4} | {name: value}
-    row = paper_row("u2pl", sizes["batch"])
-    queue = {"queue_size": max(1, sizes["queue"] * 3 // 5), "queue_size_class_0": sizes["queue"], "rank_low": 1}
-    queue["max_enqueue_per_class"] = min(row["parameters"]["max_enqueue_per_class"], queue["queue_size"])
-    changed = {
-        "parameters": row["parameters"] | queue,
-        "training": row["training"] | {"crop": sizes["crop"]},
-        "data": row["data"] | {"num_classes": sizes["classes"]},
-        "model": row["model"] | {"encoder": row["model"]["encoder"] | NARROW},
-    }
-    tally = count(row | changed).total(lambda file: not is_network(file) and file != "torch/optim")
+    row = changed(name, value, **NARROW)
+    tally = count(row).total(lambda file: not is_network(file) and file != "torch/optim")
     return tally.moved_bytes / 1e9, tally.operations / 1e9, tally.launches
 
 
-def slope(values: Sequence[float], series: Sequence[float]) -> float:
-    """Return the slope between the last two points, both axes logarithmic."""
-    return math.log(series[-1] / series[-2]) / math.log(values[-1] / values[-2])
+def whole(name: str, value: int) -> tuple[float, float]:
+    """Return operations and memory of whole steps."""
+    cost = step_cost(changed(name, value, blocks=[3, 4, 6, 3]))
+    return cost.flop / 1e12, cost.peak_bytes / 2**30
 
 
 def cells() -> str:

@@ -9,32 +9,41 @@ classes, queues that are concatenated and cut. Both take turns in one run. What 
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.forecast import LiveBytes
 from pipeline.methods.u2pl import Parameters
 from pipeline.params import load_params, resolve_table
 from pipeline.training.contrast import PixelContrast, class_means, contrast, info_nce
 from pipeline.training.contrast_sets import Pixels, find_sets, rows
-from pipeline.training.cost import begin_peak, peak_memory_mib
 from pipeline.training.entropy import entropy, reliability
 from pipeline.training.losses import sample_nearest
 from pipeline.training.sampling import spread_members
-from tests.benchmarks.report import Figure, figures, write
+from tests.benchmarks.counting import Counting
+from tests.benchmarks.floor import measure
+from tests.benchmarks.report import Figure, figures, rounds, write
 
 ROUNDS = 3
 CLASSES, CHANNELS, CROP, GRID, IMAGES = 21, 256, 513, 129, 4
 SHARE = 0.2
 PARAMS = Path(__file__).parents[2] / "params.yaml"
+BOUNDED, EVERYTHING = "at most {} a class enqueued", "everything enqueued"
+WORDS = f"""\
+4 + 4 images of {CROP} x {CROP}, {CLASSES} classes, {CHANNELS}-d representations at {GRID} x {GRID}, full queues, one
+thread, forward and backward. The plain version enqueues every negative of the step; ours, by default, so many a class
+at most, so it is measured with all of them too. *extra memory* is the most bytes of tensors alive at once less those
+alive before: maps, queues or bank; NumPy's copies are not counted. *floor* is the bytes that ours reads and writes,
+counted, over the {{:.1f}} GB/s of a copy in the same run, and of memory the gradient of the representations, which both
+return.
+
+"""
 
 
 class Step(NamedTuple):
@@ -48,28 +57,33 @@ class Step(NamedTuple):
 
 
 def main() -> None:
-    """Compare, measure and print."""
+    """Compare, measure and write the section."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     hyper, step = parameters(), make_step()
-    ours, naive = Ours(hyper), Naive(hyper)
     same = same_numbers(hyper, step) + same_queues(hyper, step) + same_bank(hyper, step)
-    for part in (ours, naive):
-        part(step)  # warms up, and fills what the queues lack
-    seconds: dict[str, list[float]] = {"ours": [], "naive": []}
-    memory: dict[str, list[float]] = {"ours": [], "naive": []}
-    for _ in range(ROUNDS):
-        for name, part in (("ours", ours), ("naive", naive)):
-            taken_s, mib = measured(lambda part=part: part(step))
-            seconds[name].append(taken_s)
-            memory[name].append(mib)
-    time_s, mib = ({name: statistics.median(one[name]) for name in one} for one in (seconds, memory))
-    rows_ = [
-        Figure("processor time", time_s["ours"], time_s["naive"], aim="<= 0.1", unit="s"),
-        Figure("extra memory", mib["ours"], mib["naive"], aim="<= 0.25", unit="MiB"),
-        Figure("loss", *(sum(part.seen) / len(part.seen) for part in (ours, naive))),
-    ]
-    write("losses", "U2PL's own part of a step, beside a class-by-class version", figures(rows_) + "\n" + same)
+    parts = {
+        BOUNDED.format(hyper.max_enqueue_per_class): Ours(hyper),
+        EVERYTHING: Ours(replace(hyper, max_enqueue_per_class=None)),
+    }
+    naive, floor = Naive(hyper), measure()
+    taken_s = rounds({name: lambda part=part: part(step) for name, part in {**parts, "": naive}.items()}, num=ROUNDS)
+    mib = {name: extra_mib(part, step) for name, part in {**parts, "": naive}.items()}
+    lines = []
+    for name, part in parts.items():
+        with Counting() as counting:
+            part(step)
+        least_s = counting.total(lambda _: True).moved_bytes / floor.bytes_s
+        lines.append(
+            Figure(f"processor time, {name}", taken_s[name], taken_s[""], least_s, aim="<= 0.1", unit="s"),
+        )
+        least_mib = step.student.nbytes / 2**20
+        lines.append(Figure(f"extra memory, {name}", mib[name], mib[""], least_mib, aim="<= 0.25", unit="MiB"))
+    lines += [Figure(f"loss, {name}", *map(statistics.fmean, (part.seen, naive.seen))) for name, part in parts.items()]
+    body = (
+        WORDS.format(floor.bytes_s / 1e9) + figures(lines) + "\nWhat does not depend on chance is the same:\n\n" + same
+    )
+    write("losses", "U2PL's own part of a step, beside a class-by-class version", body)
 
 
 def parameters() -> Parameters:
@@ -104,6 +118,14 @@ def describe(step: Step) -> Pixels:
     )
 
 
+def extra_mib(part: Ours | Naive, step: Step) -> float:
+    """Return the most MiB of tensors alive at once less those alive before. NumPy's copies are not counted."""
+    with LiveBytes([*step, *part.kept]) as memory:
+        before = memory.live
+        part(step)
+    return (memory.peak - before) / 2**20
+
+
 class Ours:
     """The project's implementation, with full queues."""
 
@@ -114,6 +136,11 @@ class Ours:
         assert memory is not None
         memory.features.copy_(functional.normalize(torch.randn(memory.features.shape), dim=1))
         memory.filled.copy_(memory.capacity)
+
+    @property
+    def kept(self) -> list[Tensor]:
+        """What lives from step to step."""
+        return list(self.contrast.buffers())
 
     def __call__(self, step: Step) -> None:
         """Do the forward and backward pass."""
@@ -131,6 +158,11 @@ class Naive:
         self.seen: list[float] = []
         self.sizes = [hyper.queue_size_class_0] + [hyper.queue_size] * (CLASSES - 1)
         self.queues = [torch.randn(size, CHANNELS) for size in self.sizes]
+
+    @property
+    def kept(self) -> list[Tensor]:
+        """What lives from step to step."""
+        return self.queues
 
     def __call__(self, step: Step) -> None:
         """Do the forward and backward pass."""
@@ -192,7 +224,7 @@ def naive_masks(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def same_numbers(hyper: Parameters, step: Step) -> str:
-    """Compare masks, prototypes and the loss of given anchors and negatives."""
+    """Compare masks, prototypes, and loss and gradient of given anchors and negatives."""
     anchors, negatives, _, teacher = Naive(hyper).sets(step)
     found = find_sets(describe(step), hyper)
     said = []
@@ -203,7 +235,10 @@ def same_numbers(hyper: Parameters, step: Step) -> str:
     filled = [index for index, mask in enumerate(anchors) if mask.any()]
     expected = torch.stack([teacher[anchors[index]].mean(dim=0) for index in filled])
     said.append(f"prototypes: largest difference {(prototypes[filled] - expected).abs().max().item():.1e}")
-    drawn, others = torch.randn(1, 50, CHANNELS), functional.normalize(torch.randn(1, 50, 256, CHANNELS), dim=3)
+    drawn, others = (
+        torch.randn(1, 50, CHANNELS).requires_grad_(),
+        functional.normalize(torch.randn(1, 50, 256, CHANNELS), dim=3),
+    )
     chosen = torch.arange(others[0, :, :, 0].numel()).view(1, 50, 256)
     unit = functional.normalize(drawn, dim=2) / hyper.temperature
     mine = contrast(
@@ -213,6 +248,9 @@ def same_numbers(hyper: Parameters, step: Step) -> str:
     similarity = functional.cosine_similarity(drawn[0][:, None], compared, dim=2) / hyper.temperature
     plain = functional.cross_entropy(similarity, torch.zeros(50, dtype=torch.long))
     said.append(f"loss of the same anchors and negatives: {mine.item():.6f} and {plain.item():.6f}")
+    gradient, expected_ = (torch.autograd.grad(loss.sum(), drawn)[0] for loss in (mine, plain))
+    differs = (gradient - expected_).norm() / expected_.norm()
+    said.append(f"its gradient by the anchors: the difference's norm is {differs:.1e} of the gradient's")
     return "\n".join(f"* {line}" for line in said) + "\n"
 
 
@@ -247,16 +285,6 @@ def same_bank(hyper: Parameters, step: Step) -> str:
         f"loss differs by {abs(loss / exact - 1):.1e}, gradient by {(gradient - expected).norm() / expected.norm():.1e}"
     )
     return f"* bank in {hyper.queue_dtype} instead of float32: {differs}\n"
-
-
-def measured(act: Callable[[], Any]) -> tuple[float, float]:
-    """Return processor seconds and MiB above what the process held before."""
-    before_mib = psutil.Process().memory_info().rss / 2**20
-    begin_peak("cpu")
-    began = time.process_time()
-    act()
-    taken_s = time.process_time() - began
-    return taken_s, (peak_memory_mib("cpu") or 0) - before_mib
 
 
 if __name__ == "__main__":

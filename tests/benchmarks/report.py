@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 
@@ -22,8 +23,11 @@ PAGE = Path(__file__).parents[2] / "reports" / "benchmarks.md"
 HEAD = """# Benchmarks
 
 `make bench` measures everything here anew but `before`, which needs an older commit; each section also has its own
-command. Figures are medians over rounds in which ours and the baseline take turns in one process, in processor time of
-one thread, so what else the machine does meets both alike; wall times (`cells`, `store`, `pipeline`) want a quiet
+command. Processor times of a step and its parts (`floor`, `step`, `losses`, `options`, `evaluation`, `loading`,
+`laptop`, and in `workers` the steps by precision) are medians over rounds in which ours and the baseline take turns in
+one process, of one thread, so what else the machine does meets both alike; `before` takes turns with a process for each
+training. What is counted (`step`, `memory`, `growth`) comes out the same each time. All else is single shots: the rest
+of `workers`, and the wall times of `cells`, `store`, `repro`, `pipeline` and of `growth`'s cells, which want a quiet
 machine. *of baseline* is ours over the baseline; an aim is for that share.
 """
 
@@ -84,7 +88,8 @@ def write(section: str, title: str, body: str, *, page: Path = PAGE) -> None:
     content = f"## {title}\n\n{command}, {time.strftime('%F')}; {machine()}\n\n{body.strip()}\n"
     print(content)
     marked = f"<!-- {section} -->\n{content}<!-- end of {section} -->\n"
-    old = page.read_text(encoding="utf-8") if page.exists() else HEAD
+    sections = page.read_text(encoding="utf-8").partition("<!-- ")[1:] if page.exists() else ()
+    old = "\n".join([HEAD, "".join(sections)])
     found = re.compile(f"<!-- {section} -->\n.*?<!-- end of {section} -->\n", re.DOTALL)
     new = found.sub(lambda _: marked, old) if found.search(old) else f"{old.rstrip()}\n\n{marked}"
     temporary = page.with_suffix(".tmp")
@@ -113,3 +118,9 @@ def rounds(parts: Mapping[str, Callable[[], Any]], *, num: int, warm_up: int = 1
             if turn >= warm_up:
                 seconds[name].append(time.process_time() - began)
     return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+def fitted(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+    """Return a and b of a + b x with the least sum of squared relative errors, and the largest such error."""
+    (fixed, each), *_ = np.linalg.lstsq(np.stack([1 / y, x / y], axis=1), np.ones_like(y), rcond=None)
+    return float(fixed), float(each), float(np.abs((fixed + each * x) / y - 1).max())

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 
@@ -33,15 +34,29 @@ class Watched:
     """A started `dvc` and what was seen of it."""
 
     process: subprocess.Popen[bytes]
+    project: Path
     samples: list[Sample] = field(default_factory=list)
+    follower: psutil.Process | None = None
 
     def until_end(self) -> float:
         """Watch it until it ends; return how many seconds that took."""
         began, root = time.monotonic(), psutil.Process(self.process.pid)
         while self.process.poll() is None:
-            self.samples.append(look(root, time.monotonic() - began))
+            self.samples.append(look(root, self._ingester(), time_s=time.monotonic() - began))
             time.sleep(PERIOD_S)
         return time.monotonic() - began
+
+    def _ingester(self) -> psutil.Process | None:
+        """Return the project's ingester, whoever started it: it may be older than this `dvc`."""
+        if self.follower is None or not self.follower.is_running():
+            self.follower = next((process for process in psutil.process_iter() if self._follows(process)), None)
+        return self.follower
+
+    def _follows(self, process: psutil.Process) -> bool:
+        try:
+            return process.cmdline()[-2:] == ["track", "--follow"] and Path(process.cwd()) == self.project
+        except psutil.Error:
+            return False
 
     def waiting(self, *, since: float) -> list[str]:
         """Return medians while the first stage only waits: MB of it, with dvc, of the ingester; the most of stage and
@@ -56,21 +71,22 @@ class Watched:
         return [*shown, f"{most:.0f}", f"{100 * busy_s / (calm[-1].time_s - calm[0].time_s):.1f}"]
 
 
-def look(root: psutil.Process, time_s: float) -> Sample:
-    """Take a sample of a process and all below it."""
+def look(root: psutil.Process, ingester: psutil.Process | None, *, time_s: float) -> Sample:
+    """Take a sample of a process and all below it, and of the ingester."""
     sample = Sample(time_s, {}, {}, {})
     try:
-        family = [root, *root.children(recursive=True)]
+        family = {process.pid: process for process in (root, *root.children(recursive=True))}
     except psutil.NoSuchProcess:
         return sample
-    for process in family:
+    if ingester is not None:
+        family[ingester.pid] = ingester
+    for process in family.values():
         try:
             with process.oneshot():
-                times, words = process.cpu_times(), process.cmdline()
+                times = process.cpu_times()
                 sample.rss[process.pid] = process.memory_info().rss
                 sample.cpu_s[process.pid] = times.user + times.system
-            tracking = "track" in words or sample.roles.get(process.ppid()) == "ingester"
-            sample.roles[process.pid] = "dvc" if process == root else "ingester" if tracking else "stage"
+            sample.roles[process.pid] = "dvc" if process == root else "ingester" if process == ingester else "stage"
         except psutil.Error:
             for kept in (sample.rss, sample.cpu_s, sample.roles):
                 kept.pop(process.pid, None)

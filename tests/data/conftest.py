@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from pipeline.data import published
 from pipeline.data.images import voc_palette
@@ -45,8 +45,12 @@ class Mirror:
             for path, content in files.items():
                 archive.writestr(path, content)
 
-    def photo(self, kind: str) -> bytes:
-        return _encoded(np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8), kind)
+    def photo(self, kind: str, *, orientation: int | None = None) -> bytes:
+        """A photograph of noise, with an EXIF orientation if one is given."""
+        exif = Image.Exif()
+        if orientation is not None:
+            exif[ExifTags.Base.Orientation] = orientation
+        return _encoded(np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8), kind, exif=exif)
 
     def mask(self, ids: np.ndarray, *, palette: bool = False) -> bytes:
         return _encoded(ids, "PNG", palette=palette)
@@ -62,9 +66,9 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mirror:
     return Mirror(tmp_path / "mirror", monkeypatch)
 
 
-def _encoded(array: np.ndarray, kind: str, *, palette: bool = False) -> bytes:
+def _encoded(array: np.ndarray, kind: str, *, palette: bool = False, exif: Image.Exif | None = None) -> bytes:
     image, out = Image.fromarray(array), io.BytesIO()
     if palette:
         image.putpalette(voc_palette())
-    image.save(out, kind)
+    image.save(out, kind, **({"exif": exif} if exif else {}))
     return out.getvalue()

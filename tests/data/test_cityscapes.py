@@ -59,8 +59,11 @@ def install_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) 
     return log
 
 
-def test_masks_of_training_ids_are_made(mirror: Any, out: Path) -> None:
+def test_masks_of_training_ids_are_made(mirror: Any, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare({"name": "cityscapes"}, out)
+    said = capsys.readouterr().out
+    assert "non-commercial research and teaching, not to be passed on" in said
+    assert "https://www.cityscapes-dataset.com/license/" in said
     check(mirror, out)
 
 
@@ -98,6 +101,56 @@ def test_a_damaged_archive_is_removed_and_said(out: Path, tmp_path: Path, monkey
     with pytest.raises(ValueError, match=r"gtFine_trainvaltest\.zip from csDownload was damaged and is removed"):
         prepare({"name": "cityscapes"}, out)
     assert not list((out.parents[1] / "archives").rglob("*.zip"))
+
+
+WRONG_SUM = "Traceback …\nException: MD5 sum of downloaded file does not match."
+AT_THE_END = "requests.exceptions.HTTPError: 416 Client Error: Requested Range Not Satisfiable for url: …"
+
+
+def real_program(first: str, *, says: str, good: Path) -> str:
+    """A stand-in that fails as csDownload does: once, after writing `first` and with words on stderr; then it works."""
+    return f"""if [ ! -e "$2/../failed" ]; then
+touch "$2/../failed"; {first}
+printf '%s\\n' '{says}' >&2; exit 1; fi
+cp {good}/"$name" "$2"/"""
+
+
+@pytest.mark.parametrize("says", [WRONG_SUM, AT_THE_END])
+def test_what_the_official_program_finds_damaged_is_removed_and_fetched_anew(
+    mirror: Any,
+    out: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    says: str,
+) -> None:
+    """It checks the sum itself and exits with 1; `--resume` would find the same file again, for ever."""
+    log = install_program(
+        tmp_path, monkeypatch, real_program('printf spoilt >> "$2/$name"', says=says, good=mirror.folder)
+    )
+    parts = out.parents[1] / "archives" / "part"
+    parts.mkdir(parents=True)
+    (parts / "gtFine_trainvaltest.zip").write_bytes(b"begun ")
+    prepare({"name": "cityscapes"}, out)
+    check(mirror, out)
+    said = capsys.readouterr()
+    assert "gtFine_trainvaltest.zip is damaged (12 bytes, says csDownload): it was removed" in said.out
+    assert says in said.err
+    assert ["--resume" in line for line in log.read_text().splitlines()] == [True, False, False]
+
+
+def test_a_network_that_is_down_costs_nothing_of_what_is_there(
+    mirror: Any, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says = "requests.exceptions.ConnectionError: Network is unreachable"
+    log = install_program(tmp_path, monkeypatch, real_program("", says=says, good=mirror.folder))
+    part = out.parents[1] / "archives" / "part" / "gtFine_trainvaltest.zip"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"begun")
+    with pytest.raises(OSError, match=r"csDownload could not fetch gtFine.*then run again to go on"):
+        prepare({"name": "cityscapes"}, out)
+    assert part.read_bytes() == b"begun"
+    assert len(log.read_text().splitlines()) == 1
 
 
 def test_a_refused_account_says_how_to_store_one(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,8 +47,11 @@ def test_instances_are_painted_small_over_large_and_crowds_are_ignored() -> None
     assert set(np.unique(ids)) == {0, 3, 80, 255}
 
 
-def test_classes_are_numbered_without_gaps_in_vocs_layout(out: Path) -> None:
+def test_classes_are_numbered_without_gaps_in_vocs_layout(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare({"name": "coco"}, out)
+    said = capsys.readouterr().out
+    assert "CC BY 4.0" in said
+    assert "https://cocodataset.org/#termsofuse" in said
     for split, names in SPLITS.items():
         assert list_ids(out, "voc", split) == names
     first, second = pairs(out, "voc", SPLITS["train"])
@@ -102,6 +105,17 @@ def test_an_annotation_that_cannot_be_painted_is_named(
     image["height"] = 13
     with pytest.raises(ValueError, match=r"image a.jpg: it has 12x16 pixels, its annotations are of 13x16"):
         coco._write_masks(whole, tmp_path)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_photograph_that_its_exif_turns_is_named(mirror: Any, out: Path, orientation: int) -> None:
+    """Upside down it would train against its mask silently, and on its side stop the training of another day."""
+    turned = mirror.photo("JPEG", orientation=orientation)
+    mirror.zip("val2017.zip", {f"val2017/{name}.jpg": turned for name in SPLITS["val"]})
+    mirror.publish("coco")
+    message = rf"000000000139\.jpg: .* has EXIF orientation {orientation}; allowed is 1"
+    with pytest.raises(ValueError, match=message):
+        prepare({"name": "coco"}, out)
 
 
 def test_a_torn_annotation_file_is_named(tmp_path: Path) -> None:

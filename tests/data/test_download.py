@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,6 +26,8 @@ class Host:
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     ranges: bool = True
+    gate: threading.Event | None = None  # that the second half of an answer waits for
+    waiting: threading.Event = field(default_factory=threading.Event)
 
 
 def answer(request: BaseHTTPRequestHandler, host: Host) -> None:
@@ -48,6 +51,11 @@ def answer(request: BaseHTTPRequestHandler, host: Host) -> None:
         return
     request.send_header("Content-Length", str(len(body)))
     request.end_headers()
+    if host.gate is not None:
+        request.wfile.write(body[: len(body) // 2])
+        host.waiting.set()
+        assert host.gate.wait(60)
+        body = body[len(body) // 2 :]
     request.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
 
 
@@ -195,3 +203,37 @@ def test_a_mirror_folder_needs_no_network(host: Host, tmp_path: Path, monkeypatc
 def test_a_host_that_cannot_be_reached_is_named(host: Host, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"http://127\.0\.0\.1:9/a\.bin: .*refused"):
         fetch(Remote("a.bin", ("http://127.0.0.1:9/a.bin",), "md5:0"), tmp_path)
+
+
+def test_two_that_want_one_file_fetch_it_once(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second comes when half of the file is there, and looks again when the first is done."""
+    host.gate, second_waits = threading.Event(), threading.Event()
+    flock = download.fcntl.flock
+
+    def noted(file: object, how: int) -> None:
+        if how == download.fcntl.LOCK_EX:
+            second_waits.set()
+        flock(file, how)
+
+    monkeypatch.setattr(download.fcntl, "flock", noted)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(fetch, remote(host), tmp_path)
+        assert host.waiting.wait(60)
+        second = pool.submit(fetch, remote(host), tmp_path)
+        assert second_waits.wait(60)
+        host.gate.set()
+        assert first.result(60).read_bytes() == second.result(60).read_bytes() == CONTENT
+    assert len(host.requests) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+    assert "a.bin is being fetched by another process: waiting for it" in capsys.readouterr().out
+
+
+def test_many_that_want_one_file_all_get_it_whole(host: Host, tmp_path: Path) -> None:
+    """Whoever waited on a lock file that its holder removed begins again with the next."""
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda _: fetch(remote(host), tmp_path), range(8)))
+    assert {path.read_bytes() for path in paths} == {CONTENT}
+    assert len(host.requests) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import pytest
 
 from pipeline.data import lists
 from pipeline.data.layout import read_ids
+from tests.data.test_download import Host
+from tests.data.test_download import host as loopback_host
+
+host = loopback_host
 
 SPLITS = Path(__file__).parents[3] / "shared" / "data" / "splits"
 
@@ -73,3 +78,58 @@ def test_cpss_voc_lists_are_every_nth_of_the_sorted_training_images() -> None:
     every = sorted([*read_ids(folder / "labeled.txt"), *read_ids(folder / "unlabeled.txt")])
     for stride in (16, 8, 4, 2):
         assert lists.ids_digest(every[::stride]) == lists.CPS_SHA256["voc_blender", f"1-{stride}"]
+
+
+IDS = [f"2007_{i:06}" for i in range(92)]
+FILE = "/splits/pascal/92/labeled.txt"
+
+
+def publish_lists(host: Host, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """Let the loopback host be the mirror of U2PL's lists of 92 images; return the labelled one."""
+    labelled, others = "\n".join(IDS).encode(), b"2008_000001\n"
+    for name, content in (("labeled", labelled), ("unlabeled", others)):
+        monkeypatch.setitem(lists.U2PL_SHA256, f"pascal/92/{name}.txt", hashlib.sha256(content).hexdigest())
+        host.files[f"/splits/pascal/92/{name}.txt"] = content
+    monkeypatch.setenv("DATA_MIRROR", host.url)
+    return labelled
+
+
+def u2pl_ids(folder: Path) -> tuple[list[str], list[str] | None]:
+    return lists.published_ids("u2pl", "voc_classic", partition="1-16", folder=folder)
+
+
+def test_a_list_whose_answer_is_cut_is_gone_on_with(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labelled = publish_lists(host, monkeypatch)
+    host.faults = ["cut"]
+    assert u2pl_ids(tmp_path) == (IDS, ["2008_000001"])
+    assert host.requests[:2] == [(FILE, None), (FILE, f"bytes={len(labelled) // 2}-")]
+
+
+def test_an_html_answer_is_no_list(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_lists(host, monkeypatch)
+    host.files[FILE] = b"<html>please log in</html>"
+    with pytest.raises(ValueError, match=r"splits/pascal/92/labeled\.txt from http.* is not the published file"):
+        u2pl_ids(tmp_path)
+
+
+def test_an_html_answer_is_no_list_of_those_that_are_verified_by_their_ids(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATA_MIRROR", host.url)
+    host.files["/splits/cps/train_aug_labeled_1-16.txt"] = b"<html>\nplease log in\n</html>"
+    with pytest.raises(
+        ValueError, match=r"train_aug_labeled_1-16\.txt of cps names 3 labelled images; it must name 662"
+    ):
+        lists.published_ids("cps", "voc_blender", partition="1-16", folder=tmp_path)
+
+
+def test_a_list_that_is_not_there_is_named_with_its_address(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_lists(host, monkeypatch)
+    del host.files[FILE]
+    with pytest.raises(OSError, match=rf"labeled\.txt could not be fetched.*DATA_MIRROR.*\n{host.url}{FILE}: .*404"):
+        u2pl_ids(tmp_path)
+    assert len(host.requests) == 1

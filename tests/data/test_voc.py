@@ -16,20 +16,22 @@ from pipeline.data.sources import prepare
 TRAIN, VAL, ADDED = ["2007_000001", "2007_000002"], ["2007_000003"], ["2008_000004", "2008_000005"]
 
 
-def sbd_mask(ids: np.ndarray) -> bytes:
+def sbd_mask(ids: np.ndarray, *, compressed: bool = False) -> bytes:
     out = io.BytesIO()
-    savemat(out, {"GTcls": {"Segmentation": ids, "Boundaries": np.zeros(3)}})
+    savemat(out, {"GTcls": {"Segmentation": ids, "Boundaries": np.zeros(3)}}, do_compression=compressed)
     return out.getvalue()
 
 
-def write_archives(mirror: Any, **masks: np.ndarray) -> None:
+def write_archives(mirror: Any, *, turned: dict[str, int] | None = None, **masks: np.ndarray) -> None:
     kit, sets = "VOCdevkit/VOC2012", "VOCdevkit/VOC2012/ImageSets/Segmentation"
     files = {f"{sets}/train.txt": "\n".join(TRAIN).encode(), f"{sets}/val.txt": "\n".join(VAL).encode()}
     for identity in [*TRAIN, *VAL, *ADDED]:
-        files[f"{kit}/JPEGImages/{identity}.jpg"] = mirror.photo("JPEG")
+        files[f"{kit}/JPEGImages/{identity}.jpg"] = mirror.photo("JPEG", orientation=(turned or {}).get(identity))
         files[f"{kit}/Annotations/{identity}.xml"] = b"<not wanted/>"
     for identity in [*TRAIN, *VAL]:
-        files[f"{kit}/SegmentationClass/{identity}.png"] = mirror.mask(mirror.ids(identity), palette=True)
+        files[f"{kit}/SegmentationClass/{identity}.png"] = mirror.mask(
+            masks.get(identity, mirror.ids(identity)), palette=True
+        )
     mirror.tar("VOCtrainval_11-May-2012.tar", files)
     sbd = {"train.txt": f"{TRAIN[0]}\n{ADDED[0]}\n".encode(), "val.txt": f"{VAL[0]}\n{ADDED[1]}".encode()}
     for identity in [TRAIN[0], VAL[0], *ADDED]:
@@ -76,6 +78,47 @@ def test_a_bad_sbd_mask_is_named_and_leaves_nothing(
     with pytest.raises(ValueError, match=message):
         prepare({"name": "voc"}, out)
     assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("num", "size", "message"),
+    [
+        (30, (12, 16), r"SegmentationClass/2007_000002\.png holds \[.*\]; allowed are 0 to 20, and 255"),
+        (5, (12, 15), r"mask of 2007_000002 has \(12, 15\) pixels, its image \(12, 16\)"),
+    ],
+)
+def test_a_bad_mask_of_vocs_own_is_named_and_leaves_nothing(
+    mirror: Any, out: Path, num: int, size: tuple[int, int], message: str
+) -> None:
+    write_archives(mirror, **{"2007_000002": mirror.ids("bad", num, size)})
+    with pytest.raises(ValueError, match=message):
+        prepare({"name": "voc"}, out)
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("identity", ["2007_000003", "2008_000005"])
+def test_a_photograph_that_its_exif_turns_is_named(mirror: Any, out: Path, identity: str, orientation: int) -> None:
+    """Upside down it would train against its mask silently, and on its side stop the training of another day."""
+    write_archives(mirror, turned={identity: orientation})
+    with pytest.raises(ValueError, match=rf"{identity}\.jpg has EXIF orientation {orientation}; allowed is 1"):
+        prepare({"name": "voc"}, out)
+
+
+def test_an_orientation_that_turns_nothing_is_taken(mirror: Any, out: Path) -> None:
+    write_archives(mirror, turned=dict.fromkeys([*TRAIN, *VAL, *ADDED], 1))
+    prepare({"name": "voc"}, out)
+
+
+def test_a_compressed_sbd_file_with_one_wrong_bit_is_named(mirror: Any, tmp_path: Path) -> None:
+    whole = sbd_mask(mirror.ids("a"), compressed=True)
+    path = tmp_path / "a.mat"
+    path.write_bytes(whole)
+    np.testing.assert_array_equal(voc.read_sbd_mask(path), mirror.ids("a"))
+    for place in (len(whole) // 2, len(whole) - 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=r"a\.mat cannot be read as an SBD mask"):
+            voc.read_sbd_mask(path)
 
 
 def test_a_damaged_sbd_file_is_named(mirror: Any, tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Every method at the paper's own sizes: forward and losses on a CUDA device that need not exist.
 
 A read on the host, or an operation across devices, raises there; what is copied there from the host is noticed.
+Without gradients: autograd's backward pass asks for a device's context and a fused optimiser for its driver, also
+under fakes. Whole steps, backward and optimiser among them, are done under fakes of the CPU in
+`tests/training/test_no_sync.py`.
 """
 
 from __future__ import annotations

@@ -36,10 +36,14 @@ def test_the_7x7_encoder_has_torchvisions_keys_and_shapes(blocks: tuple[int, ...
     assert {key: value.shape for key, value in ours.state_dict().items()} == expected
 
 
-def test_the_deep_encoder_has_the_keys_of_the_released_checkpoint() -> None:
+def test_the_deep_encoder_has_the_keys_and_channels_of_the_released_checkpoint() -> None:
     with torch.device("meta"):
-        keys = make("deep", (3, 4, 23, 3), 64).state_dict().keys()
-    stem = {key.rsplit(".", 1)[0] for key in keys if not key.startswith("layer")}
+        shapes = {key: tuple(value.shape) for key, value in make("deep", (3, 4, 23, 3), 64).state_dict().items()}
+    stem = {key.rsplit(".", 1)[0] for key in shapes if not key.startswith("layer")}
+    convolutions = [shapes[f"conv1.{place}.weight"] for place in (0, 3, 6)]
+    assert convolutions == [(64, 3, 3, 3), (64, 64, 3, 3), (128, 64, 3, 3)]
+    assert shapes["layer1.0.conv1.weight"] == (64, 128, 1, 1)
+    assert shapes["layer1.0.downsample.0.weight"] == (256, 128, 1, 1)
     assert stem == {"conv1.0", "conv1.1", "conv1.3", "conv1.4", "conv1.6", "bn1"}
 
 

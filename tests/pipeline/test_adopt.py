@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
 import yaml
 
 from pipeline.adopt import adopt
-from pipeline.cell import cells_of, chain
+from pipeline.cell import Cell, cells_of, chain
 from pipeline.params import load_params, resolve_table
 from pipeline.results import link_weights
 from pipeline.store import Store, read_json, write_json
@@ -62,6 +64,28 @@ def test_a_trained_cell_comes_from_the_dvc_cache_whole_and_once(recorded: tuple[
     assert (read_json(store.done(key) / "cell.json") or {})["key"] == key
     assert [line["event"] for line in store.executions()] == ["adopted"]
     assert [path.name for path in (store.root / "done").iterdir()] == [key]
+
+
+@pytest.mark.parametrize("why", [errno.EPERM, errno.EXDEV])
+def test_what_may_not_be_linked_is_copied(
+    recorded: tuple[Path, str], why: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EPERM is what the kernel says, by default, where the file is another user's and read-only."""
+    (root, key), store, link = recorded, store_of(recorded[0]), os.link
+
+    def refuse(source: Path, target: Path) -> None:
+        if not source.name.startswith("."):  # one's own temporary files may be linked
+            raise OSError(why, "refused")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert adopt(store, root, "embedded") == 1
+    assert (store.done(key) / "weights.pt").read_text() == "w"
+    link_weights(store, {key: Cell("train", {}, (), key)}, tmp_path / "linked")
+    assert (tmp_path / "linked" / f"{key[:16]}.pt").read_text() == "w"
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    with pytest.raises(OSError, match="full"):
+        link_weights(store, {key: Cell("train", {}, (), key)}, tmp_path / "linked")
 
 
 def test_another_scale_a_lost_file_or_a_torn_lock_gives_nothing(recorded: tuple[Path, str]) -> None:

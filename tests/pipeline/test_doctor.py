@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from pipeline import slurm
-from pipeline.doctor import examine
+from pipeline.doctor import _foreign_checkpoints, examine
 from pipeline.liveness import user
 from pipeline.locks import keep_lock, lock_is_whole
 from pipeline.store import Store, write_json
@@ -65,6 +66,38 @@ def test_foreign_and_torn_checkpoints_are_dropped_and_own_ones_kept(tmp_path: Pa
     findings = examine(tmp_path, store, mend=True)
     assert len(findings) == 2
     assert [key for key in ("own", "foreign", "torn") if (store.work(key) / "checkpoint.pt").exists()] == ["own"]
+
+
+@pytest.mark.parametrize("fault", [errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("opened_by", ["doctor", "torch"])
+def test_a_checkpoint_that_cannot_be_read_is_not_called_torn(
+    fault: int, opened_by: str, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store.work("own") / "checkpoint.pt"
+    path.parent.mkdir(parents=True)
+    torch.save({"key": "own"}, path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(fault, os.strerror(fault))
+
+    where = (Path, "open") if opened_by == "doctor" else (torch, "load")
+    with monkeypatch.context() as patched:
+        patched.setattr(*where, fail)
+        (finding,) = _foreign_checkpoints(store, mend=True)
+    assert finding == f"{path}: cannot be read ([Errno {fault}] {os.strerror(fault)}); kept"
+    assert _foreign_checkpoints(store, mend=True) == []
+    assert path.exists()
+
+
+def test_a_checkpoint_torn_anywhere_is_dropped(tmp_path: Path, store: Store) -> None:
+    torch.save({"key": "own", "weights": torch.zeros(1000)}, tmp_path / "whole")
+    content = (tmp_path / "whole").read_bytes()
+    for number, length in enumerate(range(0, len(content), len(content) // 10)):
+        store.work(str(number)).mkdir(parents=True)
+        (store.work(str(number)) / "checkpoint.pt").write_bytes(content[:length])
+    findings = _foreign_checkpoints(store, mend=True)
+    assert len(findings) == 11
+    assert not list(store.root.glob("work/*/checkpoint.pt"))
 
 
 def test_a_torn_lock_of_further_tables_is_restored_too(tmp_path: Path, store: Store) -> None:

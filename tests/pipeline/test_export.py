@@ -11,10 +11,12 @@ import time
 import urllib.request
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from mlflow.models import Model
 from PIL import Image
 
 from pipeline.database import Database, tracking_uri
@@ -62,6 +64,8 @@ def test_the_mlflow_model_is_logged_to_its_run_and_served(folder: Path, tmp_path
     found = database.client.get_run(run)
     assert (found.info.status, found.info.end_time) == ("FINISHED", 2000)
     assert [f"models:/{output.model_id}" for output in found.outputs.model_outputs] == [logged]
+    for place in (saved, mlflow.artifacts.download_artifacts(logged)):
+        check_description(Path(place))
     image = np.random.default_rng(0).integers(0, 255, (1, *SIZE, 3), dtype=np.uint8)
     answer = serve(Path(saved), image, tmp_path)
     with torch.no_grad():
@@ -69,6 +73,17 @@ def test_the_mlflow_model_is_logged_to_its_run_and_served(folder: Path, tmp_path
     assert (answer == expected.argmax(1).numpy()).mean() > 0.999
     Image.fromarray(answer[0].astype(np.uint8))  # one class id a pixel
     assert "mlflow models serve -m mlflow --env-manager local" in Path(card).read_text()
+
+
+def check_description(place: Path) -> None:
+    """Images (any number, H, W, 3) uint8 in, class ids of the same places out, and an example of the former."""
+    model = Model.load(str(place))
+    assert model.signature is not None
+    (images,), (ids,) = model.signature.inputs.inputs, model.signature.outputs.inputs
+    assert (images.type, images.shape) == (np.dtype(np.uint8), (-1, *SIZE, 3))
+    assert (ids.type, ids.shape) == (np.dtype(np.uint8), (-1, *SIZE))
+    example = model.load_input_example(str(place))
+    assert (example.dtype, example.shape) == (np.dtype(np.uint8), (1, *SIZE, 3))
 
 
 def run_code_of(card: Path) -> np.ndarray:

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from pipeline.forecast import LiveBytes, StepCost, forecast, num_steps, step_cost, total
+from pipeline.cell import chain
+from pipeline.forecast import LiveBytes, NetworkBytes, StepCost, forecast, num_steps, step_cost, total
 from pipeline.measuring import evaluation_flop, image_flop
-from pipeline.params import load_params, resolve_table
+from pipeline.models.segnet import Output, SegNet
+from pipeline.params import all_tables, load_params, resolve_table
 from pipeline.training.cost import unit_flop
 
 PROJECT = Path(__file__).parents[2]
@@ -91,6 +94,35 @@ def test_what_networks_keep_is_most_of_a_step_on_large_images() -> None:
     assert 0.5 * cost.peak_bytes < cost.network_bytes < cost.peak_bytes
 
 
+@pytest.mark.parametrize("method", sorted(load_params(PROJECT / "params.yaml")["methods"]))
+def test_what_networks_keep_is_counted_however_a_method_calls_them(method: str) -> None:
+    row = row_of(method)
+    cost = step_cost(row | {"training": row["training"] | {"crop": 96, "precision": "float32"}})
+    assert 0.1 * cost.peak_bytes < cost.network_bytes < cost.peak_bytes
+
+
+def test_a_network_called_whole_keeps_what_hooks_around_it_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    hooked: list[int] = []
+
+    class Hooked(NetworkBytes):
+        """Counts each whole call a second time, from outside."""
+
+        def __init__(self, method: nn.Module, memory: LiveBytes) -> None:
+            super().__init__(method, memory)
+
+            def end(_network: nn.Module, _inputs: Any, output: Output) -> None:
+                parts = (output.logits, output.representation, output.auxiliary)
+                change = memory.live - hooked.pop() - sum(part.nbytes for part in parts if part is not None)
+                hooked.append(change if torch.is_grad_enabled() else 0)
+
+            for network in (module for module in method.modules() if isinstance(module, SegNet)):
+                network.register_forward_pre_hook(lambda *_: hooked.append(memory.live))
+                network.register_forward_hook(end)
+
+    monkeypatch.setattr("pipeline.forecast.NetworkBytes", Hooked)
+    assert step_cost(row_of("u2pl")).network_bytes == sum(hooked) > 0
+
+
 def test_measuring_is_windows_times_images_times_networks_times_evaluations() -> None:
     row = row_of("mean_teacher", scale="paper", dataset="cityscapes")
     tiny = {"encoder": row["model"]["encoder"] | {"width": 4, "blocks": [1, 1, 1, 1], "multi_grid": [1]}}
@@ -112,3 +144,18 @@ def test_rows_that_differ_in_a_rate_or_a_threshold_are_counted_once(monkeypatch:
     assert (line.trainings, len(counted)) == (4, 1)
     forecast({"table_7": [*keyed, ("other", row_of("u2pl", contrast="none"))]})
     assert len(counted) == 3
+
+
+def test_the_kept_plan_is_of_todays_tables_trainings_and_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its operations and bytes are takes minutes to count; a change of these is noticed with the others."""
+    monkeypatch.setattr("pipeline.forecast.step_cost", lambda _row: StepCost(1, 1))
+    monkeypatch.setattr("pipeline.forecast.evaluation_flop", lambda *_: 0.0)
+    params = load_params(PROJECT / "params.yaml") | {"scale": "paper"}
+    tables = [table for table in all_tables(params) if table != "experiment"]
+    lines = forecast({table: [(chain(row)[-2].key, row) for row in resolve_table(params, table)] for table in tables})
+    kept = [
+        line.split("|")[1:4] for line in (PROJECT / "reports/paper/plan.md").read_text().splitlines() if "|" in line
+    ]
+    assert [[cell.strip() for cell in cells] for cells in kept[2:]] == [
+        [line.table, f"{line.trainings:,}", f"{line.steps:,}"] for line in [*lines, total(lines)]
+    ]

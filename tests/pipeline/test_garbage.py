@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -20,7 +21,8 @@ def store(tmp_path: Path) -> Store:
         write_json(store.work(key) / "cell.json", {})
     store.claim("claimed", "running")
     for name, job in (("running", os.getpid()), ("ended", 2**22 + 1)):
-        record = {"site": {"executor": "local"}, "snapshot": f"of_{name}", "host": "elsewhere", "time": time.time()}
+        record = {"site": {"executor": "local"}, "snapshot": f"of_{name}", "time": time.time()}
+        record |= {"host": socket.gethostname(), "pid": 2**22 + 1}
         write_json(store.submissions / name / "submission.json", record)
         write_json(store.submissions / name / "jobs.json", {"jobs": [str(job)], "time": time.time()})
         write_json(store.root / "snapshots" / f"of_{name}" / "code.json", {})

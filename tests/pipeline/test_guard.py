@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from pipeline import worker
 from pipeline.cell import Cell, chain, digest
-from pipeline.guard import fingerprint
+from pipeline.guard import changed_data, data_state, fingerprint
+from pipeline.launch import submit
 from pipeline.params import load_params, resolve_table
 from pipeline.provenance import provenance, versions
 from pipeline.results import measured_row
-from pipeline.store import Store, write_json
+from pipeline.store import Store, find_store, read_json, write_json
 
 RUN = """
 import sys
@@ -35,6 +37,25 @@ def wait(*_, **__):
 attach.wait = wait
 attach.link_weights = lambda *_: Path("linked").touch()
 sys.exit(attach.run_stage("train", "smoke", "experiment"))
+"""
+LAUNCH = """
+import sys
+from pathlib import Path
+import pipeline.launch as launch
+from pipeline.cell import cells_of, digest, read_rows
+from pipeline.sbatch import Queue
+
+def prepare(_):  # what takes seconds between the first key and the copy of the code
+    with Path(sys.argv[1]).open("a") as file:
+        file.write(sys.argv[2])
+
+launch.start_plan = lambda *_: None
+launch.read_plan = lambda *_: ["train@experiment"]
+launch.prepare_weights = prepare
+Queue.send = lambda queue, _: queue.jobs.append("1")
+rows = read_rows(Path("reports/smoke/cells/experiment.json"))
+keys = sorted(cell.key for row in rows for cell in cells_of(row))
+sys.exit(launch.main([str(Path.cwd()), "smoke", "train@experiment", sys.argv[3] or digest(keys)]))
 """
 METHOD = "pipeline/methods/u2pl.py"
 CELLS = "reports/smoke/cells/experiment.json"
@@ -108,6 +129,80 @@ def test_an_edit_while_a_stage_without_cells_runs_fails_it(ready: Path, words: s
     ran = subprocess.run(command, cwd=ready, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 1, ran.stderr
     assert "changed while the stage ran; run it again" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "waited_for", "status"),
+    [("\nEDITED = 1\n", "", 1), ("\n# no number\n", "", 0), ("\n# no number\n", "other keys", 1)],
+)
+def test_code_that_is_edited_during_a_submission_or_before_it_is_not_submitted_under_the_old_key(
+    ready: Path, text: str, waited_for: str, status: int
+) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ready), "XDG_CONFIG_HOME": str(ready / "nothing")}
+    command = [sys.executable, "-c", LAUNCH, METHOD, text, waited_for]
+    ran = subprocess.run(command, cwd=ready, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == status, ran.stderr
+    root = find_store(ready)
+    records = [read_json(path) or {} for path in root.glob("submissions/*/submission.json")]
+    assert len(records) == 1 - status
+    assert len(list(root.glob("claims/*"))) == sum(len(record["cells"]) for record in records)
+    if status:
+        assert ran.stdout == "the code, weights or images changed while cells were being submitted; run it again\n"
+        return
+    (keys,) = records[0]["tables"].values()
+    assert sorted(keys) == sorted(cell["key"] for cell in records[0]["cells"])
+    assert {"voc", "partitions/voc_blender"} <= set(records[0]["data"])
+
+
+@pytest.mark.parametrize("ends", ["published", "stopped", "crashed"])
+def test_what_was_computed_with_edited_data_is_neither_published_nor_gone_on_from(
+    ready: Path, ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(ready / "nothing"))
+    monkeypatch.setattr("pipeline.sbatch.Queue.send", lambda queue, _: queue.jobs.append("1"))
+    store, data, edits = Store(find_store(ready)), ready / "data" / "smoke", [True, False]
+    lists = data / "partitions" / "voc_blender" / "val.txt"
+    text, times = lists.read_text(), lists.stat()
+    values = {"dataset": "voc_blender", "data": {"source": "voc"}, "partition": "-", "seed": 0}
+    cell = Cell("sleep", values, (), digest("key"))
+
+    def compute(*_: Any, work: Path, **__: Any) -> dict[str, Any]:
+        (work / "checkpoint.pt").touch()
+        if edits.pop(0):
+            lists.write_text(text + "another\n")
+            if ends == "stopped":
+                raise worker.StoppedError("asked to leave")
+            if ends == "crashed":
+                raise FileNotFoundError("an image")
+        return {"state": "done"}
+
+    def run() -> None:
+        (submission,) = submit(store, [cell], root=ready, data_root=data, data=data_state(data))
+        worker.run_submission(store, submission, limit=1, stop=worker.Stop())
+
+    monkeypatch.setattr(worker, "compute", compute)
+    run()
+    assert not store.is_done(cell.key)
+    assert not (store.work(cell.key) / "checkpoint.pt").exists()
+    if ends == "published":
+        reason = (store.failure(cell.key) or {})["reason"]
+        assert reason.startswith(f"DataChangedError: {lists.parent} changed after the cell was submitted")
+    store.retry(cell.key)
+    lists.write_text(text)
+    os.utime(lists, ns=(times.st_atime_ns, times.st_mtime_ns))
+    run()
+    assert store.is_done(cell.key)
+    assert (store.done(cell.key) / "log.txt").exists()
+
+
+def test_a_cell_looks_at_its_own_data_alone(ready: Path) -> None:
+    data, values = ready / "data" / "smoke", {"dataset": "voc_blender", "data": {"source": "voc"}}
+    record = {"data_root": str(data), "data": data_state(data)}
+    assert changed_data(values, record) == []
+    assert changed_data({"dataset": "none"}, {"data_root": str(data)}) == []
+    next((data / "voc").rglob("*.png")).unlink()
+    assert changed_data(values, record) == [data / "voc"]
+    assert changed_data(values | {"data": {"source": "cityscapes"}}, record) == []
 
 
 def test_new_weights_at_the_same_path_are_noticed(tmp_path: Path, params: dict[str, Any]) -> None:

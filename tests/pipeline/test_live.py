@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipeline import waiting
 from pipeline.cell import chain
+from pipeline.doctor import _leftovers
+from pipeline.garbage import find_garbage
 from pipeline.live import running, show_status
 from pipeline.params import load_params, resolve_table
 from pipeline.partial import key_today, rows_so_far, tables_so_far, why_missing
 from pipeline.spool import Spool
-from pipeline.store import Store, write_json
+from pipeline.steering import _log_text
+from pipeline.store import Store, read_json, write_json
+from pipeline.waiting import Waiting, needed_by_table
 
 PROJECT = Path(__file__).parents[2]
 PARAMS = load_params(PROJECT / "params.yaml") | {"scale": "smoke"}
@@ -82,6 +91,68 @@ def test_the_last_scores_and_the_restarts_are_shown(
     assert "\x1b" not in board
     show_status(project, store, watch=False, as_json=True)
     assert json.loads(capsys.readouterr().out)["running"][0]["restarts"] == 1
+
+
+READERS: dict[str, Callable[[Store], object]] = {
+    "status": running,
+    "gc": lambda store: find_garbage(store, set(), days=-1),
+    "doctor": lambda store: _leftovers(store, mend=False),
+    "cancel": needed_by_table,
+    "logs": lambda store: [_log_text(store, path.name) for path in store.root.glob("work/*")],
+}
+
+
+@pytest.mark.parametrize("reader", list(READERS))
+def test_who_reads_a_store_that_lives_loses_no_race_with_it(reader: str, store: Store) -> None:
+    """Files go between the look and the reading, as fast as one can publish."""
+    (row,) = resolve_table(PARAMS, "experiment")
+    cell, enough, errors = chain(row)[-2].to_json(), threading.Event(), []
+    holder = {"submission": "s", "host": "n1", "pid": 1, "job": "7_1"}
+
+    def publish() -> None:
+        for number in range(10_000):
+            if enough.is_set():
+                return
+            key = f"{number:04}"
+            store.claim(key, "s")
+            token = store.hold(cell | {"key": key}, holder)
+            (store.work(key) / "log.txt").write_text("step 1 of 4\n")
+            (store.work(key) / "spool.jsonl").write_text('{"step": 1, "time_ms": 1, "metrics": {}}\n')
+            with Waiting(store, "smoke/table_7", [key]):
+                store.publish(key, str(token), {"state": "done"})
+            shutil.rmtree(store.done(key))
+
+    def publishing() -> None:
+        try:
+            publish()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=publishing)
+    thread.start()
+    try:
+        for _ in range(100):
+            READERS[reader](store)
+    finally:
+        enough.set()
+        thread.join()
+    assert errors == []
+
+
+@pytest.mark.parametrize("reader", list(READERS))
+def test_a_file_that_goes_between_the_look_and_the_reading_harms_no_reader(
+    reader: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_before_it_goes(path: Path) -> dict[str, Any] | None:
+        content = read_json(path)
+        path.unlink()
+        return content
+
+    (hold(store, age_s=1) / ".temporary").symlink_to("gone")
+    write_json(store.root / "waiting" / "mark.json", {"table": "smoke/table_7", "keys": ["k"]})
+    monkeypatch.setattr(waiting, "read_json", read_before_it_goes)
+    monkeypatch.setattr(Path, "exists", lambda _: True)
+    READERS[reader](store)
 
 
 def finish(store: Store, row: dict[str, object], miou: float) -> None:

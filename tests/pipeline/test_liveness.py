@@ -179,10 +179,10 @@ def test_accounting_is_asked_once_for_all_losses_and_not_again_at_once(
         return "7_0|OUT_OF_MEMORY|0:125\n" if command[0] == "sacct" else ""
 
     monkeypatch.setattr(slurm, "_output", output)
-    assert slurm.died_of_memory(store, ["7_0", "7_1"]) == {"7_0": True, "7_1": False}
-    assert slurm.died_of_memory(store, ["7_2"]) is None
+    assert slurm.causes_of_death(store, ["7_0", "7_1"]) == {"7_0": "memory", "7_1": "unknown"}
+    assert slurm.causes_of_death(store, ["7_2"]) is None
     time.sleep(0.7)
-    assert slurm.died_of_memory(store, ["7_2"]) == {"7_2": False}
+    assert slurm.causes_of_death(store, ["7_2"]) == {"7_2": "unknown"}
     assert asked == ["7_0,7_1", "7_2"]
 
 
@@ -194,3 +194,16 @@ def test_a_driver_that_is_still_submitting_owns_its_claims(tmp_path: Path) -> No
     release_dead(store)
     assert store.state(one.key) == "queued"
     assert liveness.submission_alive(store, "s")
+
+
+@pytest.mark.parametrize(("host", "state"), [("elsewhere", "queued"), (os.uname().nodename, "missing")])
+def test_the_queue_of_another_machine_that_shares_the_store_is_left_alone(
+    host: str, state: str, tmp_path: Path
+) -> None:
+    store, one = Store(tmp_path / "cells"), cell("sleep", 0)
+    record = {"host": host, "pid": 1, "time": store.now(), "clock": 1.0, "cells": [one.to_json()]}
+    write_json(store.submissions / "s" / "submission.json", record | {"site": {"executor": "local", "pack": None}})
+    write_json(store.submissions / "s" / "jobs.json", {"jobs": [str(2**22 + 1)], "time": store.now()})
+    store.claim(one.key, "s")
+    release_dead(store)
+    assert store.state(one.key) == state

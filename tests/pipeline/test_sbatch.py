@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import launch, sbatch
+from pipeline import attach, launch, sbatch
 from pipeline.cell import Cell, digest
 from pipeline.liveness import release_dead
 from pipeline.sbatch import LaterError, is_limit
@@ -25,12 +25,14 @@ tasks, throttle = (int(array[1]) + 1, int(array[2])) if array else (1, 1)
 after = re.search(r"--dependency=afterany:(\\S+)", script)
 taken = sorted(folder.glob("*.json"))
 sent = sum(json.loads(path.read_text())["tasks"] for path in taken)
-if sent + tasks > {room}:
+(folder.parent / "asked").open("a").write(f"{{tasks}}\\n")
+if ({large} and f"--mem={large}GB" in script) or sent + tasks > {room}:
     sys.exit({refusal!r})
 line = dict(tasks=tasks, throttle=min(tasks, throttle), after=after and after[1].split(":"))
 (folder / f"{{len(taken)}}.json").write_text(json.dumps(line))
 print("Submitted batch job", 100 + len(taken))
 """
+TEN_GB: dict[str, Any] = {"parameters": {"timeout_min": 5, "mem_gb": 10}}
 LIMIT = """sbatch: error: QOSMaxSubmitJobPerUserLimit
 sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or \
 time limits)"""
@@ -50,13 +52,13 @@ class Cluster:
         (project / "bin").mkdir()
         self.be(room=10**6)
 
-    def be(self, *, room: int, refusal: str = LIMIT, array_size: int = 1001, **site: Any) -> None:
-        """Take so many tasks in all, in arrays no larger than that."""
+    def be(self, *, room: int, refusal: str = LIMIT, array_size: int = 1001, large: int = 0, **site: Any) -> None:
+        """Take so many tasks in all, in arrays no larger than that, and none of so many gigabytes."""
         self.patch.setattr(sbatch, "max_array_size", lambda: array_size)
         local = yaml.safe_load((self.project / "slurm" / "local.yaml").read_text())
         given = local | {"executor": "slurm", "workers": 6, "pack": 1, "parameters": {"timeout_min": 5}} | site
         (self.project / "slurm" / "test.yaml").write_text(yaml.safe_dump(given))
-        text = SBATCH.format(python=sys.executable, folder=str(self.taken), room=room, refusal=refusal)
+        text = SBATCH.format(python=sys.executable, folder=str(self.taken), room=room, refusal=refusal, large=large)
         for name in ("sbatch", "srun"):
             (self.project / "bin" / name).write_text(text)
             (self.project / "bin" / name).chmod(0o755)
@@ -117,6 +119,64 @@ def test_a_later_array_that_is_refused_for_good_does_not_undo_the_first(cluster:
     assert sorted(cluster.states(cells)) == ["missing"] * 4 + ["queued"] * 4
     (jobs,) = [read_json(path) or {} for path in cluster.store.submissions.glob("*/jobs.json")]
     assert len(jobs["jobs"]) == 4
+
+
+def die_of_memory(store: Store, one: Cell) -> None:
+    store.log_execution(one.key, "lost", {"memory": True, "checkpoint": None})
+
+
+def test_a_class_that_is_refused_for_good_fails_its_cells_alone(cluster: Cluster) -> None:
+    """One cell's memory was doubled above what a node has: the others' jobs run, and it can be retried."""
+    cells = sleepers(4)
+    die_of_memory(cluster.store, cells[0])
+    cluster.be(room=100, refusal="sbatch: error: Memory specification can not be satisfied", large=20, **TEN_GB)
+    (submission,) = cluster.send(cells)
+    assert cluster.states(cells) == ["failed", *["queued"] * 3]
+    assert {cluster.store.owner(one.key) for one in cells[1:]} == {submission}
+    assert "Memory specification can not be satisfied" in (cluster.store.failure(cells[0].key) or {})["reason"]
+    assert cluster.send(cells) == []
+    cluster.store.retry(cells[0].key)  # its losses are forgotten too: it is asked for with as much as at first
+    assert len(cluster.send(cells)) == 1
+
+
+def test_a_cell_that_alone_is_left_and_has_grown_too_large_fails(cluster: Cluster) -> None:
+    (one,) = sleepers(1)
+    die_of_memory(cluster.store, one)
+    cluster.be(room=100, refusal="sbatch: error: Memory specification can not be satisfied", large=20, **TEN_GB)
+    assert cluster.send([one]) == []
+    assert cluster.states([one]) == ["failed"]
+
+
+def test_where_the_cluster_refuses_everything_no_cell_is_blamed(cluster: Cluster) -> None:
+    cells = [*sleepers(2), cell("sleep", 9, dataset="wide")]
+    cluster.be(room=0, refusal="sbatch: error: invalid partition specified", datasets={"wide": {"mem_gb": 9}})
+    with pytest.raises(RuntimeError, match="invalid partition"):
+        cluster.send(cells)
+    assert set(cluster.states(cells)) == {"missing"}
+
+
+def test_more_memory_is_said_once_and_shown_by_the_driver(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = [cell("train", number) for number in range(2)]
+    die_of_memory(cluster.store, cells[0])
+    cluster.be(room=100, **TEN_GB)
+    cluster.send(cells)
+    said = capsys.readouterr().out
+    assert said == f"more memory: {cells[0].name} died for want of it: mem_gb 10 -> 20\n"
+    launcher = attach.Launcher(cluster.project, "smoke", "train@table_7", keys=[])
+    launcher.command = [sys.executable, "-c", f"print('downloading'); print({said.strip()!r})"]
+    launcher()
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(("refusal", "tries"), [("sbatch: error: Unable to contact slurm controller", 1), (LIMIT, 4)])
+def test_only_a_limit_is_tried_with_fewer_jobs(
+    cluster: Cluster, refusal: str, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sbatch, "ATTEMPTS", 1)  # of each array
+    cluster.be(room=0, refusal=refusal)
+    with pytest.raises(LaterError):
+        cluster.send(sleepers(8))
+    assert len((cluster.project / "asked").read_text().splitlines()) == tries
 
 
 @pytest.mark.parametrize(

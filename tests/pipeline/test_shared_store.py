@@ -86,28 +86,28 @@ def test_a_wrong_clock_makes_no_submission_dead(
 
 
 @pytest.mark.parametrize(
-    ("accounting", "controller", "memory"),
+    ("accounting", "controller", "cause"),
     [
-        ("OUT_OF_MEMORY|0:125", "", True),
-        ("FAILED|0:9", "", True),
-        ("FAILED|9:0", "", True),
-        ("CANCELLED by 0|0:9", "", False),
-        ("PREEMPTED|0:9", "", False),
-        ("TIMEOUT|0:9", "", False),
-        ("FAILED|1:0", "", False),
-        (None, job("cells-s", "7_1", "FAILED", 137 * 256), True),
-        (None, job("cells-s", "7_1", "FAILED", 9), True),
-        (None, job("cells-s", "7_1", "CANCELLED", 9), False),
-        (None, job("cells-s", "7_1", "NODE_FAIL"), False),
-        (None, "", False),
+        ("OUT_OF_MEMORY|0:125", "", "memory"),
+        ("FAILED|0:9", "", "memory"),
+        ("FAILED|9:0", "", "memory"),
+        ("CANCELLED by 0|0:9", "", "cluster"),
+        ("PREEMPTED|0:9", "", "cluster"),
+        ("TIMEOUT|0:9", "", "unknown"),
+        ("FAILED|1:0", "", "unknown"),
+        (None, job("cells-s", "7_1", "FAILED", 137 * 256), "memory"),
+        (None, job("cells-s", "7_1", "FAILED", 9), "memory"),
+        (None, job("cells-s", "7_1", "CANCELLED", 9), "cluster"),
+        (None, job("cells-s", "7_1", "NODE_FAIL"), "cluster"),
+        (None, "", "unknown"),
     ],
 )
-def test_an_end_for_want_of_memory_is_known_by_its_state_and_signal(
-    accounting: str | None, controller: str, memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_why_a_job_died_is_known_by_its_state_and_signal(
+    accounting: str | None, controller: str, cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = {"sacct": accounting and f"7_1|{accounting}\n", "squeue": controller}
     monkeypatch.setattr(slurm, "_output", lambda command: told[command[0]])
-    assert slurm.died_of_memory(Store(tmp_path / "cells"), ["7_1", "7_2"]) == {"7_1": memory, "7_2": False}
+    assert slurm.causes_of_death(Store(tmp_path / "cells"), ["7_1", "7_2"]) == {"7_1": cause, "7_2": "unknown"}
 
 
 def test_memory_is_doubled_for_each_time_it_did_not_suffice(
@@ -116,7 +116,8 @@ def test_memory_is_doubled_for_each_time_it_did_not_suffice(
     store, cell = Store(tmp_path / "cells"), sleeper(0)
     site: dict[str, Any] = {"parameters": {"mem_gb": 10, "timeout_min": 5}, "kinds": {}, "datasets": {}}
     asked = []
-    monkeypatch.setattr(slurm, "died_of_memory", lambda _, jobs: {job: job == "7_1" for job in jobs})
+    causes = {"7_1": "memory", "8_1": "unknown"}
+    monkeypatch.setattr(slurm, "causes_of_death", lambda _, jobs: {job: causes[job] for job in jobs})
     for job in ("7_1", "7_1", "8_1"):
         asked.append(launch.resources(site, cell, doublings=launch.memory_losses(store)[cell.key])["mem_gb"])
         store.claim(cell.key, "s")
@@ -129,6 +130,26 @@ def test_memory_is_doubled_for_each_time_it_did_not_suffice(
     assert reason.startswith("its worker died 3 times at the same step, the last as job 8_1 on n1")
     events = [line.get("memory") for line in store.executions() if line["event"] == "lost"]
     assert events == [True, True, False]
+    store.retry(cell.key)
+    assert launch.memory_losses(store)[cell.key] == 0
+
+
+def test_what_the_cluster_takes_away_again_and_again_is_not_the_cells_fault(
+    squeue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Preempted four times before its first checkpoint, it stands where it stood after two crashes."""
+    store, cell = Store(tmp_path / "cells"), sleeper(0)
+    causes = ["cluster", "unknown", "cluster", "cluster", "unknown", "cluster", "unknown"]
+    monkeypatch.setattr(slurm, "causes_of_death", lambda _, jobs: dict.fromkeys(jobs, causes.pop(0)))
+    states = []
+    while causes:
+        store.claim(cell.key, "s")
+        token = store.hold(cell.to_json(), {"submission": "s", "host": "n1", "pid": 1, "job": "7_1"})
+        assert token is not None
+        write_json(store.work(cell.key) / "holder.json", (store.holder(cell.key) or {}) | {"time": store.now() - 1000})
+        liveness.release_dead(store)
+        states.append(store.state(cell.key))
+    assert states == ["missing"] * 6 + ["failed"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as two other users")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pipeline import attach, worker
+from pipeline import attach, steering, worker
 from pipeline.__main__ import main
 from pipeline.cell import Cell, chain
 from pipeline.params import load_params, resolve_table
@@ -100,6 +103,53 @@ def test_logs_prints_the_log_of_a_cell_and_says_where_there_is_none(
     assert "is missing and has no log" in capsys.readouterr().err
 
 
+def test_logs_follows_a_cell_to_its_end_and_prints_each_line_once(
+    lab: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steering, "time", SimpleNamespace(sleep=lambda _: time.sleep(0.1)))
+    *_, train, _ = chain(lab.rows("experiment")[0])
+    lab.store.claim(train.key, "s")
+    token = str(lab.store.hold(train.to_json(), {"submission": "s", "host": "n1", "pid": 1, "job": "7_1"}))
+
+    def work() -> None:
+        with (lab.store.work(train.key) / "log.txt").open("a", buffering=1) as log:
+            for step in range(30):
+                print(f"step {step}: \u03b1 = 0.2", file=log)
+                time.sleep(0.02)
+        lab.store.publish(train.key, token, {"state": "done"})
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert main(["logs", "-f", train.key]) == 0
+    assert lab.store.is_done(train.key)
+    worker.join()
+    assert capsys.readouterr().out == "".join(f"step {step}: \u03b1 = 0.2\n" for step in range(30))
+
+
+def test_logs_prints_no_line_twice_when_the_cell_is_published_between_two_looks(
+    lab: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steering, "time", SimpleNamespace(sleep=lambda _: None))
+    *_, train, _ = chain(lab.rows("experiment")[0])
+    lab.store.claim(train.key, "s")
+    token = str(lab.store.hold(train.to_json(), {"submission": "s", "host": "n1", "pid": 1, "job": "7_1"}))
+    (lab.store.work(train.key) / "log.txt").write_text("step 1\n")
+    looks, read = 0, Path.read_text
+
+    def publish_before(path: Path, **how: str) -> str:
+        nonlocal looks
+        if path == lab.store.work(train.key) / "log.txt":
+            looks += 1
+            if looks == 2:
+                lab.store.publish(train.key, token, {"state": "done"})
+        return read(path, **how)
+
+    monkeypatch.setattr(Path, "read_text", publish_before)
+    assert main(["logs", "-f", train.key]) == 0
+    assert looks == 2
+    assert capsys.readouterr().out == "step 1\n"
+
+
 def test_cancelling_a_table_stops_it_alone_and_at_this_scale_alone(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,6 +163,20 @@ def test_cancelling_a_table_stops_it_alone_and_at_this_scale_alone(
     assert f"{len(lab.keys('table_7')) - 1} cells cancelled" in capsys.readouterr().out
     assert main(["retry", "table_7"]) == 0
     assert lab.states(lab.keys("table_7") - {done.key}) == {"missing"}
+
+
+def test_what_a_command_writes_a_colleague_may_write_too(lab: Lab) -> None:
+    lab.store.root.mkdir(parents=True)
+    lab.store.root.chmod(0o2775)
+    before = os.umask(0o022)
+    try:
+        assert main(["cancel", "table_7"]) == 0
+    finally:
+        os.umask(before)
+    written = [lab.store.root / "cancelled", *(lab.store.root / "cancelled").iterdir()]
+    assert len(written) == 1 + len(lab.keys("table_7"))
+    written += lab.store.root.glob("executions.*")
+    assert [path for path in written if not path.stat().st_mode & stat.S_IWGRP] == []
 
 
 @pytest.mark.parametrize("living", ["claimed", "waited for"])
@@ -129,6 +193,15 @@ def test_what_another_live_table_needs_is_spared(lab: Lab, living: str, capsys: 
     assert lab.states(shared) == {"queued"}
     assert lab.states(lab.keys("table_7") - shared) == {"cancelled"}
     assert f"{len(shared)} spared" in capsys.readouterr().out
+
+
+def test_a_driver_that_was_suspended_for_long_marks_itself_anew(lab: Lab) -> None:
+    with Waiting(lab.store, "smoke/table_4", ["k"]) as mark:
+        mark.path.unlink()  # as `doctor` does with what was not touched for long
+        assert needed_by_table(lab.store) == {}
+        mark.beat()
+        assert needed_by_table(lab.store) == {"smoke/table_4": {"k"}}
+    assert list((lab.store.root / "waiting").iterdir()) == []
 
 
 def test_a_cell_that_two_live_tables_need_is_not_cancelled(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:

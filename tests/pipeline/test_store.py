@@ -148,3 +148,27 @@ def test_outside_a_project_the_error_says_so(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="run inside the project"):
         find_store()
+
+
+def test_a_claim_that_came_in_place_of_the_withdrawn_one_is_put_back_also_where_it_may_not_be_linked(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Path] = []
+    rename, link = Path.rename, os.link
+
+    def come_in_between(path: Path, target: Path) -> Path:
+        write_json(path, {"submission": "a colleague's"})
+        taken.append(target)
+        return rename(path, target)
+
+    def refuse(source: Path, target: Path) -> None:
+        if source in taken:
+            raise OSError(errno.EPERM, "the file is another user's")
+        link(source, target)
+
+    store.claim("k", "s")
+    monkeypatch.setattr(Path, "rename", come_in_between)
+    monkeypatch.setattr(os, "link", refuse)
+    assert not store.unclaim("k", "s")
+    assert store.owner("k") == "a colleague's"
+    assert [path.name for path in (store.root / "claims").iterdir()] == ["k.json"]

@@ -20,6 +20,7 @@ from pipeline import progress
 from pipeline.__main__ import main
 from pipeline.cell import chain
 from pipeline.store import Store
+from tests.pipeline.test_steering import Lab
 
 PROJECT = Path(__file__).parents[2]
 BOARD = """
@@ -72,6 +73,28 @@ def test_without_a_terminal_nothing_is_drawn(tmp_path: Path) -> None:
     assert done.stdout + done.stderr == b""
 
 
+FOLLOW = """
+from pipeline.progress import follow
+print(sum(1 for _ in follow(iter("abc"), total=3, title="predicting")))
+"""
+
+
+def test_images_that_are_predicted_are_counted_against_their_number() -> None:
+    written = in_terminal([sys.executable, "-c", FOLLOW])
+    assert b"predicting" in written
+    assert b"3/3" in written
+
+
+def test_without_a_terminal_predicting_says_a_line_a_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now_s))
+    for _ in progress.follow(range(4), total=4, title="predicting"):
+        now_s += 40
+    assert capsys.readouterr().err == "1 min, predicting: 3 of 4\n"
+
+
 def test_without_a_terminal_a_line_is_written_when_a_minute_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,6 +128,35 @@ def test_status_130_is_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(PROJECT)
     monkeypatch.setattr("pipeline.live.show_status", interrupted)
     assert main(["status"]) == 130
+
+
+def test_status_watch_shows_what_changes_until_ctrl_c(tmp_path: Path) -> None:
+    """Typed at a terminal of its own, since only there the key is a signal."""
+    lab = Lab(tmp_path)
+    *_, train, _ = chain(lab.rows("experiment")[0])
+    controller, terminal = pty.openpty()
+    given = os.environ | {"PYTHONPATH": str(PROJECT), "TERM": "xterm-256color", "COLUMNS": "150", "LINES": "50"}
+    watching = subprocess.Popen(
+        ["setsid", "--ctty", "env", "--default-signal=INT", sys.executable, "-m", "pipeline", "status", "--watch"],
+        cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=terminal,
+        env=given | {"XDG_CONFIG_HOME": str(tmp_path / "nothing")},
+    )  # fmt: skip
+    os.close(terminal)
+    try:
+        before = _read_until(controller, b"restarts")
+        assert b"smoke/table_7" in before
+        assert b"7_1" not in before
+        lab.store.claim(train.key, "s")
+        lab.store.hold(train.to_json(), {"submission": "s", "host": "n1", "pid": 1, "job": "7_1"})
+        after = _read_until(controller, b"7_1")
+        assert train.name[:20].encode() in after
+        os.write(controller, b"\x03")
+        _read_until(controller, b"\x1b[?1049l")  # the screen as it was
+        assert watching.wait(60) == 130
+    finally:
+        watching.kill()
+        watching.wait()
+        os.close(controller)
 
 
 def test_help_says_what_the_exit_status_means(capsys: pytest.CaptureFixture[str]) -> None:

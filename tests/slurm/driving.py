@@ -22,13 +22,14 @@ import json, sys
 from pathlib import Path
 from pipeline.cell import from_json
 from pipeline.launch import submit
+from pipeline.sbatch import LaterError
 from pipeline.store import Store
 store, root, cells = json.load(sys.stdin)
 data_root = Path(root) / "data" / "smoke"
 try:
     submit(Store(Path(store)), [from_json(cell) for cell in cells], root=Path(root), data_root=data_root)
 except RuntimeError as error:
-    sys.exit(75 if type(error).__name__ == "LaterError" else repr(error))
+    sys.exit(75 if isinstance(error, LaterError) else repr(error))
 """
 
 
@@ -54,13 +55,18 @@ def sleeper(number: int, seconds: float, dataset: str = "none") -> Cell:
 
 
 def u2pl_cells(**training: Any) -> list[Cell]:
+    """The cells of `u2pl_row`."""
+    return chain(u2pl_row(**training))
+
+
+def u2pl_row(**training: Any) -> dict[str, Any]:
     """U2PL at toy size, with steps enough to interrupt it within an epoch, and queues that fill."""
     params = load_params(PROJECT / "params.yaml") | {"scale": "smoke"}
     (row,) = resolve_table(params, "experiment")
     schedule = {"steps_per_epoch": 25, "epochs": 10, "evaluate_every_epochs": 5, "unlabelled_batch": 4}
     row["training"] |= schedule | training
     row["parameters"] |= {"anchor_threshold": 0.0}
-    return chain(row)
+    return row
 
 
 def slow_down(project: Path, seconds: float) -> None:

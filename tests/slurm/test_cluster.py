@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import operator
 import os
+import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -13,12 +15,18 @@ from typing import TYPE_CHECKING
 import pytest
 import submitit
 
+from tests.slurm.driving import PROJECT
+
 if TYPE_CHECKING:
     from tests.slurm.conftest import Cluster
 
 pytestmark = pytest.mark.slurm
 
 Start = Callable[..., "AbstractContextManager[Cluster]"]
+SENTINEL = "test_cluster"
+"""The file by which `down` knows its folder."""
+
+TRACE = re.compile("slurm|munge|maria|mysql|innodb")
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +176,44 @@ def test_down_leaves_no_process_and_no_file(running_cluster: Start, tmp_path: Pa
     assert not any(alive(pid) for pid in [*pids, int((tmp_path / "escaped").read_text())])
 
 
+def traces(own: Path | None = None) -> set[str]:
+    """What bears the daemons' names where their packages put things, less test clusters other than one's own."""
+    places = (["/tmp", "-maxdepth", "1"], ["/run", "/var/log", "/var/lib", "/var/spool", "-maxdepth", "4"])
+    listed = [subprocess.run(["find", *place], capture_output=True, text=True).stdout for place in places]
+    named = {path for path in "".join(listed).splitlines() if TRACE.search(path)}
+    return {path for path in named if path == str(own) or not (Path(path) / SENTINEL).exists()}
+
+
+def test_down_leaves_nothing_where_the_packages_of_its_daemons_put_theirs(running_cluster: Start) -> None:
+    before = traces()
+    with running_cluster("--nodes=1") as falling:
+        job = falling.submit("--output=/dev/null", "--wrap=true")
+        falling.wait_for(lambda: falling.states(job) == [])
+        assert str(falling.folder) in traces(falling.folder)
+        falling.down()
+    assert traces(falling.folder) == before
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_continuous_integration_fails_where_slurm_cannot_be_installed(installed: bool, tmp_path: Path) -> None:
+    """Otherwise it would be green with these tests skipped. Here neither apt-get nor the real `make` is found."""
+    scripts = {".ci/run": (PROJECT / ".ci" / "run").read_text(), "bin/make": "#!/bin/sh\necho tested\n"}
+    scripts["slurm/test_cluster/install"] = f"#!/bin/sh\nexit {0 if installed else 100}\n"
+    for name, text in scripts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    for name in ("bash", "dirname", "id"):
+        (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
+    ran = subprocess.run([tmp_path / ".ci" / "run"], env={"PATH": f"{tmp_path}/bin"}, capture_output=True, text=True)
+    assert ran.returncode == (0 if installed else 1)
+    assert ran.stdout == ("tested\n" if installed else "")
+    assert ("SLURM could not be installed" in ran.stderr) is not installed

@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +34,18 @@ def test_every_cell_runs_once_as_one_throttled_array(site: Path) -> None:
 
 
 def test_a_cancelled_task_is_submitted_again(site: Path, cluster: Cluster) -> None:
+    cancel_one_of_three(site, cluster)
+
+
+def test_a_cancelled_task_is_submitted_again_where_nothing_is_accounted(
+    running_cluster: Callable[..., AbstractContextManager[Cluster]], make_site: Callable[..., Path]
+) -> None:
+    """What ended is known to the controller alone, and to it for some seconds."""
+    with running_cluster("--no-accounting", "--nodes=1") as cluster:
+        cancel_one_of_three(make_site(), cluster)
+
+
+def cancel_one_of_three(site: Path, cluster: Cluster) -> None:
     cells = [sleeper(number, 6.0) for number in range(3)]
     send(site, cells)
     store = Store(find_store(site))

@@ -12,7 +12,7 @@ import pytest
 from pipeline.cell import Cell, digest
 from pipeline.launch import load_site, resources
 from pipeline.store import Store, read_json
-from tests.slurm.driving import PROJECT, send
+from tests.slurm.driving import PROJECT, finish, send, sleeper, write_site
 
 if TYPE_CHECKING:
     from .conftest import Cluster
@@ -88,3 +88,27 @@ def test_an_evaluation_alone_gets_one_gpu_in_both_whatever_its_training_had() ->
             patch.setenv("CLUSTER", name)
             wanted = asked(resources(load_site(PROJECT), cell("evaluate", "cityscapes")))
         assert (wanted["NumNodes"], wanted["NumTasks"], wanted["TresPerNode"]) == ("1", "1", "gres:gpu:1")
+
+
+def test_the_setup_lines_of_a_data_set_and_of_a_kind_reach_the_job_after_those_of_the_site(
+    make_site: Callable[..., Path], cluster: Cluster
+) -> None:
+    """As with every parameter, those of the kind stand in place of the data set's."""
+    assert cluster
+    site = make_site()
+
+    def noted(dataset: str, **kinds: Any) -> list[str]:
+        """What the set-up lines of the job of a cell of this data set wrote down."""
+        file = site / f"noted-{dataset}-{len(kinds)}"
+        lines = {word: [f"echo {word} >> {file}"] for word in ("site", "dataset", "kind")}
+        datasets = {"first": {"slurm_setup": lines["dataset"]}}
+        chosen = {kind: {"slurm_setup": lines[word]} for kind, word in kinds.items()}
+        write_site(site, {}, setup=lines["site"], datasets=datasets, kinds=chosen)
+        cells = [sleeper(len(kinds), 0.1, dataset)]
+        send(site, cells)
+        finish(site, cells)
+        return file.read_text().split()
+
+    assert noted("first") == ["site", "dataset"]
+    assert noted("second") == ["site"]
+    assert noted("first", sleep="kind") == ["site", "kind"]

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from pipeline.store import Store, find_store, read_json
 from tests.slurm.driving import (
     assert_same_bits,
     checkpoint_often,
+    edit,
     events,
     finish,
     reached,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slurm
 Start = Callable[..., "AbstractContextManager[Cluster]"]
 Make = Callable[..., Path]
+ENGINE = "pipeline/training/engine.py"
 
 
 def job_under_way(cluster: Cluster, store: Store, key: str) -> str:
@@ -52,6 +54,12 @@ def preempt(cluster: Cluster, job: str, folder: Path) -> None:
     urgent = ("--partition=urgent", "--cpus-per-task=4", f"--output={folder}/urgent")
     cluster.submit(*urgent, "--wrap=sleep 1")
     cluster.wait_for(lambda: cluster.states(job) != ["RUNNING"])
+
+
+def within_an_epoch(saved: dict[str, Any]) -> bool:
+    """Whether a checkpoint was made in the midst of an epoch, with something in every queue."""
+    filled = [value for name, value in saved["method"].items() if name.endswith("filled")]
+    return saved["step"] % 25 != 0 and bool(filled) and all(int(queue.sum()) > 0 for queue in filled)
 
 
 def test_the_cells_of_a_fallen_node_go_on_elsewhere(calm: Store, cluster: Cluster, make_site: Make) -> None:
@@ -87,14 +95,7 @@ def test_killed_between_two_checkpoints_within_an_epoch_a_training_goes_on_with_
     train = cells[1]
     path = store.work(train.key) / "checkpoint.pt"
 
-    def within_an_epoch() -> bool:
-        if not path.exists():
-            return False
-        saved = torch.load(path, weights_only=False)
-        filled = [value for name, value in saved["method"].items() if name.endswith("filled")]
-        return saved["step"] % 25 != 0 and bool(filled) and all(int(queue.sum()) > 0 for queue in filled)
-
-    cluster.wait_for(within_an_epoch, seconds=120)
+    cluster.wait_for(lambda: path.exists() and within_an_epoch(torch.load(path)), seconds=120)
     os.kill((store.holder(train.key) or {})["pid"], signal.SIGKILL)
     finish(site, cells)
     assert events(store, train.key) == ["start", "lost", "resume", "done"]
@@ -104,10 +105,16 @@ def test_killed_between_two_checkpoints_within_an_epoch_a_training_goes_on_with_
 def test_preempted_twice_and_then_out_of_time_a_training_ends_with_the_same_bits(
     calm: Store, running_cluster: Start, make_site: Make, tmp_path: Path
 ) -> None:
-    """The limit is SLURM's shortest, a minute, and below what the training needs: SLURM itself sends the signal."""
+    """The limit is SLURM's shortest, a minute, and below what the training needs: SLURM itself sends the signal.
+
+    A signal that comes at the end of an epoch is obeyed a step later: each checkpoint is one within an epoch.
+    """
     with running_cluster("--preempt=REQUEUE", "--nodes=1") as cluster:
         site = make_site({"cpus_per_task": 4, "timeout_min": 1, "slurm_signal_delay_s": 15})
         slow_down(site, 0.25)
+        edit(site, ENGINE, "ranks.agreed(stop())", "ranks.agreed(stop() and run.step % 25 != 0)")
+        keep = "        torch.save(saved, work / f'resumed-at-{saved[\"step\"]}.pt')\n"
+        edit(site, ENGINE, "        _resume(run, saved)\n", "        _resume(run, saved)\n" + keep)
         cells = u2pl_cells()
         send(site, cells)
         store, train = Store(find_store(site)), cells[1]
@@ -124,6 +131,9 @@ def test_preempted_twice_and_then_out_of_time_a_training_ends_with_the_same_bits
         trained = read_json(store.done(train.key) / "result.json") or {}
         assert trained["provenance"]["restarts"] == restarts
         assert len(list(store.submissions.iterdir())) == 1  # SLURM queued the one job again, each time
+        resumed = [torch.load(path) for path in store.done(train.key).glob("resumed-at-*.pt")]
+        assert len(resumed) == restarts
+        assert all(within_an_epoch(saved) for saved in resumed)
 
 
 def test_where_preemption_cancels_a_training_is_submitted_again_and_ends_with_the_same_bits(
@@ -156,3 +166,22 @@ def test_two_nodes_train_one_cell_and_end_with_the_same_bits_after_interruptions
     assert events(rough, train.key) == ["start", "resume", "resume", "done"]
     assert_same_bits(calm, rough, cells)
     assert (read_json(rough.done(train.key) / "result.json") or {})["provenance"]["ranks"] == 2
+
+
+def test_cancelled_by_slurm_a_running_and_a_waiting_task_of_an_array_are_made_good(
+    calm: Store, make_site: Make, cluster: Cluster
+) -> None:
+    """As `scancel` does by itself: it terminates the one, kills it soon after, and forgets the other."""
+    site, cells, others = make_site(workers=1), u2pl_cells(), [sleeper(number, 0.2) for number in range(3)]
+    checkpoint_often(site)
+    slow_down(site, 0.03)
+    send(site, [*cells, *others])
+    store, train = Store(find_store(site)), cells[1]
+    running = job_under_way(cluster, store, train.key)
+    (jobs,) = [read_json(path) or {} for path in store.submissions.glob("*/jobs.json")]
+    pending = next(job for job in jobs["jobs"] if cluster.states(job) == ["PENDING"])
+    cluster.run("scancel", running, pending)
+    finish(site, [*cells, *others])
+    assert [event for event in events(store, train.key) if event != "lost"] == ["start", "resume", "done"]
+    assert [events(store, cell.key) for cell in [cells[0], cells[2], *others]] == [["start", "done"]] * 5
+    assert_same_bits(calm, store, cells)

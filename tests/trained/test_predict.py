@@ -20,9 +20,11 @@ from pipeline.evaluation.cell import restore
 from pipeline.models.build import ModelConfig, build_network
 from pipeline.params import load_params, resolve_table
 from pipeline.trained.predict import (
+    Exported,
     Trained,
     class_ids,
     export,
+    find_images,
     has_background,
     load_trained,
     overlay,
@@ -62,11 +64,15 @@ def images(tmp_path: Path) -> Path:
     return made
 
 
+def predicted(trained: Trained, images: Path, out: Path) -> dict[Path, str | None]:
+    return dict(predict_folder(trained, find_images(images, out), images=images, out=out))
+
+
 def test_every_image_gets_a_mask_of_its_own_size_and_what_cannot_be_read_is_named(
     folder: Path, images: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    done = dict(predict_folder(load_trained(folder), images, out))
+    done = predicted(load_trained(folder), images, out)
     assert [path.name for path, reason in done.items() if reason is None] == ["a.jpg", "b.png"]
     assert "cannot be read as an image" in str(done[images / "torn.jpg"])
     assert read_mask(out / "masks" / "a.png", 21).shape == (40, 64)
@@ -74,6 +80,48 @@ def test_every_image_gets_a_mask_of_its_own_size_and_what_cannot_be_read_is_name
     with Image.open(out / "overlays" / "more" / "b.jpg") as shown:
         assert shown.size == (51, 33)
     assert not [path for path in out.rglob("*") if ".part" in path.name]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 70)])
+def test_a_tiny_image_gets_a_mask_of_its_own_size(folder: Path, tmp_path: Path, size: tuple[int, int]) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    Image.fromarray(np.full((*size, 3), 99, dtype=np.uint8)).save(images / "a.png")
+    trained = load_trained(folder)
+    sliding = trained.values | {"evaluation": trained.values["evaluation"] | {"mode": "slide", "size": 32}}
+    for each in (trained, replace(trained, values=sliding)):
+        assert predicted(each, images, out) == {images / "a.png": None}
+        assert read_mask(out / "masks" / "a.png", 21).shape == size
+
+
+def test_links_are_followed_but_not_in_circles(images: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "c.png").write_bytes((images / "more" / "b.png").read_bytes())
+    (elsewhere / "back").symlink_to(images)
+    (images / "linked").symlink_to(elsewhere)
+    (images / "more" / "itself").symlink_to(images / "more")
+    found = [path.relative_to(images).as_posix() for path in find_images(images, tmp_path / "out")]
+    assert found == ["a.jpg", "linked/c.png", "more/b.png", "torn.jpg"]
+
+
+def test_what_was_predicted_is_no_image_of_the_next_run(
+    folder: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(images.parent)
+    first = list(predicted(load_trained(folder), Path("images"), Path("images/out")))
+    assert (images / "out" / "masks" / "a.png").exists()
+    (images / "link").symlink_to(images / "out")
+    for out in (Path("images/out"), images / "out", Path("../") / images.parent.name / "images" / "out"):
+        assert find_images(Path("images"), out) == first
+        assert find_images(images, out) == [images.parent / path for path in first]
+
+
+@pytest.mark.parametrize("out", [".", "images"])
+def test_masks_are_not_written_around_the_images(images: Path, out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(images.parent)
+    with pytest.raises(ValueError, match=f"--out {out} holds the images of images; name a folder beside or below it"):
+        find_images(Path("images"), Path(out))
 
 
 def test_the_masks_are_the_networks_own_answer(folder: Path) -> None:
@@ -113,7 +161,9 @@ def test_what_a_cell_does_not_have_is_refused(folder: Path, changes: dict[str, A
 
 def test_an_empty_folder_and_one_that_is_no_cell_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no image there; known are"):
-        list(predict_folder(load_trained(folder), tmp_path, tmp_path / "out"))
+        find_images(tmp_path, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"the images cannot be listed: .*No such file or directory: .*gone"):
+        find_images(tmp_path / "gone", tmp_path / "out")
     with pytest.raises(ValueError, match=r"no cell\.json there"):
         load_trained(tmp_path)
 
@@ -131,7 +181,7 @@ def test_images_that_differ_in_their_suffix_get_masks_of_their_own(folder: Path,
     images.mkdir()
     for name, height in (("a.jpg", 40), ("a.png", 32), ("b.png", 24)):
         Image.fromarray(np.zeros((height, 48, 3), dtype=np.uint8)).save(images / name)
-    assert all(reason is None for _, reason in predict_folder(load_trained(folder), images, out))
+    assert not any(predicted(load_trained(folder), images, out).values())
     masks = {path.name: read_mask(path, 21).shape[0] for path in (out / "masks").iterdir()}
     assert masks == {"a.jpg.png": 40, "a.png.png": 32, "b.png": 24}
     assert sorted(path.name for path in (out / "overlays").iterdir()) == ["a.jpg.jpg", "a.png.jpg", "b.jpg"]
@@ -150,8 +200,9 @@ def test_a_very_large_image_is_predicted_by_windows(folder: Path, monkeypatch: p
 def test_the_masks_of_val_are_written_as_the_cell_is_measured(folder: Path, data_root: Path, tmp_path: Path) -> None:
     trained = load_trained(folder)
     ids = read_ids(data_root / "partitions" / trained.values["dataset"] / "val.txt")
-    assert predict_validation(trained, data_root, tmp_path / "val") == len(ids)
     samples = open_validation(trained.values, data_root)
+    done = predict_validation(trained, samples, tmp_path / "val")
+    assert [path.stem for path in done] == ids
     right = total = 0
     for index, identity in enumerate(ids):
         mask, found = samples[index][1], read_mask(tmp_path / "val" / f"{identity}.png", 21)
@@ -165,11 +216,13 @@ def test_an_exported_program_gives_the_networks_logits_for_any_batch(folder: Pat
     trained = load_trained(folder)
     path = export(trained, tmp_path / "exported", height=40, width=48)
     program = torch.export.load(path).module()
+    model = Exported(load_trained(folder).network.float()).eval()
     for num in (1, 3):
         images = 255 * torch.rand(num, 3, 40, 48)
         with torch.no_grad():
-            found = program(images)
+            expected, found = model(images), program(images)
         assert found.shape == (num, 21, 40, 48)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     facts = json.loads((path.parent / "model.json").read_text())
     assert facts["largest_difference"] < 1e-4
     assert (facts["network"], facts["height"], facts["width"]) == ("teacher", 40, 48)

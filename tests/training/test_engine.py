@@ -89,7 +89,21 @@ def assert_same(left: Any, right: Any) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resumed_run_ends_with_the_same_bits(method: str, tmp_path: Path, data_root: Path) -> None:
-    *warm, train, _ = cells_of(method)
+    assert_resumes(cells_of(method), tmp_path, data_root)
+
+
+@pytest.mark.parametrize("training", [{"recompute": True}, {"accumulate": 2}, {"precision": "float32"}], ids=str)
+def test_a_resumed_run_ends_with_the_same_bits_however_it_is_executed(
+    training: dict[str, Any], tmp_path: Path, data_root: Path
+) -> None:
+    cells, plain = (cells_of("u2pl", **one) for one in (training, {}))
+    assert cells[1].key != plain[1].key
+    assert_resumes(cells, tmp_path, data_root)
+
+
+def assert_resumes(cells: list[Cell], tmp_path: Path, data_root: Path) -> None:
+    """A chain that is interrupted in every cell ends as one that is not."""
+    *warm, train, _ = cells
     whole, broken = (Runner(tmp_path / name, data_root) for name in ("whole", "broken"))
     expected = whole.whole([*warm, train])
     for cell in warm:
