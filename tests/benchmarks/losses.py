@@ -109,7 +109,8 @@ def make_step() -> Step:
 def describe(step: Step) -> Pixels:
     """Return what our contrast is told, as `pipeline.methods.u2pl` does."""
     pseudo = step.labels[IMAGES:]
-    found = reliability(entropy(step.logits), pseudo != 255, SHARE)
+    entropies = torch.cat([entropy(image) for image in step.logits.split(1)])
+    found = reliability(entropies, pseudo != 255, SHARE)
     at_grid = sample_nearest(step.labels, (GRID, GRID))
     known = at_grid[:IMAGES] != 255
     reliable, unreliable = (sample_nearest(mask, (GRID, GRID)) for mask in (found.reliable, found.unreliable))
