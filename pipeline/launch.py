@@ -65,13 +65,16 @@ def launch(root: Path, scale: str, stage: str, *, waited_for: str) -> list[str]:
     prefixes = ("warm_start@", "train@", "evaluate@", "reliability@")
     tables = dict.fromkeys(name.split("@")[1] for name in stale if name.startswith(prefixes))
     listed = [row for table in tables for row in read_rows(root / "reports" / scale / "cells" / f"{table}.json")]
-    rows = [
-        row for row in listed if not {f"partitions@{row['dataset']}", f"download@{row['data']['source']}"} & set(stale)
-    ]
-    cells = {cell.key: cell for row in rows for cell in cells_of(row)}
-    own = {cell.key for row in listed if row["table"] == stage.split("@")[1] for cell in cells_of(row)}
+    chains = [(row, cells_of(row)) for row in listed]
+    own = {cell.key for row, chain in chains if row["table"] == stage.split("@")[1] for cell in chain}
     if digest(sorted(own)) != waited_for:
         raise RuntimeError(CHANGED)
+    there = [
+        (row, chain)
+        for row, chain in chains
+        if {f"partitions@{row['dataset']}", f"download@{row['data']['source']}"}.isdisjoint(stale)
+    ]
+    cells, rows = {cell.key: cell for _, chain in there for cell in chain}, [row for row, _ in there]
     return submit(store, list(cells.values()), root=root, data_root=data_root, rows=rows, data=data)
 
 

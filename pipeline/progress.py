@@ -24,16 +24,27 @@ LEFT_S = 10.0
 Item = TypeVar("Item")
 
 
+class Lines:
+    """What is printed where there is no terminal: now and then a line, with the minutes since the start before it."""
+
+    def __init__(self) -> None:
+        self.wanted = not sys.stderr.isatty()
+        self.started = self.printed = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Print the line if one is due."""
+        if self.wanted and time.monotonic() - self.printed > LINE_S:
+            self.printed = time.monotonic()
+            print(f"{(self.printed - self.started) / 60:.0f} min, {text}", file=sys.stderr, flush=True)
+
+
 def follow(items: Iterable[Item], *, total: int, title: str) -> Iterator[Item]:
     """Yield what is made one after another, under a bar with the time left in a terminal; elsewhere a line a minute."""
-    live, started, printed = sys.stderr.isatty(), time.monotonic(), time.monotonic()
+    lines = Lines()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not live) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=lines.wanted) as bar:
         for done, item in enumerate(bar.track(items, total=total, description=title), start=1):
-            if not live and time.monotonic() - printed > LINE_S:
-                printed = time.monotonic()
-                minutes = (printed - started) / 60
-                print(f"{minutes:.0f} min, {title}: {done} of {total}", file=sys.stderr, flush=True)
+            lines.say(f"{title}: {done} of {total}")
             yield item
 
 
@@ -46,8 +57,7 @@ class Board:
 
     def __init__(self, store: Store, title: str) -> None:
         self.store, self.title = store, title
-        self.started = self.printed = time.monotonic()
-        self.left, self.counted = 0, -math.inf
+        self.lines, self.left, self.counted = Lines(), 0, -math.inf
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -56,11 +66,10 @@ class Board:
         )
         self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
         self.task = self.bar.add_task(title, states="", total=None)
-        self.live = sys.stderr.isatty()
 
     def __enter__(self) -> Self:
         """Start the bar, if there is a terminal."""
-        if self.live:
+        if not self.lines.wanted:
             self.bar.start()
         return self
 
@@ -73,11 +82,7 @@ class Board:
         )
         text = f"{text} ({self._count_left()} of all tables left)"
         self.bar.update(self.task, completed=done, total=len(states), states=text)
-        if not self.live and time.monotonic() - self.printed > LINE_S:
-            self.printed = time.monotonic()
-            minutes = (self.printed - self.started) / 60
-            line = f"{minutes:.0f} min, {self.title}: {done} of {len(states)} cells, {text}"
-            print(line, file=sys.stderr, flush=True)
+        self.lines.say(f"{self.title}: {done} of {len(states)} cells, {text}")
 
     def _count_left(self) -> int:
         """Return how many cells of the store are claimed: those of all drivers that share it."""
@@ -90,5 +95,5 @@ class Board:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Take the bar away."""
-        if self.live:
+        if not self.lines.wanted:
             self.bar.stop()

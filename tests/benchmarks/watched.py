@@ -36,24 +36,21 @@ class Watched:
     process: subprocess.Popen[bytes]
     project: Path
     samples: list[Sample] = field(default_factory=list)
-    ingesters: list[psutil.Process] = field(default_factory=list)
+    follower: psutil.Process | None = None
 
     def until_end(self) -> float:
         """Watch it until it ends; return how many seconds that took."""
         began, root = time.monotonic(), psutil.Process(self.process.pid)
         while self.process.poll() is None:
-            self.samples.append(look(root, self._ingesters(), time_s=time.monotonic() - began))
+            self.samples.append(look(root, self._ingester(), time_s=time.monotonic() - began))
             time.sleep(PERIOD_S)
         return time.monotonic() - began
 
-    def _ingesters(self) -> list[psutil.Process]:
-        """Return the project's ingester, whoever started it: it may be older than this `dvc`.
-
-        Stages start one each; all but the first end at once, and are told apart from it by nothing.
-        """
-        if not any(process.is_running() for process in self.ingesters) or len(self.ingesters) > 1:
-            self.ingesters = [process for process in psutil.process_iter() if self._follows(process)]
-        return self.ingesters
+    def _ingester(self) -> psutil.Process | None:
+        """Return the project's ingester, whoever started it: it may be older than this `dvc`."""
+        if self.follower is None or not self.follower.is_running():
+            self.follower = next((process for process in psutil.process_iter() if self._follows(process)), None)
+        return self.follower
 
     def _follows(self, process: psutil.Process) -> bool:
         try:
@@ -74,20 +71,21 @@ class Watched:
         return [*shown, f"{most:.0f}", f"{100 * busy_s / (calm[-1].time_s - calm[0].time_s):.1f}"]
 
 
-def look(root: psutil.Process, ingesters: list[psutil.Process], *, time_s: float) -> Sample:
-    """Take a sample of a process and all below it, and of what ingests."""
+def look(root: psutil.Process, ingester: psutil.Process | None, *, time_s: float) -> Sample:
+    """Take a sample of a process all below it, of the ingester, and of what that starts."""
     sample = Sample(time_s, {}, {}, {})
     try:
         family = {process.pid: process for process in (root, *root.children(recursive=True))}
     except psutil.NoSuchProcess:
         return sample
-    family |= {process.pid: process for process in ingesters}
+    if ingester is not None:
+        family[ingester.pid] = ingester
     for process in family.values():
         try:
             with process.oneshot():
                 times = process.cpu_times()
                 # Its first act is a process of its own that makes MLflow's database.
-                tracks = process in ingesters or sample.roles.get(process.ppid()) == "ingester"
+                tracks = process == ingester or sample.roles.get(process.ppid()) == "ingester"
                 sample.rss[process.pid] = process.memory_info().rss
                 sample.cpu_s[process.pid] = times.user + times.system
             sample.roles[process.pid] = "dvc" if process == root else "ingester" if tracks else "stage"

@@ -65,32 +65,18 @@ def test_voc_and_sbd_become_the_augmented_set_in_vocs_layout(
 
 
 @pytest.mark.parametrize(
-    ("num", "size", "message"),
+    ("identity", "num", "size", "message"),
     [
-        (30, (12, 16), r"2008_000004\.mat holds \[.*\]; allowed are 0 to 20, and 255"),
-        (5, (11, 16), r"mask of 2008_000004 has \(11, 16\) pixels, its image \(12, 16\)"),
+        ("2008_000004", 30, (12, 16), r"2008_000004\.mat holds \[.*\]; allowed are 0 to 20, and 255"),
+        ("2008_000004", 5, (11, 16), r"mask of 2008_000004 has \(11, 16\) pixels, its image \(12, 16\)"),
+        ("2007_000002", 30, (12, 16), r"SegmentationClass/2007_000002\.png holds \[.*\]; allowed are 0 to 20, and 255"),
+        ("2007_000002", 5, (12, 15), r"mask of 2007_000002 has \(12, 15\) pixels, its image \(12, 16\)"),
     ],
 )
-def test_a_bad_sbd_mask_is_named_and_leaves_nothing(
-    mirror: Any, out: Path, num: int, size: tuple[int, int], message: str
+def test_a_bad_mask_of_sbd_or_of_vocs_own_is_named_and_leaves_nothing(
+    mirror: Any, out: Path, identity: str, num: int, size: tuple[int, int], message: str
 ) -> None:
-    write_archives(mirror, **{"2008_000004": mirror.ids("bad", num, size)})
-    with pytest.raises(ValueError, match=message):
-        prepare({"name": "voc"}, out)
-    assert list(out.parent.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("num", "size", "message"),
-    [
-        (30, (12, 16), r"SegmentationClass/2007_000002\.png holds \[.*\]; allowed are 0 to 20, and 255"),
-        (5, (12, 15), r"mask of 2007_000002 has \(12, 15\) pixels, its image \(12, 16\)"),
-    ],
-)
-def test_a_bad_mask_of_vocs_own_is_named_and_leaves_nothing(
-    mirror: Any, out: Path, num: int, size: tuple[int, int], message: str
-) -> None:
-    write_archives(mirror, **{"2007_000002": mirror.ids("bad", num, size)})
+    write_archives(mirror, **{identity: mirror.ids("bad", num, size)})
     with pytest.raises(ValueError, match=message):
         prepare({"name": "voc"}, out)
     assert list(out.parent.iterdir()) == []
