@@ -40,9 +40,10 @@ def show_plan(root: Path, store: Store, targets: list[str], *, tflops: float, as
         print(f"{line['stage']:24} {states or '-':40} {'; '.join(line['why'])}")
     seconds, hours = (sum(line.get(name, 0) for line in lines) for name in ("worker_s", "gpu_hours"))
     gpus = f", {hours:,.2g} GPU-hours" if hours else ""
-    ahead = f"about {seconds / 60:.0f} minutes of one worker{gpus} ({status.MEDIAN})"
-    print(f"{len(lines)} stages; cells that nobody has submitted: {ahead}")
     unlike = {line["stage"].partition("@")[2] for line in lines if line.get("unknown")}
+    ahead = f"about {seconds / 60:.0f} minutes of one worker{gpus} ({status.MEDIAN})"
+    known = seconds > 0 or not unlike
+    print(f"{len(lines)} stages; cells that nobody has submitted: {ahead if known else status.NONE_HAS_RUN}")
     if unlike:
         _count_missing(root, store, unlike, tflops=tflops)
 
