@@ -47,15 +47,16 @@ class Dead:
 def find_dead(store: Store) -> Dead:
     """Return what is to be let go of.
 
-    Jobs are asked about before it is read who holds what: a worker that ends in between leaves room for one cell too
-    many then, never for one too few.
+    Jobs are asked about before it is read which cells are left and who holds them: a worker that ends in between (a
+    controller that restarts answers after many seconds) leaves room for one cell too many then, never for one too few.
     """
+    owners = {path.stem: store.owner(path.stem) for path in (store.root / "claims").glob("*.json")}
+    outlines = {name: read_outline(store.submissions / name) for name in set(owners.values()) if name}
+    workers = {name: 0 if outline is None else live_workers(store, outline) for name, outline in outlines.items()}
     claimed: dict[str, set[str]] = defaultdict(set)
     for path in (store.root / "claims").glob("*.json"):
-        if owner := store.owner(path.stem):
+        if owner := owners.get(path.stem):
             claimed[owner].add(path.stem)
-    outlines = {submission: read_outline(store.submissions / submission) for submission in claimed}
-    workers = {name: 0 if outline is None else live_workers(store, outline) for name, outline in outlines.items()}
     found = {path.parent.name: read_json(path) for path in (store.root / "work").glob("*/holder.json")}
     holders = {key: holder for key, holder in found.items() if holder}
     dead = {key: holder for key, holder in holders.items() if holder_dead(store, holder)}

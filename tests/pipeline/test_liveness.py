@@ -95,6 +95,26 @@ def test_jobs_that_left_without_a_trace_leave_their_share_of_the_cells(squeue: P
     assert states == [["done", "running", "queued"]] * 2 + [["missing"] * 3] * 2
 
 
+def test_a_worker_that_ends_while_squeue_is_asked_takes_nothing_from_its_siblings(
+    squeue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A controller that restarts answers late, without the jobs that ended meanwhile."""
+    store, cells = Store(tmp_path / "cells"), [cell("sleep", number) for number in range(4)]
+    submitted(store, [cells], pack=1)
+    ending, *waiting = sorted(cells, key=lambda one: one.key)
+    token, ask = hold(store, ending, "7_0"), slurm._output
+
+    def late(command: list[str]) -> str | None:
+        if command[0] == "squeue":
+            store.publish(ending.key, token, {"state": "done"})
+        return ask(command)
+
+    monkeypatch.setattr(slurm, "_output", late)
+    squeue.write_text("".join(job("cells-s", f"7_{number}", "PENDING") for number in (1, 2, 3)))
+    release_dead(store)
+    assert [store.state(one.key) for one in waiting] == ["queued"] * 3
+
+
 def test_what_few_workers_cannot_reach_is_told_by_trainings() -> None:
     warm, *trains = cell("warm_start", 0), cell("sleep", 1), cell("sleep", 2)
     rest = cell("evaluate", 3)
