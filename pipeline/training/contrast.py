@@ -14,15 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.training.contrast_parameters import ContrastParameters
-from pipeline.training.contrast_sets import Pixels, find_sets, rows
-from pipeline.training.memory import MemoryBank
+from pipeline.training.contrast_sets import Pixels, Sets, find_sets, rows
+from pipeline.training.memory import MemoryBank, rows_at_once
 from pipeline.training.sampling import sample_members, spread_members
 
 Formula = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """From cos / τ with the positive (S, A) and the negatives (S, A, N) to the loss (S, A) and its derivatives by both."""
-
-CPU_BYTES, ACCELERATOR_BYTES = 2**23, 2**26
-"""How much of the negatives is drawn at a time: what stays in a cache; where launches cost more, fewer of them."""
 
 
 class PixelContrast(nn.Module):
@@ -59,7 +56,7 @@ class PixelContrast(nn.Module):
             positives = functional.normalize(positives, dim=1)
             loss = contrast(anchors, positives, features, drawn, formula=FORMULAS[self.hyper.contrast])  # (C,)
             self.num_contrasted = active.sum()
-            return torch.where(active, loss, 0.0).sum() / self.normaliser(sets.present)
+            return torch.where(active, loss, 0.0).sum() / self.normaliser(sets)
 
     @torch.no_grad()
     def draw_negatives(self, members: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,7 +71,7 @@ class PixelContrast(nn.Module):
             features = functional.normalize(features, dim=1)
         else:
             chosen, counts = spread_members(members, min(self.num_enqueued, len(members)))
-            self.memory.enqueue(features.index_select(0, chosen.flatten()).unflatten(0, chosen.shape), counts)
+            self.memory.enqueue(features, chosen, counts)
             drawn, counts, features = self.memory.draw(num), self.memory.filled, self.memory.features
         return features, drawn.unflatten(1, (num_sets, -1)), counts
 
@@ -86,9 +83,9 @@ class PixelContrast(nn.Module):
             values |= self.memory.shares_filled()
         return values
 
-    def normaliser(self, present: Tensor) -> Tensor | int:
+    def normaliser(self, sets: Sets) -> Tensor | int:
         """Return C (Eq. 4), or the number of classes present (released code)."""
-        return self.num_classes if self.hyper.contrast_normaliser == "classes" else present.sum().clamp(min=1)
+        return self.num_classes if self.hyper.contrast_normaliser == "classes" else sets.present.sum().clamp(min=1)
 
 
 def released_class_index(
@@ -135,8 +132,7 @@ class _Contrast(torch.autograd.Function):
     def forward(
         ctx: Any, anchors: Tensor, positives: Tensor, features: Tensor, drawn: Tensor, formula: Formula
     ) -> Tensor:
-        room = CPU_BYTES if anchors.device.type == "cpu" else ACCELERATOR_BYTES
-        num = max(1, room // (4 * drawn.shape[1] * features.shape[1]))
+        num = max(1, rows_at_once(features) // drawn.shape[1])
         losses, gradients = [], []
         for part, mean, rows_ in zip(anchors.split(num), positives.split(num), drawn.split(num), strict=True):
             negatives = features.index_select(0, rows_.flatten()).float().unflatten(0, rows_.shape)  # (S', N, D)

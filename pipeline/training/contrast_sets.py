@@ -25,12 +25,17 @@ class Pixels(NamedTuple):
 
 
 class Sets(NamedTuple):
-    """Pixels by class, bool (n, C); `present` (C,) bool are the classes that any anchorable pixel is of."""
+    """Pixels by class, bool (n, C); `candidates` are the anchorable ones, whatever the teacher's probability."""
 
     anchors: Tensor
     positives: Tensor
     negatives: Tensor
-    present: Tensor
+    candidates: Tensor
+
+    @property
+    def present(self) -> Tensor:
+        """The classes (C,) bool that any anchorable pixel is of."""
+        return self.candidates.any(dim=0)
 
 
 def find_sets(pixels: Pixels, hyper: ContrastParameters) -> Sets:
@@ -46,18 +51,17 @@ def find_sets(pixels: Pixels, hyper: ContrastParameters) -> Sets:
     anchorable, negatable = pixels.anchorable.reshape(-1, 1), pixels.negatable.reshape(-1, 1)
     candidates = member & anchorable
     anchors = candidates & (probability > hyper.anchor_threshold)
-    rank = ranks(probability)
-    low = hyper.rank_low if hyper.prt else 1
+    likely = most_likely(probability, hyper.rank_low)
     split = num * pixels.labels[0].numel()  # rows of the labelled images come first
-    labelled = ~member[:split] & (rank[:split] < hyper.rank_low) & negatable[:split]
-    high = min(hyper.rank_high, probability.shape[1])
-    unlabelled = (rank[split:] >= low) & (rank[split:] < high) & negatable[split:]
+    labelled = ~member[:split] & likely[:split] & negatable[:split]
+    too_likely = likely[split:] if hyper.prt else most_likely(probability[split:], 1)
+    unlabelled = most_likely(probability[split:], hyper.rank_high) & ~too_likely & negatable[split:]
     if hyper.defect_labelled_negatives:
         labelled = torch.zeros_like(labelled)
     if hyper.defect_unlabelled_negatives:
         unlabelled = unlabelled & member[split:]
     positives = anchors if hyper.positives == "anchors" else candidates
-    return Sets(anchors, positives, torch.cat([labelled, unlabelled]), candidates.sum(dim=0) > 0)
+    return Sets(anchors, positives, torch.cat([labelled, unlabelled]), candidates)
 
 
 def one_hot(labels: Tensor, num_labelled: int, num_classes: int, *, released: bool) -> Tensor:
@@ -80,14 +84,13 @@ def one_hot(labels: Tensor, num_labelled: int, num_classes: int, *, released: bo
     return member.reshape(-1, num_classes)
 
 
-def ranks(probability: Tensor) -> Tensor:
-    """Return each class's place, from 0, when the classes of a pixel are sorted by probability, descending: (n, C).
+def most_likely(probability: Tensor, num: int) -> Tensor:
+    """Return which classes are among the `num` most likely of their pixel, (n, C) bool; of equal ones any.
 
-    They are bytes, an eighth of the memory: masks are bytes too, so there are at most 255 classes.
+    Ranks are asked about in this way alone, and to sort all classes takes twice as long.
     """
-    order = probability.sort(dim=1, descending=True, stable=True).indices
-    places = torch.arange(probability.shape[1], dtype=torch.uint8, device=probability.device).expand_as(order)
-    return torch.empty_like(order, dtype=torch.uint8).scatter_(1, order, places)
+    chosen = probability.topk(min(num, probability.shape[1]), dim=1, sorted=False).indices
+    return torch.zeros_like(probability, dtype=torch.bool).scatter_(1, chosen, True)
 
 
 def rows(maps: Tensor) -> Tensor:

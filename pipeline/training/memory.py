@@ -14,6 +14,9 @@ from pipeline.training.mixing import random_below
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+CPU_BYTES, ACCELERATOR_BYTES = 2**23, 2**26
+"""How much of the features is gathered at a time: what stays in a cache; where launches cost more, fewer of them."""
+
 
 class MemoryBank(nn.Module):
     """`capacities[c]` features of `channels` values for each class c, allocated once."""
@@ -40,16 +43,18 @@ class MemoryBank(nn.Module):
         self.register_buffer("offset", capacity.cumsum(0) - capacity, persistent=False)
 
     @torch.no_grad()
-    def enqueue(self, features: Tensor, counts: Tensor) -> None:
-        """Append the first `counts[c]` of the K `features` (C, K, D) to each queue; the oldest make room.
+    def enqueue(self, features: Tensor, chosen: Tensor, counts: Tensor) -> None:
+        """Append to each queue the first `counts[c]` of its rows `chosen` (C, K) of `features` (n, D); old ones make room.
 
         K must not exceed the smallest capacity.
         """
-        order = torch.arange(features.shape[1], device=features.device)
+        order = torch.arange(chosen.shape[1], device=chosen.device)
         rows = self.offset[:, None] + (self.head[:, None] + order) % self.capacity[:, None]  # (C, K)
         rows = torch.where(order < counts[:, None], rows, len(self.features) - 1)
-        directions = functional.normalize(features.flatten(0, 1), dim=1).to(self.features.dtype)
-        self.features.index_copy_(0, rows.flatten(), directions)
+        num = rows_at_once(features)
+        for source, target in zip(chosen.flatten().split(num), rows.flatten().split(num), strict=True):
+            directions = functional.normalize(features.index_select(0, source), dim=1)
+            self.features.index_copy_(0, target, directions.to(self.features.dtype))
         self.features[-1].zero_()
         self.head.copy_((self.head + counts) % self.capacity)
         self.filled.copy_(torch.minimum(self.filled + counts, self.capacity))
@@ -63,3 +68,9 @@ class MemoryBank(nn.Module):
         limits = self.filled[:, None].expand(-1, num)
         rows = self.offset[:, None] + random_below(limits.clamp(min=1))
         return torch.where(limits > 0, rows, len(self.features) - 1)
+
+
+def rows_at_once(features: Tensor) -> int:
+    """Return how many rows of `features` (n, D) are gathered at a time, as float32."""
+    room = CPU_BYTES if features.device.type == "cpu" else ACCELERATOR_BYTES
+    return max(1, room // (4 * features.shape[1]))

@@ -21,9 +21,10 @@ from torch.nn import functional
 from pipeline.forecast import LiveBytes
 from pipeline.methods.u2pl import Parameters
 from pipeline.params import load_params, resolve_table
+from pipeline.training.bands import banded_entropy
 from pipeline.training.contrast import PixelContrast, class_means, contrast, info_nce
 from pipeline.training.contrast_sets import Pixels, find_sets, rows
-from pipeline.training.entropy import entropy, reliability
+from pipeline.training.entropy import reliability
 from pipeline.training.losses import sample_nearest
 from pipeline.training.sampling import spread_members
 from tests.benchmarks.counting import Counting
@@ -109,7 +110,7 @@ def make_step() -> Step:
 def describe(step: Step) -> Pixels:
     """Return what our contrast is told, as `pipeline.methods.u2pl` does."""
     pseudo = step.labels[IMAGES:]
-    entropies = torch.cat([entropy(image) for image in step.logits.split(1)])
+    entropies = torch.cat([banded_entropy(image) for image in step.logits.split(1)])
     found = reliability(entropies, pseudo != 255, SHARE)
     at_grid = sample_nearest(step.labels, (GRID, GRID))
     known = at_grid[:IMAGES] != 255
@@ -264,7 +265,7 @@ def same_queues(hyper: Parameters, step: Step) -> str:
     memory = contrast.memory
     assert memory is not None
     chosen, counts = spread_members(torch.stack(negatives, dim=1), contrast.num_enqueued)
-    memory.enqueue(rows(step.teacher)[chosen], counts)
+    memory.enqueue(rows(step.teacher), chosen, counts)
     largest = 0.0
     for index, mask in enumerate(negatives):
         first, num = int(memory.offset[index]), int(memory.filled[index])

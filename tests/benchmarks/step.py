@@ -20,8 +20,8 @@ from torch import Tensor
 from pipeline.forecast import synthetic_run
 from pipeline.models.segnet import Output
 from pipeline.params import load_params, resolve_table
-from pipeline.training.contrast import ACCELERATOR_BYTES, CPU_BYTES
 from pipeline.training.cost import unit_flop
+from pipeline.training.memory import ACCELERATOR_BYTES, CPU_BYTES
 from pipeline.training.setting import make_setting
 from tests.benchmarks.counting import Counting, Tally, count, is_network
 from tests.benchmarks.floor import Floor, measure

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.training import contrast as contrast_module
+from pipeline.training import memory
 from pipeline.training.contrast import PixelContrast, binary_contrast, contrast, info_nce
 from pipeline.training.contrast_parameters import ContrastParameters
 from pipeline.training.contrast_sets import Pixels
@@ -28,7 +28,7 @@ def cosine(left: list[float], right: list[float]) -> float:
 @pytest.mark.parametrize("shared", [False, True])
 def test_infonce_and_binary_losses_are_their_formulas(shared: bool, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many sets of negatives are drawn at a time."""
-    monkeypatch.setattr(contrast_module, "CPU_BYTES", room)
+    monkeypatch.setattr(memory, "CPU_BYTES", room)
     torch.manual_seed(0)
     num_classes, num_anchors, num_negatives, temperature = 3, 4, 5, 0.5
     anchors, positives = torch.randn(num_classes, num_anchors, 6), torch.randn(num_classes, 6)
@@ -53,7 +53,7 @@ def test_infonce_and_binary_losses_are_their_formulas(shared: bool, room: int, m
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_gradient_made_at_once_is_autograds(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contrast_module, "CPU_BYTES", 400)  # three of the twelve sets at a time
+    monkeypatch.setattr(memory, "CPU_BYTES", 400)  # three of the twelve sets at a time
     torch.manual_seed(0)
     anchors, positives = torch.randn(3, 4, 6, requires_grad=True), torch.randn(3, 6)
     features, given = torch.randn(20, 6), torch.randn(3)

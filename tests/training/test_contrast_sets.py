@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.training.contrast_parameters import ContrastParameters
-from pipeline.training.contrast_sets import Pixels, find_sets, ranks
+from pipeline.training.contrast_sets import Pixels, find_sets, most_likely
 
 SET_DEFECTS = ["defect_one_hot", "defect_labelled_negatives", "defect_unlabelled_negatives"]
 
@@ -134,6 +134,8 @@ def test_two_classes_have_labelled_and_unlabelled_negatives(hyper: Hyper, make_p
     assert sets.negatives[72:].any(dim=0).all()
 
 
-def test_ranks_are_a_permutation_of_the_classes_also_where_probabilities_are_equal() -> None:
-    probability = torch.tensor([[0.2, 0.5, 0.3], [1 / 3, 1 / 3, 1 / 3]])
-    assert ranks(probability).tolist() == [[2, 0, 1], [0, 1, 2]]
+def test_of_equally_likely_classes_as_many_are_taken_as_of_others() -> None:
+    probability = torch.tensor([[0.1, 0.4, 0.3, 0.2], [0.25, 0.25, 0.25, 0.25]])
+    assert most_likely(probability, 2)[0].tolist() == [False, True, True, False]
+    assert most_likely(probability, 2).sum(dim=1).tolist() == [2, 2]
+    assert most_likely(probability, 9).all()

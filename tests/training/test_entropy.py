@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.training.bands import BAND_ROWS, banded_entropy
 from pipeline.training.entropy import entropy, order_statistics, percentiles, reliability, unreliable_share
 
 
@@ -97,3 +98,9 @@ def test_the_unreliable_share_falls_linearly_over_the_epochs_or_stays() -> None:
     shares = [unreliable_share(0.2, epoch / 80, dynamic=True) for epoch in (0, 40, 79)]
     assert shares == pytest.approx([0.2, 0.1, 0.0025])
     assert unreliable_share(0.2, 0.9, dynamic=False) == 0.2
+
+
+@pytest.mark.parametrize("height", [1, BAND_ROWS, 2 * BAND_ROWS + 1])
+def test_bands_change_nothing(height: int) -> None:
+    logits = torch.randn(2, 5, height, 9).contiguous(memory_format=torch.channels_last)
+    assert torch.equal(banded_entropy(logits), entropy(logits))

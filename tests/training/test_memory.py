@@ -7,12 +7,19 @@ import math
 import pytest
 import torch
 
+from pipeline.training import memory
 from pipeline.training.memory import MemoryBank
 
 
 def unit(values: list[float]) -> list[float]:
     length = math.sqrt(sum(value * value for value in values))
     return [value / length for value in values]
+
+
+def append(bank: MemoryBank, features: torch.Tensor, counts: torch.Tensor) -> None:
+    """Append the first `counts[c]` of features (C, K, D) to each queue, from rows in another order."""
+    order = torch.arange(features[..., 0].numel()).flip(0)
+    bank.enqueue(features.flatten(0, 1)[order], order.view(features.shape[:2]), counts)
 
 
 def content(bank: MemoryBank, c: int) -> list[list[float]]:
@@ -22,7 +29,10 @@ def content(bank: MemoryBank, c: int) -> list[list[float]]:
     return [bank.features[row].tolist() for row in rows]
 
 
-def test_queues_hold_the_latest_features_of_each_class_in_order() -> None:
+@pytest.mark.parametrize("room", [2**23, 60])
+def test_queues_hold_the_latest_features_of_each_class_in_order(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where five rows are gathered at a time."""
+    monkeypatch.setattr(memory, "CPU_BYTES", room)
     generator = torch.Generator().manual_seed(0)
     capacities = [7, 5, 5]
     bank = MemoryBank(capacities, channels=3, dtype="float32")
@@ -30,7 +40,7 @@ def test_queues_hold_the_latest_features_of_each_class_in_order() -> None:
     for _ in range(12):
         features = torch.randn(3, 5, 3, generator=generator)
         counts = torch.randint(0, 6, (3,), generator=generator)
-        bank.enqueue(features, counts)
+        append(bank, features, counts)
         for c in range(3):
             lists[c] += [unit(values) for values in features[c, : int(counts[c])].tolist()]
             lists[c] = lists[c][-capacities[c] :]
@@ -42,7 +52,7 @@ def test_queues_hold_the_latest_features_of_each_class_in_order() -> None:
 def test_samples_come_from_their_own_class_and_reach_every_feature() -> None:
     bank = MemoryBank([4, 4, 4], channels=2, dtype="float32")
     angles = torch.arange(12.0).view(3, 4) / 2
-    bank.enqueue(torch.stack([angles.cos(), angles.sin()], dim=2), torch.tensor([4, 2, 0]))
+    append(bank, torch.stack([angles.cos(), angles.sin()], dim=2), torch.tensor([4, 2, 0]))
     torch.manual_seed(0)
     sample = bank.features[bank.draw(200)]
     seen = [{round(math.atan2(y, x) % (2 * math.pi), 3) for x, y in sample[c].tolist()} for c in range(2)]
@@ -53,12 +63,12 @@ def test_samples_come_from_their_own_class_and_reach_every_feature() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_saved_bank_goes_on_as_before(dtype: str) -> None:
     bank = MemoryBank([6, 3], channels=2, dtype=dtype)
-    bank.enqueue(torch.randn(2, 3, 2), torch.tensor([3, 2]))
+    append(bank, torch.randn(2, 3, 2), torch.tensor([3, 2]))
     other = MemoryBank([6, 3], channels=2, dtype=dtype)
     other.load_state_dict(bank.state_dict())
     features, counts = torch.randn(2, 3, 2), torch.tensor([1, 3])
     for each in (bank, other):
-        each.enqueue(features, counts)
+        append(each, features, counts)
     assert all(torch.equal(a, b) for a, b in zip(bank.buffers(), other.buffers(), strict=True))
     torch.manual_seed(0)
     drawn = bank.draw(3)

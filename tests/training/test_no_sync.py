@@ -46,7 +46,7 @@ def test_a_step_that_reads_on_the_host_is_refused() -> None:
 @pytest.mark.parametrize("method", ["u2pl", "u2pl_ael"])
 def test_launches_do_not_depend_on_the_number_of_classes(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for the contrast's negatives, which are drawn some sets at a time: here all at once."""
-    monkeypatch.setattr("pipeline.training.contrast.CPU_BYTES", 2**40)
+    monkeypatch.setattr("pipeline.training.memory.CPU_BYTES", 2**40)
     few, many = (added(row_of(method, num_classes=num, rank_low=1)) for num in (2, 150))
     assert few.launches == many.launches
 
