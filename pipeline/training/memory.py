@@ -44,7 +44,7 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, features: Tensor, chosen: Tensor, counts: Tensor) -> None:
-        """Append to each queue the first `counts[c]` of its rows `chosen` (C, K) of `features` (n, D); old ones make room.
+        """Append to each queue the first `counts[c]` of its rows `chosen` (C, K) of `features` (n, D); old make room.
 
         K must not exceed the smallest capacity.
         """
