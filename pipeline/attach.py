@@ -24,7 +24,7 @@ from pipeline.results import link_weights, write_metrics, write_reliability
 from pipeline.store import Store, find_store, read_json
 from pipeline.waiting import Waiting
 
-POLL_S = 0.5
+POLL_S = 0.25
 LIVENESS_S = 5.0
 BUSY_SHARE = 0.02
 """What share of its time the waiting process may spend on looking, however many cells there are."""
