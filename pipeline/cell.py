@@ -157,41 +157,42 @@ def code_hash(kind: str, method: str, backbone: str) -> str:
     while pending:
         path = pending.pop()
         if path not in trees:
-            tree = _syntax(path)
-            trees[path] = ast.dump(tree)
-            pending += _imports(tree)
+            facts = path.stat()
+            trees[path], modules = _parse(path, facts.st_mtime_ns, facts.st_size)
+            pending += _science_files(modules)
     hashed = hashlib.sha256()
     for path in sorted(trees):
         hashed.update(f"{path.relative_to(PACKAGE)}\0{trees[path]}\0".encode())
     return hashed.hexdigest()
 
 
-def _imports(tree: ast.Module) -> list[Path]:
-    """Return the files of the science folders that a file imports."""
-    files = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
-            module = PACKAGE.parent.joinpath(*(node.module or "").split("."))
-            candidates = [module, *(module / alias.name for alias in node.names)]
-            files += [path.with_suffix(".py") for path in candidates if path.with_suffix(".py").is_file()]
+def _science_files(modules: list[Path]) -> list[Path]:
+    """Return the files among possible modules that are in the science folders."""
+    files = [path.with_suffix(".py") for path in modules if path.with_suffix(".py").is_file()]
     return [path for path in files if path.relative_to(PACKAGE).parts[0] in SCIENCE]
 
 
 @cache
-def _syntax(path: Path) -> ast.Module:
-    """Return the syntax tree of a file without its docstrings."""
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+def _parse(path: Path, mtime_ns: int, size: int) -> tuple[str, list[Path]]:
+    """Return the syntax tree of a file without its docstrings, as text, and what it may import of this package.
+
+    Its time and size say which edition of the file it is.
+    """
+    del mtime_ns, size
+    tree, modules = ast.parse(path.read_text(encoding="utf-8"), filename=str(path)), []
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
             value = first.value if isinstance(first, ast.Expr) else None
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
                 node.body = node.body[1:]
-    return tree
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
+            module = PACKAGE.parent.joinpath(*(node.module or "").split("."))
+            modules += [module, *(module / alias.name for alias in node.names)]
+    return ast.dump(tree), modules
 
 
 def forget_code() -> None:
-    """Read source files and weights again at the next key: they may have been edited."""
+    """Look at source files and weights again at the next key: they may have been edited."""
     code_hash.cache_clear()
     weights_identity.cache_clear()
-    _syntax.cache_clear()

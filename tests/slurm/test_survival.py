@@ -151,11 +151,12 @@ def test_where_preemption_cancels_a_training_is_submitted_again_and_ends_with_th
         assert len(list(store.submissions.iterdir())) == 2
 
 
-def test_two_nodes_train_one_cell_and_end_with_the_same_bits_after_interruptions(
+def test_two_nodes_train_one_cell_and_end_with_the_same_bits_after_interruptions_and_as_two_tasks_of_a_node(
     make_site: Make, cluster: Cluster
 ) -> None:
     """The nodes of the test cluster have no address of their own: they meet on this host."""
-    site = make_site({"nodes": 2, "tasks_per_node": 1}, setup=["export MASTER_ADDR=127.0.0.1"])
+    meet = ["export MASTER_ADDR=127.0.0.1"]
+    site = make_site({"nodes": 2, "tasks_per_node": 1}, setup=meet)
     cells = u2pl_cells(labelled_batch=2, epochs=5)
     train = cells[1]
     calm, rough = finish(site, cells, root=site / "calm"), Store(site / "rough")
@@ -165,7 +166,11 @@ def test_two_nodes_train_one_cell_and_end_with_the_same_bits_after_interruptions
     finish(site, cells, root=rough.root)
     assert events(rough, train.key) == ["start", "resume", "resume", "done"]
     assert_same_bits(calm, rough, cells)
-    assert (read_json(rough.done(train.key) / "result.json") or {})["provenance"]["ranks"] == 2
+    site = make_site({"nodes": 1, "tasks_per_node": 2}, setup=meet)
+    together = finish(site, cells, root=site / "together")
+    assert_same_bits(calm, together, cells)
+    for store in (rough, together):
+        assert (read_json(store.done(train.key) / "result.json") or {})["provenance"]["ranks"] == 2
 
 
 def test_cancelled_by_slurm_a_running_and_a_waiting_task_of_an_array_are_made_good(
