@@ -72,7 +72,7 @@ class Watched:
 
 
 def look(root: psutil.Process, ingester: psutil.Process | None, *, time_s: float) -> Sample:
-    """Take a sample of a process all below it, of the ingester, and of what that starts."""
+    """Take a sample of a process, of all below it, of the ingester, and of what that starts."""
     sample = Sample(time_s, {}, {}, {})
     try:
         family = {process.pid: process for process in (root, *root.children(recursive=True))}
