@@ -10,15 +10,16 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
 import torch
 
+Name = TypeVar("Name", bound=Hashable)
 PAGE = Path(__file__).parents[2] / "reports" / "benchmarks.md"
 HEAD = """# Benchmarks
 
@@ -108,9 +109,9 @@ def machine() -> str:
     return f"{name}, {psutil.cpu_count()} cores, {memory:.0f} GiB, {python}, torch {torch.__version__}"
 
 
-def rounds(parts: Mapping[str, Callable[[], Any]], *, num: int, warm_up: int = 1) -> dict[str, float]:
+def rounds(parts: Mapping[Name, Callable[[], Any]], *, num: int, warm_up: int = 1) -> dict[Name, float]:
     """Return the median processor seconds of each part over rounds in which all take turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in parts}
+    seconds: dict[Name, list[float]] = {name: [] for name in parts}
     for turn in range(warm_up + num):
         for name, part in parts.items():
             began = time.process_time()
