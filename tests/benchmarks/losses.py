@@ -31,7 +31,7 @@ from tests.benchmarks.counting import Counting
 from tests.benchmarks.floor import measure
 from tests.benchmarks.report import Figure, figures, rounds, write
 
-ROUNDS = 3
+ROUNDS = 7
 CLASSES, CHANNELS, CROP, GRID, IMAGES = 21, 256, 513, 129, 4
 SHARE = 0.2
 PARAMS = Path(__file__).parents[2] / "params.yaml"
