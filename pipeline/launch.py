@@ -26,6 +26,7 @@ from pipeline.guard import data_state
 from pipeline.liveness import surplus, user
 from pipeline.models.prepare import prepare_weights
 from pipeline.provenance import source_state
+from pipeline.pulse import begin_pulse
 from pipeline.sbatch import LaterError, Queue, RefusedError, num_workers
 from pipeline.site import MAX_DOUBLINGS, load_site, resources
 from pipeline.slurm import JOB_PREFIX
@@ -217,6 +218,8 @@ def _send(store: Store, record: dict[str, Any], cells: list[Cell]) -> bool:
     folder, submission = store.submissions / record["submission"], record["submission"]
     record |= {"threads": record["site"]["threads"], "cells": [cell.to_json() for cell in cells]}
     write_json(folder / "submission.json", record)
+    if record["site"]["executor"] != "slurm":
+        begin_pulse(folder)
     claimed = [cell for cell in cells if store.claim(cell.key, submission)]
     queue = Queue(store.root, record)
     try:

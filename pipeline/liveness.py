@@ -18,6 +18,7 @@ import psutil
 
 from pipeline import slurm
 from pipeline.cell import COUNTED
+from pipeline.pulse import is_silent
 from pipeline.store import Store, read_json
 
 MAX_LOST = 3
@@ -163,7 +164,9 @@ def _is_local(holder: dict[str, Any]) -> bool:
 def holder_dead(store: Store, holder: dict[str, Any]) -> bool:
     """Tell whether the worker that holds a cell is surely gone."""
     if _is_local(holder):
-        return holder["host"] == socket.gethostname() and not process_alive(holder["pid"], clock(holder))
+        if holder["host"] != socket.gethostname():
+            return is_silent(store, holder["submission"])
+        return not process_alive(holder["pid"], clock(holder))
     live = slurm.live_jobs(store, since=holder["time"] + slurm.GRACE_S)
     if live is None or any(holder["job"] in numbers for numbers in live.values()):
         return False
@@ -220,7 +223,7 @@ def live_workers(store: Store, outline: Outline) -> int | None:
         return None  # it is being submitted
     if record["site"]["executor"] != "slurm":
         if record["host"] != socket.gethostname():
-            return None  # another machine's processes cannot be seen from here
+            return 0 if is_silent(store, outline.folder.name) else None
         alive = [process_alive(int(job), clock(record) + 60) for job in (jobs or {"jobs": []})["jobs"]]
         return None if any(alive) else 0
     # By name: that finds orphans, whose submission was cut off before their ids were written down.

@@ -26,6 +26,7 @@ from pipeline.cell import COUNTED, Cell, from_json
 from pipeline.guard import changed_data
 from pipeline.liveness import user
 from pipeline.provenance import provenance
+from pipeline.pulse import pulse
 from pipeline.store import Store, TakenOverError, read_json
 from pipeline.team import announce, follow, join_team, team_size
 
@@ -105,6 +106,21 @@ def run_submission(store: Store, submission: str, *, limit: int | None, stop: St
     job = job_id()
     holder = {"submission": submission, "host": socket.gethostname(), "pid": os.getpid(), "job": job, "user": user()}
     _drop_own(store, cells, job)
+    on_slurm = record["site"]["executor"] == "slurm"
+    with contextlib.nullcontext() if on_slurm else pulse(store.submissions / submission):
+        return _run_ready(store, cells, record, holder, limit=limit, stop=stop)
+
+
+def _run_ready(
+    store: Store,
+    cells: list[Cell],
+    record: dict[str, Any],
+    holder: dict[str, Any],
+    *,
+    limit: int | None,
+    stop: Stop,
+) -> int:
+    """Run cells as they become ready; return how many were published."""
     published, begun, pause_s = 0, 0, POLL_S
     while not stop():
         exhausted = limit is not None and begun >= limit

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import psutil
 import pytest
 import yaml
 
-from pipeline import attach, launch, liveness
+from pipeline import attach, launch, liveness, pulse
 from pipeline.cell import Cell, digest
 from pipeline.launch import load_site, take_snapshot
 from pipeline.store import Store, find_store, read_json, write_json
@@ -147,12 +148,25 @@ def test_a_crash_fails_its_cell_and_what_follows_and_nothing_else(local_store: S
     assert "Traceback" in (local_store.work("broken") / "log.txt").read_text()
 
 
-def test_a_killed_worker_loses_nothing(local_store: Store, project: Path) -> None:
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_killed_worker_loses_nothing(
+    renamed: bool, local_store: Store, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cells = [sleeper(number, 1.0) for number in range(4)]
-    send(local_store, cells, project)
+    (submission,) = send(local_store, cells, project)
     until(lambda: any(local_store.state(cell.key) == "running" for cell in cells))
     for path in (local_store.root / "work").glob("*/holder.json"):
         os.kill((read_json(path) or {})["pid"], signal.SIGKILL)
+    if renamed:  # a container that was killed and begun again
+        for job in (read_json(local_store.submissions / submission / "jobs.json") or {})["jobs"]:
+            with suppress(psutil.NoSuchProcess):
+                for process in [*psutil.Process(int(job)).children(recursive=True), psutil.Process(int(job))]:
+                    process.kill()
+        monkeypatch.setattr(socket, "gethostname", lambda: "another-name")
+        liveness.release_dead(local_store)
+        assert any(local_store.state(cell.key) == "running" for cell in cells)
+        ago = time.time() - pulse.SILENT_S - 1
+        os.utime(local_store.submissions / submission / "pulse", (ago, ago))
 
     def everything_done() -> bool:
         liveness.release_dead(local_store)

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import liveness, slurm
+from pipeline import liveness, pulse, slurm
 from pipeline.cell import Cell, digest
 from pipeline.liveness import release_dead, surplus
-from pipeline.store import Store, write_json
+from pipeline.pulse import begin_pulse
+from pipeline.store import Store, TakenOverError, write_json
 from tests.pipeline import test_shared_store
 from tests.pipeline.test_shared_store import job
 
@@ -227,3 +228,38 @@ def test_the_queue_of_another_machine_that_shares_the_store_is_left_alone(
     store.claim(one.key, "s")
     release_dead(store)
     assert store.state(one.key) == state
+
+
+@pytest.mark.parametrize(("silent_s", "states"), [(200, ["running", "queued"]), (400, ["missing", "missing"])])
+def test_what_a_machine_had_that_fell_silent_is_let_go_of(silent_s: float, states: list[str], tmp_path: Path) -> None:
+    """A container that was killed comes back under another name."""
+    store, cells = Store(tmp_path / "cells"), [cell("sleep", 0), cell("sleep", 1)]
+    folder, record = store.submissions / "s", {"host": "elsewhere", "pid": 1, "time": store.now(), "clock": 1.0}
+    record |= {"site": {"executor": "local", "pack": None}, "cells": [one.to_json() for one in cells]}
+    write_json(folder / "submission.json", record)
+    write_json(folder / "jobs.json", {"jobs": ["7"], "time": store.now()})
+    begin_pulse(folder)
+    for one in cells:
+        store.claim(one.key, "s")
+    token = hold(store, cells[0], "local-7", host="elsewhere")
+    touched = store.now() - silent_s
+    os.utime(folder / "pulse", (touched, touched))
+    release_dead(store)
+    assert [store.state(one.key) for one in cells] == states
+    if "missing" in states:
+        with pytest.raises(TakenOverError):  # it only slept, and comes back
+            store.publish(cells[0].key, token, {"state": "done"})
+
+
+def test_a_worker_beats_while_it_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulse, "BEAT_S", 0.02)
+    begin_pulse(tmp_path)
+    os.utime(tmp_path / "pulse", (1, 1))
+    with pulse.pulse(tmp_path):
+        end = time.monotonic() + 10
+        while (tmp_path / "pulse").stat().st_mtime == 1:
+            assert time.monotonic() < end
+            sum(range(10_000))
+    os.utime(tmp_path / "pulse", (1, 1))
+    time.sleep(0.1)
+    assert (tmp_path / "pulse").stat().st_mtime == 1

@@ -1,0 +1,48 @@
+"""How others know that the processes of one machine live: each worker touches its submission's file now and then.
+
+SLURM says which jobs live, and a machine which of its processes do. Of another machine's a driver knows this alone.
+Where the file was not touched for long, that machine is gone, or has another name by now, as laptops and containers do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.files import modified
+from pipeline.store import Store
+
+BEAT_S, SILENT_S = 20.0, 300.0
+
+
+def begin_pulse(folder: Path) -> None:
+    """Make the file of a submission's folder; its workers have as long as between two beats to begin."""
+    (folder / "pulse").write_text(".")  # with content: a server stamps what is written, a client what is only created
+
+
+@contextlib.contextmanager
+def pulse(folder: Path) -> Iterator[None]:
+    """Touch the file now and then while the block runs, whatever that computes meanwhile."""
+    ended = threading.Event()
+    thread = threading.Thread(target=_beat, args=(folder / "pulse", ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _beat(path: Path, ended: threading.Event) -> None:
+    while not ended.wait(BEAT_S):
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+
+def is_silent(store: Store, submission: str) -> bool:
+    """Tell whether no worker of a submission has touched its file for long; False where it never had one."""
+    touched = modified(store.submissions / submission / "pulse")
+    return touched is not None and store.now() - touched > SILENT_S
