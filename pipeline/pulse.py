@@ -15,11 +15,13 @@ from pathlib import Path
 from pipeline.files import modified
 from pipeline.store import Store
 
-BEAT_S, SILENT_S = 20.0, 300.0
+BEAT_S = 20.0
+SILENT_S = 300.0
+"""A submission whose file was not touched for so long, by the store's clock, is dead."""
 
 
 def begin_pulse(folder: Path) -> None:
-    """Make the file of a submission's folder; its workers have as long as between two beats to begin."""
+    """Make the file in a submission's folder; its workers have SILENT_S to begin."""
     (folder / "pulse").write_text(".")  # with content: a server stamps what is written, a client what is only created
 
 
