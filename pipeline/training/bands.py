@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.training.entropy import entropy
 
-BAND_ROWS = 128
+BAND_ROWS = 64
 
 
 def banded_entropy(logits: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class PixelContrast(nn.Module):
             drawn, counts = sample_members(members, num)
             features = functional.normalize(features, dim=1)
         else:
-            chosen, counts = spread_members(members, min(self.num_enqueued, len(members)))
+            chosen, counts = spread_members(members, min(self.num_enqueued, members.shape[1]))
             self.memory.enqueue(features, chosen, counts)
             drawn, counts, features = self.memory.draw(num), self.memory.filled, self.memory.features
         return features, drawn.unflatten(1, (num_sets, -1)), counts
@@ -104,8 +104,8 @@ def released_class_index(
 
 
 def class_means(members: Tensor, features: Tensor) -> Tensor:
-    """Return the mean feature (C, D) of each class's members (n, C), zero for a class without."""
-    weights = members.t().to(features.dtype)
+    """Return the mean feature (C, D) of each class's members (C, n), zero for a class without."""
+    weights = members.to(features.dtype)
     return weights @ features / weights.sum(dim=1, keepdim=True).clamp(min=1)
 
 

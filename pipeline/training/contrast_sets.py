@@ -1,6 +1,7 @@
 """Which pixels are anchors, positives and negatives of which class (U2PL, Section 3.3, Eqs. 9–16).
 
-Everything is a mask over (pixel, class); nothing is sampled here, and there is no loop over classes.
+Everything is a mask over (class, pixel), class by class in memory, as samples are drawn; nothing is sampled here, and
+there is no loop over classes.
 """
 
 from __future__ import annotations
@@ -25,17 +26,12 @@ class Pixels(NamedTuple):
 
 
 class Sets(NamedTuple):
-    """Pixels by class, bool (n, C); `candidates` are the anchorable ones, whatever the teacher's probability."""
+    """Pixels of each class, bool (C, n), and the classes (C,) bool that any anchorable pixel is of."""
 
     anchors: Tensor
     positives: Tensor
     negatives: Tensor
-    candidates: Tensor
-
-    @property
-    def present(self) -> Tensor:
-        """The classes (C,) bool that any anchorable pixel is of."""
-        return self.candidates.any(dim=0)
+    present: Tensor
 
 
 def find_sets(pixels: Pixels, hyper: ContrastParameters) -> Sets:
@@ -46,51 +42,53 @@ def find_sets(pixels: Pixels, hyper: ContrastParameters) -> Sets:
     with c's rank (0 is the most likely) in [rank_low, rank_high).
     """
     num = pixels.num_labelled
-    member = one_hot(pixels.labels, num, pixels.probability.shape[1], released=hyper.defect_one_hot)  # (n, C)
-    probability = rows(pixels.probability)
-    anchorable, negatable = pixels.anchorable.reshape(-1, 1), pixels.negatable.reshape(-1, 1)
-    candidates = member & anchorable
-    anchors = candidates & (probability > hyper.anchor_threshold)
+    member = one_hot(pixels.labels, num, pixels.probability.shape[1], released=hyper.defect_one_hot)  # (C, n)
+    probability = rows(pixels.probability)  # (n, C)
+    negatable = pixels.negatable.flatten()
+    candidates = member & pixels.anchorable.flatten()
+    anchors = candidates & (probability > hyper.anchor_threshold).t()
     likely = most_likely(probability, hyper.rank_low)
-    split = num * pixels.labels[0].numel()  # rows of the labelled images come first
-    labelled = ~member[:split] & likely[:split] & negatable[:split]
-    too_likely = likely[split:] if hyper.prt else most_likely(probability[split:], 1)
+    split = num * pixels.labels[0].numel()  # the labelled images' pixels come first
+    labelled = ~member[:, :split] & likely[:, :split] & negatable[:split]
+    too_likely = likely[:, split:] if hyper.prt else most_likely(probability[split:], 1)
     unlabelled = most_likely(probability[split:], hyper.rank_high) & ~too_likely & negatable[split:]
     if hyper.defect_labelled_negatives:
         labelled = torch.zeros_like(labelled)
     if hyper.defect_unlabelled_negatives:
-        unlabelled = unlabelled & member[split:]
+        unlabelled = unlabelled & member[:, split:]
     positives = anchors if hyper.positives == "anchors" else candidates
-    return Sets(anchors, positives, torch.cat([labelled, unlabelled]), candidates)
+    return Sets(anchors, positives, torch.cat([labelled, unlabelled], dim=1), candidates.any(dim=1))
 
 
 def one_hot(labels: Tensor, num_labelled: int, num_classes: int, *, released: bool) -> Tensor:
-    """Return which class each pixel of `labels` (2B, h, w) is of, (n, C) bool; ignored pixels are of none.
+    """Return which class each pixel of `labels` (2B, h, w) is of, (C, n) bool; ignored pixels are of none.
 
     `released` is the released code's defect: within each half all images' labels land in its first image, as a
     union in which ignored pixels of the others count as class 0, and the other images have no label at all.
     """
-    classes = torch.arange(num_classes, device=labels.device)
-    if released:
-        filled = torch.where(labels == IGNORED, 0, labels)[..., None] == classes  # (2B, h, w, C)
-        halves = zip(
-            filled.split([num_labelled, len(labels) - num_labelled]), (labels[0], labels[num_labelled]), strict=True
-        )
-        firsts = [half.any(dim=0) & (first != IGNORED)[..., None] for half, first in halves]
-        member = torch.zeros_like(filled)
-        member[0], member[num_labelled] = firsts
-    else:
-        member = labels[..., None] == classes
-    return member.reshape(-1, num_classes)
+    classes = torch.arange(num_classes, device=labels.device)[:, None, None, None]
+    if not released:
+        return (labels == classes).flatten(1)
+    filled = torch.where(labels == IGNORED, 0, labels) == classes  # (C, 2B, h, w)
+    member = torch.zeros_like(filled)
+    for first, half in ((0, filled[:, :num_labelled]), (num_labelled, filled[:, num_labelled:])):
+        member[:, first] = half.any(dim=1) & (labels[first] != IGNORED)
+    return member.flatten(1)
 
 
 def most_likely(probability: Tensor, num: int) -> Tensor:
-    """Return which classes are among the `num` most likely of their pixel, (n, C) bool; of equal ones any.
+    """Return which classes are among the `num` most likely of their pixel (n, C), (C, n) bool; of equal ones any.
 
-    Ranks are asked about in this way alone, and to sort all classes takes twice as long.
+    Ranks are asked about in this way alone, and to sort all classes takes twice as long. All but the least likely,
+    which rank 20 bounds on VOC, are found by a minimum in a fifth of the time.
     """
-    chosen = probability.topk(min(num, probability.shape[1]), dim=1, sorted=False).indices
-    return torch.zeros_like(probability, dtype=torch.bool).scatter_(1, chosen, True)
+    num_pixels, num_classes = probability.shape
+    among = torch.full((num_classes, num_pixels), num >= num_classes - 1, device=probability.device)
+    if num >= num_classes:
+        return among
+    if num == num_classes - 1:
+        return among.scatter_(0, probability.min(dim=1).indices[None], False)
+    return among.scatter_(0, probability.topk(num, dim=1, sorted=False).indices.t(), True)
 
 
 def rows(maps: Tensor) -> Tensor:

@@ -44,20 +44,30 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, features: Tensor, chosen: Tensor, counts: Tensor) -> None:
-        """Append to each queue the first `counts[c]` of its rows `chosen` (C, K) of `features` (n, D); old make room.
+        """Append to each queue c the first `counts[c]` of the rows `chosen[c]` (C, K) of `features` (n, D).
 
-        K must not exceed the smallest capacity.
+        The oldest make room. K must not exceed the smallest capacity.
         """
         order = torch.arange(chosen.shape[1], device=chosen.device)
         rows = self.offset[:, None] + (self.head[:, None] + order) % self.capacity[:, None]  # (C, K)
         rows = torch.where(order < counts[:, None], rows, len(self.features) - 1)
         num = rows_at_once(features)
+        ahead = chosen.numel() > len(features)  # then each feature is divided once, and not each time it is taken
+        if ahead:
+            features = self.directions(features, num)
         for source, target in zip(chosen.flatten().split(num), rows.flatten().split(num), strict=True):
-            directions = functional.normalize(features.index_select(0, source), dim=1)
-            self.features.index_copy_(0, target, directions.to(self.features.dtype))
+            taken = features.index_select(0, source)
+            self.features.index_copy_(0, target, taken if ahead else self.directions(taken, num))
         self.features[-1].zero_()
         self.head.copy_((self.head + counts) % self.capacity)
         self.filled.copy_(torch.minimum(self.filled + counts, self.capacity))
+
+    def directions(self, features: Tensor, num: int) -> Tensor:
+        """Return features (n, D) at unit length in the bank's precision, `num` rows at a time."""
+        found = torch.empty_like(features, dtype=self.features.dtype)
+        for part, place in zip(features.split(num), found.split(num), strict=True):
+            place.copy_(functional.normalize(part, dim=1))
+        return found
 
     def shares_filled(self) -> dict[str, Tensor]:
         """Return how full each class's queue is, 0-1, as monitors."""

@@ -1,4 +1,4 @@
-"""Sampling members of each class from a mask (n, C), all classes at once, without reading a number on the host.
+"""Sampling members of each class from a mask (C, n), all classes at once, without reading a number on the host.
 
 A uniform number is looked up in the running count of a class's members.
 """
@@ -16,7 +16,7 @@ def sample_members(members: Tensor, num: int) -> tuple[Tensor, Tensor]:
 
     What is drawn of a class without members means nothing.
     """
-    running = members.t().contiguous().cumsum(dim=1, dtype=torch.int32)  # (C, n)
+    running = members.cumsum(dim=1, dtype=torch.int32)  # (C, n)
     counts = running[:, -1].long()
     nth = random_below(counts.clamp(min=1)[:, None].expand(-1, num)) + 1
     return nth_members(running, nth), counts
@@ -28,7 +28,7 @@ def spread_members(members: Tensor, num: int) -> tuple[Tensor, Tensor]:
     Where a class has more, every (count / num)-th is taken from a random start, so they are spread over the batch.
     What stands after the first `counts[c]` rows of a class means nothing.
     """
-    running = members.t().contiguous().cumsum(dim=1, dtype=torch.int32)  # (C, n)
+    running = members.cumsum(dim=1, dtype=torch.int32)  # (C, n)
     counts = running[:, -1:].long()
     stride = counts.clamp(min=num)  # in units of 1 / num members
     nth = (torch.arange(num, device=members.device) * stride + random_below(stride)) // num + 1

@@ -234,7 +234,7 @@ def same_numbers(hyper: Parameters, step: Step) -> str:
     found = find_sets(describe(step), hyper)
     said = []
     for name, left, right in (("anchors", found.anchors, anchors), ("negatives", found.negatives, negatives)):
-        differing = (left != torch.stack(right, dim=1)).sum().item()
+        differing = (left != torch.stack(right)).sum().item()
         said.append(f"{name}: {differing} of {left.numel():,} pairs of pixel and class differ")
     prototypes = class_means(found.anchors, rows(step.teacher))
     filled = [index for index, mask in enumerate(anchors) if mask.any()]
@@ -267,7 +267,7 @@ def same_queues(hyper: Parameters, step: Step) -> str:
     _, negatives, _, teacher = Naive(hyper).sets(step)
     memory = contrast.memory
     assert memory is not None
-    chosen, counts = spread_members(torch.stack(negatives, dim=1), contrast.num_enqueued)
+    chosen, counts = spread_members(torch.stack(negatives), contrast.num_enqueued)
     memory.enqueue(rows(step.teacher), chosen, counts)
     largest = 0.0
     for index, mask in enumerate(negatives):

@@ -71,7 +71,7 @@ def naive_member(labels: Any, num_labelled: int, place: tuple[int, int, int], c:
 
 
 def as_pairs(mask: Tensor) -> set[tuple[int, int]]:
-    return {(int(row), int(c)) for row, c in mask.nonzero()}
+    return {(int(row), int(c)) for c, row in mask.nonzero()}
 
 
 def assert_same_sets(pixels: Pixels, given: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -123,19 +123,20 @@ def test_labelled_negatives_exist_and_unlabelled_ones_are_independent_of_the_pse
     pixels = make_pixels()
     sets = find_sets(pixels, hyper())
     split = 2 * 36
-    assert sets.negatives[:split].any()
+    assert sets.negatives[:, :split].any()
     changed = pixels._replace(labels=torch.where(pixels.labels == 255, 255, (pixels.labels + 5) % 21))
-    assert torch.equal(find_sets(changed, hyper()).negatives[split:], sets.negatives[split:])
+    assert torch.equal(find_sets(changed, hyper()).negatives[:, split:], sets.negatives[:, split:])
 
 
 def test_two_classes_have_labelled_and_unlabelled_negatives(hyper: Hyper, make_pixels: Make) -> None:
     sets = find_sets(make_pixels(num_classes=2), hyper(rank_low=1))
-    assert sets.negatives[:72].any(dim=0).all()
-    assert sets.negatives[72:].any(dim=0).all()
+    assert sets.negatives[:, :72].any(dim=1).all()
+    assert sets.negatives[:, 72:].any(dim=1).all()
 
 
 def test_of_equally_likely_classes_as_many_are_taken_as_of_others() -> None:
     probability = torch.tensor([[0.1, 0.4, 0.3, 0.2], [0.25, 0.25, 0.25, 0.25]])
-    assert most_likely(probability, 2)[0].tolist() == [False, True, True, False]
-    assert most_likely(probability, 2).sum(dim=1).tolist() == [2, 2]
-    assert most_likely(probability, 9).all()
+    assert most_likely(probability, 2)[:, 0].tolist() == [False, True, True, False]
+    assert most_likely(probability, 3)[:, 0].tolist() == [False, True, True, True]
+    for num in range(1, 9):
+        assert most_likely(probability, num).sum(dim=0).tolist() == [min(num, 4)] * 2
