@@ -49,6 +49,24 @@ def test_queues_hold_the_latest_features_of_each_class_in_order(room: int, monke
                 assert found == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("room", [2**23, 60])
+def test_features_that_several_queues_take_are_enqueued_as_single_ones_are(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With more taken than there are, each is divided once; with three classes' own rows, each time it is taken."""
+    monkeypatch.setattr(memory, "CPU_BYTES", room)
+    features, chosen = 9 * torch.randn(4, 3), torch.tensor([[0, 1, 3], [3, 2, 0], [1, 1, 2]])
+    counts = torch.tensor([3, 2, 0])
+    for dtype in ("float32", "float16"):
+        shared, single = (MemoryBank([7, 5, 5], channels=3, dtype=dtype) for _ in range(2))
+        shared.enqueue(features, chosen, counts)
+        append(single, features[chosen], counts)
+        assert all(torch.equal(a, b) for a, b in zip(shared.buffers(), single.buffers(), strict=True))
+        directions = [unit(features[row].tolist()) for row in (3, 2)]
+        for found, expected in zip(content(shared, 1), directions, strict=True):
+            assert found == pytest.approx(expected, abs=1e-3)
+
+
 def test_samples_come_from_their_own_class_and_reach_every_feature() -> None:
     bank = MemoryBank([4, 4, 4], channels=2, dtype="float32")
     angles = torch.arange(12.0).view(3, 4) / 2
