@@ -49,7 +49,10 @@ def list_ids(root: Path, layout: str, name: str) -> list[str]:
 
 def read_ids(path: Path) -> list[str]:
     """Return the ids of a list file, one a line; blank lines, Windows line ends and a byte-order mark are harmless."""
-    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"list {path} is not text in UTF-8: {error}") from error
     ids = [line.strip() for line in lines if line.strip()]
     if not ids:
         raise ValueError(f"list {path} is empty; it must name one image id a line")

@@ -152,20 +152,24 @@ def published_ids(family: str, dataset: str, *, partition: str, folder: Path) ->
     """Return the labelled and unlabelled ids of a published partition, fetched into `folder`.
 
     None in place of the unlabelled ones: all other training images. Raises ValueError where the family has no such
-    partition, and where a list has not the count it must have.
+    partition, and where a list is not the published one; the file is removed then, to be fetched again.
     """
     names, expected = _names(family, dataset, partition)
-    files = [fetch(remote, folder) for remote in _remotes(family, names)]
-    if family == "u2pl":
+    files = [fetch(remote, folder) for remote in _remotes(family, dataset, names)]
+    if family == "u2pl":  # verified by their bytes
         labelled, unlabelled = (read_ids(file) for file in files)
-    else:
-        listed = LABELLED_ONLY[family][dataset, partition]
-        labelled, unlabelled = unique([listed.to_id(line) for line in read_ids(files[0])], str(files[0])), None
-    if len(labelled) != expected:
-        raise ValueError(f"list {names[0]} of {family} names {len(labelled)} labelled images; it must name {expected}")
-    if family != "u2pl" and listed.sha256 != ids_digest(labelled):
-        raise ValueError(f"list {names[0]} of {family} names other images than the published ones, or in another order")
-    return labelled, unlabelled
+        return labelled, unlabelled
+    listed = LABELLED_ONLY[family][dataset, partition]
+    try:
+        labelled = unique([listed.to_id(line) for line in read_ids(files[0])], str(files[0]))
+        if len(labelled) != expected:
+            raise ValueError(f"list {names[0]} of {family} names {len(labelled)} images; it must name {expected}")
+        if ids_digest(labelled) != listed.sha256:
+            raise ValueError(f"list {names[0]} of {family} names other images than published, or in another order")
+    except ValueError:
+        files[0].unlink()
+        raise
+    return labelled, None
 
 
 def ids_digest(ids: list[str]) -> str:
@@ -182,7 +186,7 @@ def published_identity(family: str, dataset: str, partition: str) -> list[str]:
     """Return what stands for the lists of a partition before anything is downloaded: their checksums."""
     names, _ = _names(family, dataset, partition)
     if family == "u2pl":
-        return [remote.checksum for remote in _remotes(family, names)]
+        return [remote.checksum for remote in _remotes(family, dataset, names)]
     listed = LABELLED_ONLY[family][dataset, partition]
     return [listed.sha256]
 
@@ -206,7 +210,8 @@ def _names(family: str, dataset: str, partition: str) -> tuple[list[str], int]:
     return [listed.url], listed.count
 
 
-def _remotes(family: str, names: list[str]) -> list[Remote]:
+def _remotes(family: str, dataset: str, names: list[str]) -> list[Remote]:
+    """Return what is fetched. A family's lists of two data sets may have one name, so each has a folder of its own."""
     if family == "u2pl":
         return [Remote(f"splits/{name}", (f"{U2PL_URL}/{name}",), f"sha256:{U2PL_SHA256[name]}") for name in names]
-    return [Remote(f"splits/{family}/{name.rpartition('/')[2]}", (name,), "") for name in names]
+    return [Remote(f"splits/{family}/{dataset}/{name.rpartition('/')[2]}", (name,), "") for name in names]

@@ -28,7 +28,6 @@ from torch import Tensor
 from pipeline.data.batch import IGNORED, Batch
 from pipeline.models.segnet import Output, SegNet
 from pipeline.training import method
-from pipeline.training.bands import banded_entropy
 from pipeline.training.contrast import PixelContrast
 from pipeline.training.contrast_parameters import ContrastParameters
 from pipeline.training.contrast_sets import Pixels
@@ -120,7 +119,7 @@ class Method(method.Method):
             entropies = mix_with_next(inside, entropy(first))[0]
         else:
             # Image by image: the whole batch at full size would be the largest thing of the step outside the networks.
-            entropies = torch.cat([banded_entropy(self.resize(one, size)) for one in second.logits[num:].split(1)])
+            entropies = torch.cat([entropy(self.resize(one, size)) for one in second.logits[num:].split(1)])
         found = reliability(entropies, labels != IGNORED, share)
         self.threshold = found.threshold
         self.reliable_share = found.reliable.sum() / above_zero((labels != IGNORED).sum())

@@ -39,7 +39,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         message = f"model.weights {str(path)!r} is no file; allowed: null, 'torchvision', or the path of a state dict"
         raise ValueError(message)
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of bytes that are no state dict the unpickler makes any error
+        message = f"model.weights {str(path)!r} cannot be read as a state dict: {error}"
+        raise ValueError(message) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         message = f"model.weights {str(path)!r} must hold a plain state dict: tensors by name"
         raise ValueError(message)

@@ -133,9 +133,12 @@ class _Contrast(torch.autograd.Function):
         ctx: Any, anchors: Tensor, positives: Tensor, features: Tensor, drawn: Tensor, formula: Formula
     ) -> Tensor:
         num = max(1, rows_at_once(features) // drawn.shape[1])
+        # One place for all parts: on a CPU, new memory for each can take longer than what is done with it.
+        place = features.new_empty(min(num, len(drawn)), drawn.shape[1], features.shape[1], dtype=torch.float32)
         losses, gradients = [], []
         for part, mean, rows_ in zip(anchors.split(num), positives.split(num), drawn.split(num), strict=True):
-            negatives = features.index_select(0, rows_.flatten()).float().unflatten(0, rows_.shape)  # (S', N, D)
+            negatives = place[: len(rows_)]  # (S', N, D)
+            negatives.copy_(features.index_select(0, rows_.flatten()).view_as(negatives))
             positive, negative = (part @ mean[:, :, None])[:, :, 0], part @ negatives.transpose(1, 2)
             loss, by_positive, by_negative = formula(positive, negative)
             losses.append(loss)

@@ -26,12 +26,17 @@ class Pixels(NamedTuple):
 
 
 class Sets(NamedTuple):
-    """Pixels of each class, bool (C, n), and the classes (C,) bool that any anchorable pixel is of."""
+    """Pixels of each class, bool (C, n); `candidates` are its anchorable ones, sure or not."""
 
     anchors: Tensor
     positives: Tensor
     negatives: Tensor
-    present: Tensor
+    candidates: Tensor
+
+    @property
+    def present(self) -> Tensor:
+        """The classes (C,) bool that any anchorable pixel is of."""
+        return self.candidates.any(dim=1)
 
 
 def find_sets(pixels: Pixels, hyper: ContrastParameters) -> Sets:
@@ -57,7 +62,7 @@ def find_sets(pixels: Pixels, hyper: ContrastParameters) -> Sets:
     if hyper.defect_unlabelled_negatives:
         unlabelled = unlabelled & member[:, split:]
     positives = anchors if hyper.positives == "anchors" else candidates
-    return Sets(anchors, positives, torch.cat([labelled, unlabelled], dim=1), candidates.any(dim=1))
+    return Sets(anchors, positives, torch.cat([labelled, unlabelled], dim=1), candidates)
 
 
 def one_hot(labels: Tensor, num_labelled: int, num_classes: int, *, released: bool) -> Tensor:

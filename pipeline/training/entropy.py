@@ -7,6 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+BAND_ROWS = 16
+"""Rows of a band on a CPU, where several passes over few pixels stay in its cache."""
+
 
 class Reliability(NamedTuple):
     """Masks (B, H, W) bool over the valid pixels. A pixel exactly at the threshold is neither of the first two."""
@@ -24,7 +27,17 @@ def unreliable_share(alpha0: float, epoch_fraction: float, *, dynamic: bool) -> 
 
 @torch.no_grad()
 def entropy(logits: Tensor) -> Tensor:
-    """Return -Σ_c p_c log p_c in nats (B, H, W) of the softmax of logits (B, C, H, W). No gradient is kept."""
+    """Return -Σ_c p_c log p_c in nats (B, H, W) of the softmax of logits (B, C, H, W). No gradient is kept.
+
+    Band by band on a CPU, image by image elsewhere, where launches cost more: more at a time would at full size be the
+    largest thing of a step outside the networks.
+    """
+    rows = BAND_ROWS if logits.device.type == "cpu" else logits.shape[2]
+    bands = [band for image in logits.split(1) for band in image.split(rows, dim=2)]
+    return torch.cat([_entropy(band) for band in bands], dim=1).view(len(logits), *logits.shape[2:])
+
+
+def _entropy(logits: Tensor) -> Tensor:
     # Classes last, as networks give them in channels-last: along any other dimension a softmax is several times slower.
     log_probability = logits.float().permute(0, 2, 3, 1).log_softmax(dim=3)
     return log_probability.exp().mul_(log_probability).sum(dim=3).neg_()
@@ -62,23 +75,25 @@ def order_statistics(values: Tensor, places: Tensor) -> Tensor:
     """Return the values at `places` (K,) int64, counted from 0, of `values` in ascending order; float32, no sign set.
 
     Non-negative floats are ordered as their bits are. So a count of all upper halves, 16 bits each, finds the upper
-    half of a value sought, and a count of the lower halves that stand with it the rest: exact, and nothing is sorted.
+    half of each value sought, and a count of the lower halves beside it the rest: exact, and nothing is sorted.
     Accelerators sort instead: millions of numbers are little for them, and counting in a fixed order is slow there.
     """
     if values.device.type != "cpu":
         return values.flatten().sort().values[places]
     bits = values.flatten().view(torch.int32)
     upper, lower = bits >> 16, bits & 0xFFFF
-    up_to = counts(upper, torch.ones_like(upper)).cumsum(0)
+    up_to = counts(upper, 1 << 16).cumsum(0)
     half = torch.searchsorted(up_to, places, right=True)  # (K,)
     rest = places - torch.where(half > 0, up_to[(half - 1).clamp(min=0)], 0)
-    among = [counts(lower, (upper == one).int()).cumsum(0) for one in half.unbind()]
-    other = torch.cat(
-        [torch.searchsorted(one, place, right=True) for one, place in zip(among, rest.split(1), strict=True)]
-    )
+    # Upper half -> which of those sought it is; all others are K.
+    table = upper.new_full((1 << 16,), len(places))
+    table[half] = torch.arange(len(places), dtype=torch.int32)
+    beside = counts((table.index_select(0, upper) << 16) | lower, (len(places) + 1) << 16).view(-1, 1 << 16)
+    among = beside[table[half].long()].cumsum(1)  # (K, 2^16)
+    other = torch.searchsorted(among, rest[:, None], right=True)[:, 0]
     return ((half << 16) | other).int().view(torch.float32)
 
 
-def counts(bins: Tensor, weights: Tensor) -> Tensor:
-    """Return the sum of int32 weights (n,) in each of 2^16 bins; its length does not depend on data."""
-    return bins.new_zeros(1 << 16).index_add_(0, bins, weights)
+def counts(bins: Tensor, num: int) -> Tensor:
+    """Return how many of `bins` (n,) int32 are each of 0 to `num` - 1; no shape depends on data."""
+    return bins.new_zeros(num).index_add_(0, bins, torch.ones_like(bins))

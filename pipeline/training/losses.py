@@ -127,5 +127,11 @@ def sample_nearest(labels: Tensor, size: tuple[int, ...]) -> Tensor:
     """Nearest-sample a map (B, H, W) of any dtype at `size`."""
     if labels.shape[-2:] == size:
         return labels
-    sampled = functional.interpolate(labels[:, None].float(), tuple(size), mode="nearest")[:, 0]
-    return sampled.to(labels.dtype)
+    places = [_nearest(*lengths, device=labels.device) for lengths in zip(labels.shape[-2:], size, strict=True)]
+    return labels.index_select(1, places[0]).index_select(2, places[1])
+
+
+def _nearest(length: int, num: int, *, device: torch.device) -> Tensor:
+    """Return which of `length` places each of `num` takes (num,), as `interpolate` counts in its mode `nearest`."""
+    places = torch.arange(length, dtype=torch.float32, device=device)
+    return functional.interpolate(places[None, None], num, mode="nearest")[0, 0].long()

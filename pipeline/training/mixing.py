@@ -46,8 +46,8 @@ def mix(images: Tensor, labels: Tensor, *, way: str, probability: float, num_cla
     else:
         inside = half_area_boxes(images, probability=probability)
     if way == "cutout":
-        nothing = torch.zeros_like(images), torch.full_like(labels, IGNORED)
-        return [inside, paste(inside, nothing[0], images), paste(inside, nothing[1], labels)]
+        emptied = paste(inside, torch.zeros_like(images), images)
+        return [inside, emptied, paste(inside, torch.full_like(labels, IGNORED), labels)]
     return [inside, *mix_with_next(inside, images, labels)]
 
 

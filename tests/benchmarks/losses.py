@@ -21,10 +21,9 @@ from torch.nn import functional
 from pipeline.forecast import LiveBytes
 from pipeline.methods.u2pl import Parameters
 from pipeline.params import load_params, resolve_table
-from pipeline.training.bands import banded_entropy
 from pipeline.training.contrast import PixelContrast, class_means, contrast, info_nce
 from pipeline.training.contrast_sets import Pixels, find_sets, rows
-from pipeline.training.entropy import reliability
+from pipeline.training.entropy import entropy, reliability
 from pipeline.training.losses import sample_nearest
 from pipeline.training.sampling import spread_members
 from tests.benchmarks.counting import Counting
@@ -108,7 +107,7 @@ def make_step() -> Step:
 def describe(step: Step) -> Pixels:
     """Return what our contrast is told, as `pipeline.methods.u2pl` does."""
     pseudo = step.labels[IMAGES:]
-    entropies = torch.cat([banded_entropy(image) for image in step.logits.split(1)])
+    entropies = torch.cat([entropy(image) for image in step.logits.split(1)])
     found = reliability(entropies, pseudo != 255, SHARE)
     at_grid = sample_nearest(step.labels, (GRID, GRID))
     known = at_grid[:IMAGES] != 255

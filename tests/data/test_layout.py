@@ -34,6 +34,12 @@ def test_an_empty_list_is_refused(tmp_path: Path, content: str) -> None:
         read_ids(tmp_path / "list.txt")
 
 
+def test_a_list_in_another_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a\nb\n", encoding="utf-16")
+    with pytest.raises(ValueError, match=r"list .*list\.txt is not text in UTF-8"):
+        read_ids(tmp_path / "list.txt")
+
+
 def test_voc_files_lie_where_the_devkit_puts_them(tmp_path: Path) -> None:
     touch(tmp_path, "ImageSets/Segmentation/val.txt")
     (tmp_path / "ImageSets/Segmentation/val.txt").write_text("2007_000033")

@@ -35,7 +35,7 @@ def test_a_list_of_labelled_images_is_counted_and_verified_and_all_others_are_un
                              if role == dataset)  # fmt: skip
     street = "leftImg8bit/train/ulm/ulm_{:06}_000019_leftImg8bit.png"
     ids = [street.format(i) if dataset == "cityscapes" else f"2007_{i:06}" for i in range(listed.count)]
-    file = tmp_path / "splits" / family / listed.url.rpartition("/")[2]
+    file = tmp_path / "splits" / family / dataset / listed.url.rpartition("/")[2]
     file.parent.mkdir(parents=True)
     file.write_text(lines_of(family, dataset, ids), newline="")
     monkeypatch.setenv("DATA_MIRROR", str(tmp_path))
@@ -43,11 +43,28 @@ def test_a_list_of_labelled_images_is_counted_and_verified_and_all_others_are_un
     monkeypatch.setitem(lists.LABELLED_ONLY[family], (dataset, partition), pinned)
     assert lists.published_ids(family, dataset, partition=partition, folder=tmp_path / "fetched") == (ids, None)
     file.write_text(lines_of(family, dataset, ids[::-1]))
-    with pytest.raises(ValueError, match="names other images than the published ones, or in another order"):
+    with pytest.raises(ValueError, match="names other images than published, or in another order"):
         lists.published_ids(family, dataset, partition=partition, folder=tmp_path / "other")
     file.write_text(lines_of(family, dataset, ids[:-1]))
-    with pytest.raises(ValueError, match=f"names {listed.count - 1} labelled images; it must name {listed.count}"):
-        lists.published_ids(family, dataset, partition=partition, folder=tmp_path / "again")
+    with pytest.raises(ValueError, match=f"names {listed.count - 1} images; it must name {listed.count}"):
+        lists.published_ids(family, dataset, partition=partition, folder=tmp_path / "other")
+    file.write_text(lines_of(family, dataset, ids))
+    assert lists.published_ids(family, dataset, partition=partition, folder=tmp_path / "other") == (ids, None)
+
+
+def test_lists_of_two_data_sets_never_share_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPS's of VOC and of Cityscapes have one name."""
+    given = {dataset: [f"{dataset}_{i:06}" for i in range(9)] for dataset in ("voc_blender", "cityscapes")}
+    monkeypatch.setenv("DATA_MIRROR", str(tmp_path))
+    for dataset, ids in given.items():
+        listed = lists.List(lists.CPS[dataset, "1-16"].url, len(ids), lists.ids_digest(ids))
+        file = tmp_path / "splits" / "cps" / dataset / listed.url.rpartition("/")[2]
+        file.parent.mkdir(parents=True)
+        file.write_text("\n".join(ids))
+        monkeypatch.setitem(lists.CPS, (dataset, "1-16"), listed)
+    for dataset, ids in given.items():
+        found = lists.published_ids("cps", dataset, partition="1-16", folder=tmp_path / "fetched")
+        assert found == (ids, None)
 
 
 def test_lists_are_identified_by_the_checksum_of_their_ids() -> None:
@@ -118,10 +135,8 @@ def test_an_html_answer_is_no_list_of_those_that_are_verified_by_their_ids(
     host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATA_MIRROR", host.url)
-    host.files["/splits/cps/train_aug_labeled_1-16.txt"] = b"<html>\nplease log in\n</html>"
-    with pytest.raises(
-        ValueError, match=r"train_aug_labeled_1-16\.txt of cps names 3 labelled images; it must name 662"
-    ):
+    host.files["/splits/cps/voc_blender/train_aug_labeled_1-16.txt"] = b"<html>\nplease log in\n</html>"
+    with pytest.raises(ValueError, match=r"train_aug_labeled_1-16\.txt of cps names 3 images; it must name 662"):
         lists.published_ids("cps", "voc_blender", partition="1-16", folder=tmp_path)
 
 

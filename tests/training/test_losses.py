@@ -161,3 +161,11 @@ def test_nearest_sampling_keeps_dtype_and_takes_the_pixel_at_the_floor(dtype: to
     assert sampled.dtype == dtype
     rows = [0, 2, 4]  # floor(i * 7 / 3)
     assert torch.equal(sampled[0], labels[0][rows][:, rows])
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 129, 513, 801])
+@pytest.mark.parametrize("num", [1, 2, 5, 33, 129, 201, 513])
+def test_nearest_sampling_takes_the_places_of_interpolate(length: int, num: int) -> None:
+    values = torch.rand(1, length, 3)
+    expected = torch.nn.functional.interpolate(values[:, None], (num, 2), mode="nearest")[:, 0]
+    assert torch.equal(sample_nearest(values, (num, 2)), expected)
