@@ -58,7 +58,7 @@ def find_store(root: Path | None = None) -> Path:
         config = configparser.ConfigParser(interpolation=None)
         config.read(file, encoding="utf-8")
         if config.has_option("cache", "dir"):
-            cache = file.parent / config.get("cache", "dir")
+            cache = file.parent / Path(config.get("cache", "dir")).expanduser()
     return Path(os.path.normpath(cache)) / "cells"
 
 
