@@ -14,14 +14,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import psutil
 import pytest
 
 from pipeline import attach, launch, liveness, pulse
-from pipeline.cell import Cell, digest
+from pipeline.cell import Cell, cells_of, digest
 from pipeline.launch import take_snapshot
-from pipeline.store import Store, find_store, read_json
+from pipeline.params import resolve_table
+from pipeline.store import Store, find_store, read_json, write_json
 from pipeline.worker import Stop, run_submission, take
 
 
@@ -169,15 +171,32 @@ def test_a_worker_without_its_submission_says_so(local_store: Store) -> None:
         run_submission(local_store, "nothing", limit=None, stop=Stop())
 
 
+@pytest.mark.parametrize(
+    "error", [RuntimeError("sbatch refused the jobs: no such partition"), URLError("no network for the weights")]
+)
 def test_what_a_user_can_mend_is_said_without_a_traceback(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
-        raise RuntimeError("sbatch refused the jobs: no such partition")
+        raise error
 
     monkeypatch.setattr(launch, "launch", refuse)
     assert launch.main([str(project), "smoke", "train@table_7", "keys"]) == 1
-    assert capsys.readouterr().out == "sbatch refused the jobs: no such partition\n"
+    assert capsys.readouterr().out == f"{error}\n"
+
+
+@pytest.mark.parametrize("edited", ["partitions@voc_blender", "download@voc"])
+def test_a_stage_whose_own_data_changed_meanwhile_ends_instead_of_waiting_for_it(
+    edited: str, local_store: Store, project: Path, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = resolve_table(params, "experiment")
+    write_json(project / "reports" / "smoke" / "cells" / "experiment.json", rows)
+    keys = digest(sorted(cell.key for row in rows for cell in cells_of(row)))
+    monkeypatch.setattr(launch, "start_plan", lambda *_: None)
+    monkeypatch.setattr(launch, "read_plan", lambda *_: [edited, "train@experiment"])
+    with pytest.raises(RuntimeError, match=f"^{edited}: changed while `dvc repro` ran; run it again"):
+        launch.launch(project, "smoke", "train@experiment", waited_for=keys)
+    assert not local_store.submissions.exists()
 
 
 def test_a_waiting_stage_sees_now_and_then_that_an_ingester_runs(
