@@ -22,7 +22,7 @@ from typing import Any
 from pipeline.adopt import adopt
 from pipeline.attach import GROWN, LATER, RETRY_S
 from pipeline.cell import COUNTED, PACKAGE, Cell, cells_of, digest, forget_code, read_rows
-from pipeline.guard import data_state
+from pipeline.guard import check_copies, data_state
 from pipeline.liveness import surplus, user
 from pipeline.models.prepare import prepare_weights
 from pipeline.provenance import source_state
@@ -54,7 +54,7 @@ def launch(root: Path, scale: str, stage: str, *, waited_for: str) -> list[str]:
 
     What was computed elsewhere and is recorded here is adopted before. Raises RuntimeError where the table's keys are
     not those that its driver waits for, by their digest `waited_for`, or where its data is stale again by now: it
-    would wait for ever.
+    would wait for ever. Raises ValueError where a folder of one's own was edited after it was copied.
 
     With targets, DVC may come to a table before another one's data; that table's own stage submits its cells.
     """
@@ -77,6 +77,7 @@ def launch(root: Path, scale: str, stage: str, *, waited_for: str) -> list[str]:
         raise RuntimeError(f"{' and '.join(sorted(edited))}: changed while `dvc repro` ran; run it again")
     there = [pair for pair, names in zip(chains, behind, strict=True) if not names]
     cells, rows = {cell.key: cell for _, chain in there for cell in chain}, [row for row, _ in there]
+    check_copies(root, rows)
     return submit(store, list(cells.values()), root=root, data_root=data_root, rows=rows, data=data)
 
 
