@@ -34,11 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
         store = Store(find_store(root))
         store.share_with_group()
         return options.run(root, store, options) or 0
-    except (ValueError, RuntimeError) as error:
-        print(f"{options.command}: {error}", file=sys.stderr)
-        return 1
     except BrokenPipeError:
         return 0
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"{options.command}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

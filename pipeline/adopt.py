@@ -8,12 +8,13 @@ and reliability's records stand beside them, under `reports/<scale>/reliability`
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pipeline.cell import cells_of, chain, read_rows
+from pipeline.cell import NO_CELLS, Cell, cells_of, chain, read_rows
 from pipeline.files import link_or_copy
 from pipeline.store import Store, read_json
 
@@ -22,16 +23,20 @@ CELL_STAGES = ("warm_start", "train")
 
 
 def adopt(store: Store, root: Path, scale: str) -> int:
-    """Publish in the store every recorded result that it lacks; return how many."""
+    """Publish in the store every recorded result that it lacks; return how many.
+
+    A file or row that cannot be read, or has no key by the present code, is left out and named on stderr.
+    """
     adopted = 0
     for listing in _cached_outputs(store.root.parent, root, scale):
         adopted += _adopt_trained(store, listing)
-    for path in sorted((root / "reports" / scale / "metrics").glob("*.json")):
-        rows: Any = read_json(path)
-        for row in rows or []:
-            adopted += _adopt_evaluated(store, row, str(path.relative_to(root)))
-    for path in sorted((root / "reports" / scale / "reliability").glob("*.json")):
-        adopted += _adopt_reliability(store, path, str(path.relative_to(root)))
+    reports, found = root / "reports" / scale, []
+    for path in sorted((reports / "metrics").glob("*.json")):
+        found += _evaluated(store, path, str(path.relative_to(root)))
+    for path in sorted((reports / "reliability").glob("*.json")):
+        found += _reliability(store, path, str(path.relative_to(root)))
+    for cell, result in found:
+        adopted += store.adopt(cell.to_json(), result, {})
     return adopted
 
 
@@ -75,26 +80,50 @@ def _adopt_trained(store: Store, files: dict[str, Path]) -> int:
     return adopted
 
 
-def _adopt_evaluated(store: Store, row: dict[str, Any], source: str) -> int:
-    if store.state(row["key"]) != "missing" or (cell := chain(row)[-1]).key != row["key"]:
-        return 0
-    return int(store.adopt(cell.to_json(), _result(row, ("state", "metrics", "evaluate_s"), source), {}))
+def _evaluated(store: Store, path: Path, source: str) -> list[tuple[Cell, dict[str, Any]]]:
+    """Return the evaluations of a table that the store lacks, each with its result."""
+    found = []
+    for number, row in enumerate(_recorded(path, source), start=1):
+        try:
+            if store.state(row["key"]) == "missing" and (cell := chain(row)[-1]).key == row["key"]:
+                found.append((cell, _result(row, ("state", "metrics", "evaluate_s"), source)))
+        except NO_CELLS as error:
+            _leave_out(f"{source}: row {number}", error)
+    return found
 
 
-def _adopt_reliability(store: Store, path: Path, source: str) -> int:
-    """Take over a table's records, which lack what only their store holds: the entropies by class."""
-    read: Any = read_json(path)
-    records = [record for record in read or [] if store.state(record["key"]) == "missing"]
+def _reliability(store: Store, path: Path, source: str) -> list[tuple[Cell, dict[str, Any]]]:
+    """Return a table's records that the store lacks. They lack what only their store holds: the entropies by class."""
     listing = path.parents[1] / "cells" / path.name
-    if not records or not listing.exists():
-        return 0
-    cells = {cell.key: cell for row in read_rows(listing) for cell in cells_of(row) if cell.kind == "reliability"}
-    adopted = 0
-    for record in records:
-        if record["key"] in cells:
-            result = _result(record, ("state", "sets", "reliability_s"), source)
-            adopted += int(store.adopt(cells[record["key"]].to_json(), result, {}))
-    return adopted
+    try:
+        records = [record for record in _recorded(path, source) if store.state(record["key"]) == "missing"]
+        if not records or not listing.exists():
+            return []
+        cells = {cell.key: cell for row in read_rows(listing) for cell in cells_of(row) if cell.kind == "reliability"}
+        return [
+            (cells[record["key"]], _result(record, ("state", "sets", "reliability_s"), source))
+            for record in records
+            if record["key"] in cells
+        ]
+    except NO_CELLS as error:
+        _leave_out(source, error)
+        return []
+
+
+def _recorded(path: Path, source: str) -> list[Any]:
+    """Return the rows of a file that git holds; none where it is no list of them, as with the marks of a conflict."""
+    try:
+        rows: Any = read_json(path) or []
+        if not isinstance(rows, list):
+            raise ValueError("no list of rows")
+    except ValueError as error:
+        _leave_out(source, error)
+        return []
+    return rows
+
+
+def _leave_out(what: str, error: Exception) -> None:
+    print(f"{what}: left out, no recorded result is taken from it ({type(error).__name__}: {error})", file=sys.stderr)
 
 
 def _result(record: dict[str, Any], names: tuple[str, ...], source: str) -> dict[str, Any]:

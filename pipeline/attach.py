@@ -5,6 +5,7 @@ The waiting process stays small (no torch, MLflow, pandas or DVC in it): a hundr
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ from typing import Any
 from pipeline.cell import Cell, digest
 from pipeline.guard import read_inputs
 from pipeline.ingester import start_ingester
-from pipeline.liveness import clock, process_alive, release_dead
+from pipeline.liveness import clock, process_alive, release_dead, user
 from pipeline.results import link_weights, write_metrics, write_reliability
 from pipeline.store import Store, find_store, read_json
 from pipeline.waiting import Waiting
@@ -68,7 +69,7 @@ def _run(kind: str, scale: str, table: str) -> int:
         with Waiting(store, f"{scale}/{table}", every) as mark:
             failed = wait(store, cells, launcher, title=f"{kind}@{table}", mark=mark, root=root)
     except KeyboardInterrupt:
-        interrupt(store, cells)
+        interrupt(store, cells, root=root)
         print(f"{kind}@{table}: interrupted; the next `dvc repro` goes on from the checkpoints", file=sys.stderr)
         return 130
     if failed:
@@ -176,13 +177,15 @@ class Launcher:
                     print(line, file=sys.stderr, flush=True)
 
 
-def interrupt(store: Store, cells: dict[str, Cell]) -> None:
-    """After Ctrl-C on one machine: ask the local jobs that own these cells to save and leave."""
+def interrupt(store: Store, cells: dict[str, Cell], *, root: Path) -> None:
+    """After Ctrl-C on one machine: ask this project's and user's local jobs that own these cells to save and leave."""
+    ours = {"host": socket.gethostname(), "root": str(root), "user": user()}
     for submission in {store.owner(key) for key in cells} - {None}:
         folder = store.submissions / str(submission)
         record, jobs = read_json(folder / "submission.json"), read_json(folder / "jobs.json")
-        if not record or not jobs or record["site"]["executor"] != "local" or record["host"] != socket.gethostname():
+        if not record or not jobs or record["site"]["executor"] != "local" or not ours.items() <= record.items():
             continue
         for job in jobs["jobs"]:
             if process_alive(int(job), clock(record) + 60):
-                os.kill(int(job), signal.SIGTERM)  # the job's controller hands it on to its worker
+                with contextlib.suppress(ProcessLookupError, PermissionError):  # it ended; its number is another's
+                    os.kill(int(job), signal.SIGTERM)  # the job's controller hands it on to its worker

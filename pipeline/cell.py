@@ -46,6 +46,9 @@ TABLE_A1_ALPHA0 = 0.2
 NO_CONTENT = ("path", "title", "partitions")
 """Keys of a data block that say where a folder is, how it is called, which other partitions there are."""
 
+NO_CELLS = (OSError, ValueError, LookupError, TypeError, AttributeError)
+"""What `cells_of` raises for a row of another version, or one whose method or own folder is not here."""
+
 LATER_TRAINING_KEYS = ("evaluate_every_epochs",)
 """Training keys that a warm start does not read."""
 

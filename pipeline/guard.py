@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cell import cells_of, digest, forget_code, read_rows
+from pipeline.data.sources import folder_digest
 
 
 def read_inputs(root: Path, path: Path) -> dict[str, Any]:
@@ -46,6 +47,19 @@ def data_folders(root: Path, rows: Iterable[dict[str, Any]]) -> list[Path]:
         if own := row["data"].get("path"):
             folders.add(root / own)
     return sorted(folders)
+
+
+def check_copies(root: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Raise ValueError where a folder of one's own is no longer what the data folder has a copy of.
+
+    Keys stand for the folder's content and cells read the copy, which DVC may hold for up to date.
+    """
+    copies = {row["data"]["path"]: (row["scale"], row["data"]["source"]) for row in rows if row["data"].get("path")}
+    for path, (scale, source) in copies.items():
+        copy = root / "data" / scale / source
+        if folder_digest(root / path) != folder_digest(copy):
+            again = f"`dvc repro -f -s download@{source}` copies it again"
+            raise ValueError(f"{path} is not what {copy.relative_to(root)} is a copy of any more; {again}")
 
 
 def data_state(data_root: Path) -> dict[str, str]:

@@ -43,13 +43,16 @@ METHOD_LABELS = {
 
 CONTRAST_LABELS = {"infonce": "U2PL (w/ L_c)", "bce": "U2PL (w/ L_b)"}
 
+LR_LABELS = {100: "1e-1", 10: "1e-2", 1: "1e-3", 0.1: "1e-4", 0.01: "1e-5"}
+"""How Table A5 calls multiples of the learning rate."""
+
 VALUE_LABELS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "alpha0": ("alpha_0_percent", lambda share: f"{100 * share:g}"),
     "rank_low": ("r_l", str),
     "rank_high": ("r_h", str),
     "temperature": ("tau", lambda tau: f"{tau:g}"),
     "negatives": ("negative_candidates_from", str.capitalize),
-    "lr_factor": ("lr_base", lambda factor: {100: "1e-1", 10: "1e-2", 1: "1e-3", 0.1: "1e-4", 0.01: "1e-5"}[factor]),
+    "lr_factor": ("lr_base", lambda factor: LR_LABELS.get(factor, f"x {factor:g}")),
 }
 """params key -> header in the paper's table and how a value is written there."""
 
@@ -78,7 +81,8 @@ def row_label(varied: list[str], row: dict[str, Any], parameters: dict[str, Any]
             labels["variant"] = "-"
         elif key in VALUE_LABELS:
             header, write = VALUE_LABELS[key]
-            labels[header] = write(row.get(key, parameters.get(key)))
+            value = row.get(key, parameters.get(key))
+            labels[header] = "-" if value is None else write(value)
         else:
             labels[key] = str(row.get(key, "-"))
     return labels

@@ -22,7 +22,7 @@ from typing import Any
 from pipeline.adopt import adopt
 from pipeline.attach import GROWN, LATER, RETRY_S
 from pipeline.cell import COUNTED, PACKAGE, Cell, cells_of, digest, forget_code, read_rows
-from pipeline.guard import data_state
+from pipeline.guard import check_copies, data_state
 from pipeline.liveness import surplus, user
 from pipeline.models.prepare import prepare_weights
 from pipeline.provenance import source_state
@@ -53,11 +53,12 @@ def launch(root: Path, scale: str, stage: str, *, waited_for: str) -> list[str]:
     """Submit every missing cell of the stages that will run and whose data is there; return the submissions' ids.
 
     What was computed elsewhere and is recorded here is adopted before. Raises RuntimeError where the table's keys are
-    not those that its driver waits for, by their digest `waited_for`: it would wait for ever.
+    not those that its driver waits for, by their digest `waited_for`, or where its data is stale again by now: it
+    would wait for ever. Raises ValueError where a folder of one's own was edited after it was copied.
 
     With targets, DVC may come to a table before another one's data; that table's own stage submits its cells.
     """
-    store, data_root = Store(find_store(root)), root / "data" / scale
+    store, data_root, table = Store(find_store(root)), root / "data" / scale, stage.split("@")[1]
     store.share_with_group()
     data = data_state(data_root)  # before DVC is asked, so that what it finds up to date is this
     plan = start_plan(root, stage)
@@ -65,17 +66,18 @@ def launch(root: Path, scale: str, stage: str, *, waited_for: str) -> list[str]:
     stale = read_plan(plan, stage)
     prefixes = ("warm_start@", "train@", "evaluate@", "reliability@")
     tables = dict.fromkeys(name.split("@")[1] for name in stale if name.startswith(prefixes))
-    listed = [row for table in tables for row in read_rows(root / "reports" / scale / "cells" / f"{table}.json")]
+    listed = [row for name in tables for row in read_rows(root / "reports" / scale / "cells" / f"{name}.json")]
     chains = [(row, cells_of(row)) for row in listed]
-    own = {cell.key for row, chain in chains if row["table"] == stage.split("@")[1] for cell in chain}
+    own = {cell.key for row, chain in chains if row["table"] == table for cell in chain}
     if digest(sorted(own)) != waited_for:
         raise RuntimeError(CHANGED)
-    there = [
-        (row, chain)
-        for row, chain in chains
-        if {f"partitions@{row['dataset']}", f"download@{row['data']['source']}"}.isdisjoint(stale)
-    ]
+    behind = [{f"partitions@{row['dataset']}", f"download@{row['data']['source']}"} & set(stale) for row in listed]
+    edited = {name for row, names in zip(listed, behind, strict=True) if row["table"] == table for name in names}
+    if edited:
+        raise RuntimeError(f"{' and '.join(sorted(edited))}: changed while `dvc repro` ran; run it again")
+    there = [pair for pair, names in zip(chains, behind, strict=True) if not names]
     cells, rows = {cell.key: cell for _, chain in there for cell in chain}, [row for row, _ in there]
+    check_copies(root, rows)
     return submit(store, list(cells.values()), root=root, data_root=data_root, rows=rows, data=data)
 
 
@@ -270,14 +272,14 @@ def _is_code(path: Path) -> bool:
 def main(arguments: list[str]) -> int:
     """Launch for `ROOT SCALE STAGE KEYS`; return 0, LATER where the cluster takes no more for now, 1 where it failed.
 
-    The reason is printed; what a user cannot mend raises.
+    The reason is printed, as where there is no network for weights; what a user cannot mend raises.
     """
     try:
         launch(Path(arguments[0]), arguments[1], arguments[2], waited_for=arguments[3])
     except LaterError as error:
         print(f"{error}\n(what it took runs; the rest is tried again every {RETRY_S:.0f} s)")
         return LATER
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         print(error)
         return 1
     return 0

@@ -19,6 +19,7 @@ import psutil
 from pipeline import slurm
 from pipeline.cell import COUNTED
 from pipeline.pulse import is_silent
+from pipeline.site import MAX_DOUBLINGS
 from pipeline.store import Store, read_json
 
 MAX_LOST = 3
@@ -141,17 +142,19 @@ def _num_counted(cells: Chain, keys: Iterable[str]) -> int:
 def _count_loss(store: Store, key: str, holder: dict[str, Any], *, cause: str) -> None:
     """Log that a worker died without a word, and give up on a cell that goes nowhere between its deaths.
 
-    What the cluster took away says nothing about the cell.
+    What the cluster took away says nothing about the cell, nor does memory that can still be doubled.
     """
     checkpoint = store.work(key) / "checkpoint.pt"
     reached = checkpoint.stat().st_mtime if checkpoint.exists() else None
     facts = {"host": holder["host"], "job": holder["job"], "checkpoint": reached, "memory": cause == "memory"}
     store.log_execution(key, "lost", facts | {"cause": cause})
-    losses: list[Any] = []
+    losses: list[dict[str, Any]] = []
     for line in store.executions():
         if line["key"] == key and line["event"] in ("lost", "retry") and line.get("cause") != "cluster":
-            losses = [] if line["event"] == "retry" else [*losses, line["checkpoint"]]
-    if losses[-MAX_LOST:].count(reached) >= MAX_LOST and store.state(key) in ("queued", "missing"):
+            losses = [] if line["event"] == "retry" else [*losses, line]
+    more_memory = cause == "memory" and sum(bool(line.get("memory")) for line in losses) <= MAX_DOUBLINGS
+    stuck = [line["checkpoint"] for line in losses[-MAX_LOST:]].count(reached) >= MAX_LOST
+    if stuck and not more_memory and store.state(key) in ("queued", "missing"):
         reason = f"its worker died {MAX_LOST} times at the same step, the last as job {holder['job']}"
         log = str(store.work(key) / "log.txt")
         store.fail(key, None, {"reason": f"{reason} on {holder['host']} (killed for memory?)", "log": log})

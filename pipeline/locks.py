@@ -38,10 +38,16 @@ def lock_is_whole(lock: Path) -> bool:
 
 
 def torn_locks(root: Path, *, mend: bool) -> list[str]:
-    """Find dvc.lock files that were torn; with `mend` restore the last whole copy, else git's, or drop them."""
-    findings = []
+    """Find dvc.lock files that were torn; with `mend` restore the last whole copy, else git's, or drop them.
+
+    While a `dvc` of this host works in the project, one may be half written: it is left alone.
+    """
+    findings, runs = [], _dvc_runs(root)  # asked first: what a `dvc` that ends meanwhile wrote is whole
     for lock in _all_locks(root):
         if lock_is_whole(lock):
+            continue
+        if runs:
+            findings.append(f"{lock}: torn, or written just now; left alone while a `dvc` runs here")
             continue
         name, kept = lock.relative_to(root).as_posix(), _kept(root, lock)
         committed = subprocess.run(["git", "show", f"HEAD:{name}"], cwd=root, capture_output=True, check=False)

@@ -10,6 +10,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.cell import digest
+from pipeline.data import embedded_shapes, embedded_streets
+from pipeline.data.images import read_image
+from pipeline.data.layout import pairs, read_ids
 from pipeline.evaluation.predict import Evaluation, num_windows
 from pipeline.labels import IMAGE_SIZES, VALIDATION_IMAGES
 from pipeline.models.build import ModelConfig, build_network
@@ -19,6 +22,8 @@ from pipeline.training.probe import NUM_IMAGES
 EPOCHS_KEPT = 2
 """An `evaluate` cell measures the best and the last networks."""
 
+EMBEDDED_SIZES = {"shapes": embedded_shapes.SIZE, "streets": embedded_streets.SIZE}
+
 COUNTED: dict[str, int] = {}
 """Operations of a forward pass by network and size: equal ones are counted once."""
 
@@ -27,24 +32,38 @@ def evaluation_flop(row: dict[str, Any], num_predictors: int, data_root: Path | 
     """Return the operations of all forward passes that measure a row, in training and after.
 
     Windows x images x predictors x evaluations, and the 16 images whose pseudo-labels are looked at each epoch. Sizes
-    and numbers of validation images are the published ones, or of the lists below `data_root`. Raises ValueError for a
-    data set of one's own whose lists are not there.
+    and numbers of validation images are the published ones, or of what is below `data_root`. Raises ValueError for a
+    data set of one's own that is not there.
     """
     training, block, dataset = row["training"], row["evaluation"], row["dataset"]
     summary = data_root and read_json(data_root / "partitions" / dataset / "summary.json")
-    if not summary and dataset not in VALIDATION_IMAGES:
+    num_images = summary["val"] if summary else row["data"].get("num_val", VALIDATION_IMAGES.get(dataset))
+    if num_images is None:
         raise ValueError(f"the lists of {dataset} are not there yet, and nobody published their sizes")
-    num_images = summary["val"] if summary else VALIDATION_IMAGES[dataset]
-    epochs = training["epochs"] - training["warm_start_epochs"]
-    chosen, measured = (image_flop(row, block[mode] or block["mode"]) for mode in ("select_mode", "mode"))
-    in_training = -(-epochs // training["evaluate_every_epochs"]) * chosen * num_images * num_predictors
-    return in_training + EPOCHS_KEPT * measured * num_images * num_predictors + epochs * NUM_IMAGES * measured
+    size = image_size(row, data_root)
+    chosen, measured = (image_flop(row, block[mode] or block["mode"], size) for mode in ("select_mode", "mode"))
+    first = training["warm_start_epochs"] if row["networks"] else 0  # without a network to warm there is no warm start
+    epochs = range(first + 1, training["epochs"] + 1)
+    evaluated = [epoch for epoch in epochs if epoch % training["evaluate_every_epochs"] == 0 or epoch == epochs[-1]]
+    in_training = len(evaluated) * chosen * num_images * num_predictors
+    return in_training + EPOCHS_KEPT * measured * num_images * num_predictors + len(epochs) * NUM_IMAGES * measured
 
 
-def image_flop(row: dict[str, Any], mode: str) -> float:
-    """Return the operations of one network's prediction of one validation image in a mode."""
-    size = row["evaluation"]["size"]
-    height, width = IMAGE_SIZES.get(row["dataset"], (size or row["training"]["crop"],) * 2)
+def image_size(row: dict[str, Any], data_root: Path | None = None) -> tuple[int, int]:
+    """Return height and width of most validation images in pixels: of the data, else of the data set in whose place."""
+    data, dataset = row["data"], row["dataset"]
+    if data["name"] in EMBEDDED_SIZES:
+        return EMBEDDED_SIZES[data["name"]]
+    if data_root is None or dataset in IMAGE_SIZES:
+        return IMAGE_SIZES[dataset]
+    first = read_ids(data_root / "partitions" / dataset / "val.txt")[:1]
+    height, width, _ = read_image(pairs(data_root / data["source"], data["layout"], first)[0].image).shape
+    return height, width
+
+
+def image_flop(row: dict[str, Any], mode: str, image: tuple[int, int]) -> float:
+    """Return the operations of one network's prediction of one validation image (height, width) in a mode."""
+    size, (height, width) = row["evaluation"]["size"], image
     evaluation = Evaluation(mode=mode, size=size)
     if mode != "whole":
         return num_windows((height, width), evaluation) * _forward_flop(row, size, size)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pipeline import status
-from pipeline.cell import chain
+from pipeline.cell import chain, digest
 from pipeline.forecast import RANKS, Forecast, forecast, total
-from pipeline.labels import IMAGE_SIZES
-from pipeline.params import all_tables, choose, load_params, resolve_table
+from pipeline.measuring import image_size
+from pipeline.params import SECTIONS, all_tables, choose, load_params, resolve_table
 from pipeline.past import Past
+from pipeline.reporting.rows import data_of
 from pipeline.store import Store
 
 ASSUMED = (
@@ -71,20 +74,21 @@ def show_scale(root: Path, scale: str, tables: list[str], *, tflops: float, out:
     params = load_params(root / "params.yaml")
     params["scale"] = choose(scale, params["scales"], "--scale")
     wanted = tables or [table for table in all_tables(params) if table != "experiment"]
-    keyed = {table: [(chain(row)[-2].key, row) for row in resolve_table(params, table)] for table in wanted}
-    found = forecast(keyed, root / "data" / scale)
+    rows = {table: resolve_table(params, table) for table in wanted}
+    found = forecast({table: [(_training(row), row) for row in rows[table]] for table in wanted}, root / "data" / scale)
     if as_json:
         print(json.dumps([asdict(line) for line in found], indent=1))
         return
-    text = plan_markdown(scale, found, tflops=tflops)
+    sizes = _sizes((row for table in wanted for row in rows[table]), root / "data" / scale)
+    text = plan_markdown(scale, found, tflops=tflops, sizes=sizes)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
     print(text if out is None else f"{out}: {len(found)} tables")
 
 
-def plan_markdown(scale: str, found: list[Forecast], *, tflops: float) -> str:
-    """Return the cost of a scale's tables as Markdown, with what was assumed."""
+def plan_markdown(scale: str, found: list[Forecast], *, tflops: float, sizes: str) -> str:
+    """Return the cost of a scale's tables as Markdown, with what was assumed, the `sizes` of images among it."""
     ranks = list(RANKS)
     names = ["table", "trainings", "steps", "training PFLOP", "measuring PFLOP", "GPU-hours"]
     head = [*names, *(f"GiB of each of {num} GPUs" if num > 1 else "GiB of one GPU" for num in ranks)]
@@ -94,12 +98,17 @@ def plan_markdown(scale: str, found: list[Forecast], *, tflops: float) -> str:
         work = [f"{flop / 1e15:,.0f}" for flop in (line.flop, line.evaluation_flop)]
         memory = [f"{line.rank_bytes[num] / 2**30:.1f}" for num in ranks]
         lines.append(_row([line.table, f"{line.trainings:,}", f"{line.steps:,}", *work, f"{hours:,.0f}", *memory]))
-    return "\n".join([*lines, "", *ASSUMED]).format(tflops=tflops, sizes=_sizes()) + "\n"
+    return "\n".join([*lines, "", *ASSUMED]).format(tflops=tflops, sizes=sizes) + "\n"
 
 
-def _sizes() -> str:
-    named = {"VOC": "voc_classic", "Cityscapes": "cityscapes", "COCO": "coco"}
-    return ", ".join(f"{name} {'x'.join(map(str, IMAGE_SIZES[role]))}" for name, role in named.items())
+def _training(row: dict[str, Any]) -> str:
+    """Return what tells trainings apart before their data are there, when they have no keys yet."""
+    return digest([row[name] for name in ("dataset", "partition", "seed", "method", *SECTIONS)])
+
+
+def _sizes(rows: Iterable[dict[str, Any]], data_root: Path) -> str:
+    sizes = {data_of(row): image_size(row, data_root) for row in rows}
+    return ", ".join(f"{name} {height}x{width}" for name, (height, width) in sizes.items())
 
 
 def _row(cells: list[str]) -> str:

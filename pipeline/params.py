@@ -35,6 +35,9 @@ AS_SCALE = "as the scale"
 EXPERIMENT = "experiment"
 EXPERIMENT_METHOD = "u2pl"
 
+DEFAULT = "default"
+"""Value of a top-level key that leaves the scale's and the method's own; null is a value like any other."""
+
 
 def load_params(path: Path) -> dict[str, Any]:
     """Read `params.yaml`. Raises ValueError where it is missing, no YAML, or lacks a block."""
@@ -103,14 +106,14 @@ def all_tables(params: dict[str, Any]) -> list[str]:
 
 
 def _experiment_row(params: dict[str, Any]) -> dict[str, Any]:
-    """Collect the top-level keys. One at its default leaves the scale's and the method's own value as it is."""
+    """Collect the top-level keys that are not `default`."""
     given = {key: value for key, value in params.items() if key not in BLOCKS}
     method = choose(given["method"], params["methods"], "method")
-    own, default = (params["methods"][name]["parameters"] for name in (method, EXPERIMENT_METHOD))
+    own, known = (params["methods"][name]["parameters"] for name in (method, EXPERIMENT_METHOD))
     row = {key: value for key, value in given.items() if key in ROW_KEYS}
     for key in [key for key in given if key not in ROW_KEYS]:
-        choose(key, default, "params.yaml: unknown top-level key")
-        if given[key] != default[key]:
+        choose(key, known, "params.yaml: unknown top-level key")
+        if given[key] != DEFAULT:
             if key not in own:
                 raise ValueError(f"{key}={given[key]}: method {method!r} has no {key!r}; it has: {', '.join(own)}")
             row[key] = given[key]
@@ -135,7 +138,9 @@ def _resolve(params: dict[str, Any], row: dict[str, Any], table: str, varied: di
     layers = [block.get("training") and {"training": block["training"]}]
     if variant != "default":
         layers.append(block["variants"][choose(variant, block.get("variants", {}), f"{where}.variant of {method}")])
-    layers += [layer["methods"][method] for layer in (scale["common"], scale[dataset]) if method in layer["methods"]]
+    layers += [
+        layer["methods"][method] for layer in (scale["common"], scale[dataset]) if method in layer.get("methods", {})
+    ]
     of_scale = copy.deepcopy(merged)
     for layer in layers:
         _lay(merged, layer or {}, where, new=False)
@@ -144,7 +149,7 @@ def _resolve(params: dict[str, Any], row: dict[str, Any], table: str, varied: di
         if key not in ROW_KEYS:
             _set(merged, key, value, f"{where}: method {method!r}")
     _refuse_nonfinite(merged, where)
-    described = {"dataset": dataset, "partition": partition, "method": method, "seed": int(row["seed"])}
+    described = {"dataset": dataset, "partition": partition, "method": method, "seed": _seed(row["seed"], where)}
     networks = {"networks": block["networks"], "representation": block["representation"]}
     return {
         "table": table,
@@ -169,6 +174,12 @@ def _partition(value: Any, data: dict[str, Any], dataset: str, where: str) -> st
         message = f"{where}.partition of {dataset}: {str(value)!r} is not known; allowed: {', '.join(known)}"
         raise ValueError(f"{message}; what else there is to be stands in {dataset}.data.partitions")
     return str(value)
+
+
+def _seed(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{where}.seed: {value!r}; a whole number of at least 0 is allowed")
+    return value
 
 
 def _lay(merged: dict[str, Any], layer: dict[str, Any], where: str, *, new: bool) -> None:

@@ -22,8 +22,12 @@ def tables_so_far(root: Path, store: Store, *, scale: str, tables: Sequence[str]
     folder = root / "reports" / scale
     known = sorted(path.stem for path in (folder / "cells").glob("*.json"))
     wanted = list(tables) or known
+    if not known:
+        raise ValueError(
+            f"{folder / 'cells'}: no tables of scale {scale} yet; `dvc repro cells` writes those of a scale"
+        )
     if unknown := [table for table in wanted if table not in known]:
-        raise ValueError(f"{unknown[0]}: no such table at scale {scale}; allowed: {', '.join(known) or 'none yet'}")
+        raise ValueError(f"{unknown[0]}: no such table at scale {scale}; allowed: {', '.join(known)}")
     shown, texts = read_shown(folder), list[str]()
     noise = folder / "cells" / f"{NOISE_TABLE}.json"
     noise_rows = rows_so_far(store, noise) if noise.exists() else []
@@ -41,6 +45,9 @@ def rows_so_far(store: Store, cells: Path) -> list[Row]:
     """Return the measured row of each cell that is done, and a hole for every other."""
     rows = []
     for row in read_rows(cells):
+        if key_today(row) is None:
+            rows.append(row | {"state": MISSING, "reason": why_missing(store, row)})
+            continue
         *warm, train, evaluate = chain(row)
         if store.is_done(train.key) and store.is_done(evaluate.key):
             rows.append(measured_row(store, row))

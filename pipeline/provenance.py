@@ -23,15 +23,16 @@ RECORDED = ("commit", "dirty", "patch", "snapshot", "dvc_experiment")
 
 
 def source_state(store: Store, root: Path) -> dict[str, Any]:
-    """Return the git commit at `root`, whether the tree differs from it, and the name of the patch that says how.
+    """Return the git commit at `root`, whether sources differ from it, and the name of the patch that says how.
 
-    The patch, of tracked files less those that stages write, is kept in the store once, at `patches/<name>.diff`.
+    Sources are all files but those that stages write. The patch, of tracked ones, is kept in the store once, at
+    `patches/<name>.diff`; new files make the tree differ as well.
     """
     patch, difference = None, _git(root, "diff", "HEAD", "--binary", "--", ".", *NO_SOURCES)
     if difference:
         patch = hashlib.sha256(difference).hexdigest()[:16]
         _keep(patch_path(store, patch), difference)
-    dirty = bool(_git(root, "status", "--porcelain").strip())
+    dirty = bool(_git(root, "status", "--porcelain", "--", ".", *NO_SOURCES).strip())
     return {"commit": _git(root, "rev-parse", "HEAD").decode().strip() or None, "dirty": dirty, "patch": patch}
 
 

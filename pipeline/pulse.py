@@ -45,6 +45,10 @@ def _beat(path: Path, ended: threading.Event) -> None:
 
 
 def is_silent(store: Store, submission: str) -> bool:
-    """Tell whether no worker of a submission has touched its file for long; False where it never had one."""
-    touched = modified(store.submissions / submission / "pulse")
-    return touched is not None and store.now() - touched > SILENT_S
+    """Tell whether no worker of a submission has touched its file for long, or its folder is gone, as after `gc`.
+
+    False where it never had such a file. Its folder is there before its first claim.
+    """
+    folder = store.submissions / submission
+    touched = modified(folder / "pulse")
+    return not folder.exists() if touched is None else store.now() - touched > SILENT_S

@@ -28,7 +28,7 @@ class LimitError(LaterError):
 
 
 class RefusedError(RuntimeError):
-    """The cluster never takes such jobs: no such partition, more memory than a node has."""
+    """Such jobs are never taken: no such partition, more memory than a node has, a misspelt keyword."""
 
 
 def is_limit(refusal: str) -> bool:
@@ -62,7 +62,8 @@ class Queue:
     def send(self, num_jobs: int) -> None:
         """Submit so many workers.
 
-        Raises LaterError where the cluster takes no more for now, RefusedError where it refuses them for good.
+        Raises LaterError where the cluster takes no more for now, RefusedError where it, or submitit, refuses them for
+        good.
         """
         snapshot = self.store_root / "snapshots" / self.record["snapshot"]
         os.environ["PYTHONPATH"] = str(snapshot)  # jobs inherit it
@@ -112,7 +113,10 @@ class Queue:
         if site["executor"] == "slurm":
             given |= {"name": record["job_name"]} | parameters
             given["slurm_setup"] = [*site["setup"], *given.get("slurm_setup", [])]
-        executor.update_parameters(**given)
+        try:
+            executor.update_parameters(**given)
+        except (NameError, AssertionError) as error:  # submitit's, of a keyword it does not know or that is no number
+            raise RefusedError(f"slurm/{os.environ.get('CLUSTER', 'local')}.yaml: {error}") from error
         worker = Worker(str(self.store_root), record["submission"], site["pack"])
         ids = [job.job_id for job in _patiently(executor, [worker] * count)]
         self.jobs += ids

@@ -13,23 +13,50 @@ from pipeline.cell import Cell
 MAX_DOUBLINGS = 3
 """How often `mem_gb` is doubled for a cell at most: eightfold; more is seldom to be had, and sbatch would refuse it."""
 
+EXECUTORS = ("local", "slurm")
 SITE_KEYS = ("executor", "workers", "threads", "pack", "parameters", "kinds", "datasets", "setup")
 
 
 def load_site(root: Path) -> dict[str, Any]:
-    """Read `slurm/<CLUSTER>.yaml`. Raises ValueError naming an unknown or missing key, or the sites there are."""
+    """Read `slurm/<CLUSTER>.yaml`.
+
+    Raises ValueError naming the file and what is wrong in it and what is allowed, or the sites there are.
+    """
     name = os.environ.get("CLUSTER", "local")
     path = root / "slurm" / f"{name}.yaml"
     if not path.exists():
         sites = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
         raise ValueError(f"CLUSTER={name}: {path} does not exist; there are: {sites}")
-    site = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        site = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: no YAML: {error}") from None
+    if not isinstance(site, dict):
+        raise ValueError(f"{path}: {site!r} is no mapping; it holds: {', '.join(SITE_KEYS)}")
     if set(site) != set(SITE_KEYS):
         wrong = sorted(set(site) ^ set(SITE_KEYS))
         raise ValueError(f"{path}: unknown or missing keys {wrong}; it holds: {', '.join(SITE_KEYS)}")
-    if site["executor"] not in ("local", "slurm", "debug"):
-        raise ValueError(f"{path}: executor {site['executor']!r}; allowed: local, slurm, debug")
+    if site["executor"] not in EXECUTORS:
+        raise ValueError(f"{path}: executor {site['executor']!r}; allowed: {', '.join(EXECUTORS)}")
+    _check_values(path, site)
     return site
+
+
+def _check_values(path: Path, site: dict[str, Any]) -> None:
+    """Raise ValueError where a value is of another kind than what submitting takes it for, as one left blank is."""
+    mappings = {name: site[name] for name in ("parameters", "kinds", "datasets")}
+    for name in ("kinds", "datasets"):
+        if isinstance(site[name], dict):
+            mappings |= {f"{name}: {key}": value for key, value in site[name].items()}
+    for name, value in mappings.items():
+        if not isinstance(value, dict):
+            raise ValueError(f"{path}: {name}: {value!r}; allowed: a mapping, {{}} for none")
+    if not isinstance(site["setup"], list):
+        raise ValueError(f"{path}: setup: {site['setup']!r}; allowed: a list of shell lines, [] for none")
+    if site["setup"] and site["executor"] == "local":
+        raise ValueError(
+            f"{path}: setup: {site['setup']!r}; allowed with executor local: [], for no job's shell runs them"
+        )
 
 
 def resources(site: dict[str, Any], cell: Cell, *, doublings: int = 0) -> dict[str, Any]:

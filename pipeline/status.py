@@ -6,10 +6,11 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.cell import KINDS, Cell, cells_of, chain, read_rows
+from pipeline.cell import KINDS, NO_CELLS, Cell, cells_of, chain, read_rows
 from pipeline.past import Past
 from pipeline.site import load_site, num_gpus, resources
 from pipeline.store import Store, read_json
@@ -24,13 +25,36 @@ STATES = ("done", "running", "queued", "missing", "failed", "cancelled")
 def tables_of(root: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """Return the resolved rows of every table whose cells were written, by (scale, table).
 
-    Tables on folders of one's own are left out where those are not: their cells have no key without them.
+    Tables on folders of one's own are left out where those are not: their cells have no key without them. So are, and
+    said once on stderr, rows of which the method or a field is missing.
     """
     found = (root / "reports").glob("*/cells/*.json")
     # `experiment` last of its scale: a cell that it shares is known by its row in another table.
     paths = sorted(found, key=lambda path: (path.parent.parent.name, path.stem == "experiment", path.stem))
-    tables = {(path.parent.parent.name, path.stem): read_rows(path) for path in paths}
-    return {name: rows for name, rows in tables.items() if all(_is_here(root, row["data"].get("path")) for row in rows)}
+    tables = {}
+    for path in paths:
+        rows = read_rows(path)
+        if all(_is_here(root, row.get("data", {}).get("path")) for row in rows):
+            kept = [row for number, row in enumerate(rows, start=1) if _has_cells(row, f"{path}: row {number}")]
+            if kept or not rows:
+                tables[path.parent.parent.name, path.stem] = kept
+    return tables
+
+
+def _has_cells(row: dict[str, Any], place: str) -> bool:
+    """Tell whether a row has cells by the present code; say it where it has none."""
+    try:
+        cells_of(row)
+    except NO_CELLS as error:
+        _leave_out(f"{place} left out ({type(error).__name__}: {error}); `dvc repro cells` writes it again")
+        return False
+    return True
+
+
+@cache
+def _leave_out(line: str) -> None:
+    """Say once what is left out, however often it is looked at."""
+    print(line, file=sys.stderr)
 
 
 def _is_here(root: Path, folder: str | None) -> bool:

@@ -37,6 +37,10 @@ NOT_KEPT = ("checkpoint.pt", "holder.json", "restarts.json", RESERVE)
 """What of a work folder is no part of a result."""
 
 
+class UnloggedError(OSError):
+    """The result is published, but its end could not be written down: the disk is full."""
+
+
 class TakenOverError(RuntimeError):
     """Another worker holds the cell now; what this one computed is discarded."""
 
@@ -54,7 +58,7 @@ def find_store(root: Path | None = None) -> Path:
         config = configparser.ConfigParser(interpolation=None)
         config.read(file, encoding="utf-8")
         if config.has_option("cache", "dir"):
-            cache = file.parent / config.get("cache", "dir")
+            cache = file.parent / Path(config.get("cache", "dir")).expanduser()
     return Path(os.path.normpath(cache)) / "cells"
 
 
@@ -182,7 +186,10 @@ class Store:
             raise TakenOverError(f"{key}: held by {self.holder(key)}, no longer by this worker")
 
     def publish(self, key: str, token: str, result: dict[str, Any]) -> Path:
-        """Make a cell's work folder its immutable result. Raises TakenOverError where the worker lost the cell."""
+        """Make a cell's work folder its immutable result.
+
+        Raises TakenOverError where the worker lost the cell, UnloggedError where it is published but no line says so.
+        """
         work, done = self.work(key), self.done(key)
         write_json(work / "result.json", result)
         for path in work.iterdir():
@@ -191,11 +198,14 @@ class Store:
         done.parent.mkdir(parents=True, exist_ok=True)
         self._own(key, token)
         work.rename(done)
-        _fsync_folder(done.parent)
-        for leftover in NOT_KEPT:
-            (done / leftover).unlink(missing_ok=True)
-        self._claim(key).unlink(missing_ok=True)
-        self.log_execution(key, "done", {"state": result["state"]})
+        try:
+            _fsync_folder(done.parent)
+            for leftover in NOT_KEPT:
+                (done / leftover).unlink(missing_ok=True)
+            self._claim(key).unlink(missing_ok=True)
+            self.log_execution(key, "done", {"state": result["state"]})
+        except OSError as error:
+            raise UnloggedError(*error.args) from error
         return done
 
     def adopt(self, cell: dict[str, Any], result: dict[str, Any], files: dict[str, Path]) -> bool:

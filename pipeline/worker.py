@@ -27,7 +27,7 @@ from pipeline.guard import changed_data
 from pipeline.liveness import user
 from pipeline.provenance import provenance
 from pipeline.pulse import pulse
-from pipeline.store import Store, TakenOverError, read_json
+from pipeline.store import Store, TakenOverError, UnloggedError, read_json
 from pipeline.team import announce, follow, join_team, team_size
 
 POLL_S, LONGEST_POLL_S = 0.2, 10.0
@@ -103,10 +103,11 @@ def run_submission(store: Store, submission: str, *, limit: int | None, stop: St
     """Take and run the submission's cells until none is left that this worker could run."""
     record = read_submission(store, submission)
     cells = [from_json(cell) for cell in record["cells"]]
-    job = job_id()
+    job = job_id(record)
     holder = {"submission": submission, "host": socket.gethostname(), "pid": os.getpid(), "job": job, "user": user()}
-    _drop_own(store, cells, job)
     on_slurm = record["site"]["executor"] == "slurm"
+    if on_slurm:
+        _drop_own(store, cells, job)
     with contextlib.nullcontext() if on_slurm else pulse(store.submissions / submission):
         return _run_ready(store, cells, record, holder, limit=limit, stop=stop)
 
@@ -155,12 +156,14 @@ def read_submission(store: Store, submission: str) -> dict[str, Any]:
     return record
 
 
-def job_id() -> str:
-    """Return the SLURM job of this process as `squeue -r` prints it, or `local-<pid>`."""
+def job_id(record: dict[str, Any]) -> str:
+    """Return the SLURM job of this process as `squeue -r` prints it, or `local-<pid>` where SLURM started none."""
+    if record["site"]["executor"] != "slurm":  # in an allocation all workers inherit the driver's job
+        return f"local-{os.getpid()}"
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     if array and task:
         return f"{array}_{task}"
-    return os.environ.get("SLURM_JOB_ID") or f"local-{os.getpid()}"
+    return os.environ["SLURM_JOB_ID"]
 
 
 def take(store: Store, cells: list[Cell], holder: dict[str, Any]) -> tuple[tuple[Cell, str] | None, bool]:
@@ -194,10 +197,10 @@ def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, s
     """Compute one held cell and publish it; on a crash record why. Return whether it was published."""
     cell, token = taken
     work, started, spent_s = store.work(cell.key), time.time(), time.process_time()
-    holder = store.holder(cell.key) or {"job": job_id(), "restarts": 0}
+    holder = store.holder(cell.key) or {"job": job_id(record), "restarts": 0}
     try:
         with (work / "log.txt").open("a", encoding="utf-8", buffering=1) as log, redirect_stdout(log):
-            print(f"{time.strftime('%F %T')} {cell.name} on {socket.gethostname()} as job {job_id()}")
+            print(f"{time.strftime('%F %T')} {cell.name} on {socket.gethostname()} as job {job_id(record)}")
             _check_data(cell, record)
             announce(cell.to_json())
             result = compute(cell, store, record, work=work, stop=_or_cancelled(store, cell.key, stop))
@@ -214,12 +217,15 @@ def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, s
     except TakenOverError as error:
         print(f"{cell.name}: {error}", flush=True)
         return False
+    except UnloggedError:
+        raise
     except Exception as error:  # one cell's crash must not end the others
-        if store.is_done(cell.key):  # published, but the log had no room for it
-            raise
-        if isinstance(error, DataChangedError) or changed_data(cell.values, record):
-            (work / "checkpoint.pt").unlink(missing_ok=True)
-        _record_crash(store, cell, token, error)
+        if store.is_done(cell.key):  # its folder went while this one computed
+            print(f"{cell.name}: published by another worker meanwhile ({error})", flush=True)
+        else:
+            if isinstance(error, DataChangedError) or changed_data(cell.values, record):
+                (work / "checkpoint.pt").unlink(missing_ok=True)
+            _record_crash(store, cell, token, error)
         if team_size() > 1:
             raise  # the other ranks may still wait inside the cell: end the job with them
         return False

@@ -3,13 +3,12 @@
 import sys
 from pathlib import Path
 
+from pipeline.check import check_shown, check_table
 from pipeline.guard import steady
 from pipeline.params import all_tables, load_params, resolve_table
-from pipeline.reporting.rows import Shown
 from pipeline.store import write_json
-from pipeline.training.setting import check_row
 
-READ = ("params.yaml", "pipeline/params.py", "pipeline/labels.py", "pipeline/training/setting.py")
+READ = ("params.yaml", "pipeline/params.py", "pipeline/labels.py", "pipeline/check.py", "pipeline/training/setting.py")
 
 
 def main() -> int:
@@ -17,6 +16,9 @@ def main() -> int:
     try:
         with steady(*map(Path, READ)):
             write_cells()
+    except KeyError as error:
+        print(f"params.yaml: the key {error} is missing", file=sys.stderr)
+        return 1
     except (TypeError, ValueError) as error:
         print(f"params.yaml: {error}", file=sys.stderr)
         return 1
@@ -27,10 +29,10 @@ def write_cells() -> None:
     """Resolve, check, write. Raises ValueError or TypeError, before anything is written, where params.yaml is wrong."""
     params = load_params(Path("params.yaml"))
     tables = {table: resolve_table(params, table) for table in all_tables(params)}
-    for row in (row for rows in tables.values() for row in rows):
-        check_row(row)
+    for rows in tables.values():
+        check_table(rows)
     shown = params["shown"] | params["scales"][params["scale"]].get("shown", {})
-    Shown(**shown)
+    check_shown(shown, [row for rows in tables.values() for row in rows])
     folder = Path("reports") / params["scale"]
     for table, rows in tables.items():
         write_json(folder / "cells" / f"{table}.json", rows)

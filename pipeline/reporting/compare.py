@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.reporting.grid import DECIMALS, data_of
+from pipeline.reporting.grid import DECIMALS
 from pipeline.reporting.noise import DEVIATIONS, noise_for
-from pipeline.reporting.rows import Row, Shown, canonical, differing_settings, figures_of
+from pipeline.reporting.rows import Row, Shown, canonical, data_of, differing_settings, figures_of
 from pipeline.reporting.sides import Side
 from pipeline.reporting.tables import pipe_table
 from pipeline.reporting.wording import difference, number
@@ -71,7 +71,7 @@ def _compared(
     side_a, side_b = sides
     a, num_a = _mean(side_a, shown[0])
     b, num_b = _mean(side_b, shown[1])
-    is_same_data = {data_of(row) for row in side_a} == {data_of(row) for row in side_b}
+    is_same_data = {_data(row) for row in side_a} == {_data(row) for row in side_b}
     points = round(b - a, DECIMALS) if is_same_data and a is not None and b is not None else None
     is_noise = None
     if points is not None and noises is not None:
@@ -87,6 +87,11 @@ def _compared(
         "is_noise": is_noise,
         "changed": ", ".join(changed),
     }
+
+
+def _data(row: Row) -> tuple[Any, ...]:
+    """Return what tells data apart: its name, and of generated data how it was drawn and how much of it."""
+    return data_of(row), *(row["data"].get(name) for name in ("seed", "num_fine", "num_coarse", "num_val"))
 
 
 def _mean(rows: list[Row], shown: Shown) -> tuple[float | None, int]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from pipeline.reporting.noise import Noise, noise_for
 from pipeline.reporting.paper import PAPER_TABLES, REPRODUCED, Published, reference_of, title_of
-from pipeline.reporting.rows import OLDER, Row, Shown, canonical, figures_of, why_missing
+from pipeline.reporting.rows import OLDER, Row, Shown, canonical, data_of, figures_of, why_missing
 
 DECIMALS = 2
 """As the paper prints. Gains are differences of printed numbers, so that a reader's subtraction agrees."""
@@ -83,6 +83,7 @@ def build_grid(
     """
     label_names = published.labels if published else list(rows[0]["row"]) if rows else []
     _check(table, rows, label_names)
+    rows = [row | {"column": _published_column(row["column"], published)} for row in rows]
     columns = list(dict.fromkeys([*(published.columns if published else []), *(row["column"] for row in rows)]))
     printed = {canonical(record, label_names): record for record in _records(published)}
     measured: dict[tuple[tuple[str, str], ...], list[Row]] = {}
@@ -125,9 +126,10 @@ def _reference(table: str, label_names: list[str], lines: list[Line]) -> dict[st
     return reference if any(line.labels == reference for line in lines) else None
 
 
-def data_of(row: Row) -> str:
-    """Return the name of the data that a row was measured on, which may only play the role in `row["dataset"]`."""
-    return row["data"].get("title", row["data"]["name"])
+def _published_column(column: str, published: Published | None) -> str:
+    """Return the published header of a column: of a subset of the data, `1/8` stands beside `1/8 (1323)`."""
+    alike = [name for name in (published.columns if published else []) if name.partition(" (")[0] == column]
+    return alike[0] if len(alike) == 1 else column
 
 
 def _ran_as(rows: list[Row], labels: dict[str, str]) -> str:

@@ -8,7 +8,7 @@ from math import sqrt
 import pandas as pd
 
 from pipeline.reporting.paper import data_phrase
-from pipeline.reporting.rows import Row, Shown, canonical, figures_of
+from pipeline.reporting.rows import Row, Shown, canonical, data_of, figures_of
 
 DEVIATIONS = 2.0
 """A difference below so many of its standard deviations is called noise: chance alone makes 95 of 100 such."""
@@ -39,13 +39,14 @@ def pooled_noise(rows: list[Row], shown: Shown) -> Noise | None:
     for row in rows:
         figures = figures_of(row, shown)
         if figures is not None and row["state"] == "done":
-            cell = str((canonical(row["row"], sorted(row["row"])), row["column"], row["dataset"]))
-            phrase = data_phrase(row["data"]["name"], row["dataset"])
-            records.append({"cell": cell, "miou": figures["miou"], "data": phrase, "table": row["table"]})
+            cell = str((row["table"], canonical(row["row"], sorted(row["row"])), row["column"]))
+            record = {"cell": cell, "training": row["train_key"], "miou": figures["miou"], "table": row["table"]}
+            records.append(record | {"data": data_phrase(data_of(row), row["dataset"])})
     if not records:
         return None
     frame = pd.DataFrame(records)
     frame = frame[frame.groupby("cell")["miou"].transform("count") > 1]
+    frame = frame.drop_duplicates("training")  # in two tables it is one run
     if frame.empty:
         return None
     deviations = frame["miou"] - frame.groupby("cell")["miou"].transform("mean")

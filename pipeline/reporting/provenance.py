@@ -102,4 +102,4 @@ def value(found: Any) -> str:
 
 def _commit(provenance: dict[str, Any]) -> str:
     commit = str(provenance.get("commit") or "unknown")[:10]
-    return f"{commit} with uncommitted changes" if provenance.get("dirty") else commit
+    return f"{commit} with uncommitted changes" if provenance.get("patch") else commit

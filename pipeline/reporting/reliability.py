@@ -19,6 +19,7 @@ from pipeline.labels import METHOD_LABELS
 from pipeline.reporting.classes import class_names
 from pipeline.reporting.figures import INK, MEASURED, PAPER, STYLE
 from pipeline.reporting.paper import ROLES, data_phrase
+from pipeline.reporting.rows import data_of
 
 Record = dict[str, Any]
 CALIBRATION = (
@@ -57,7 +58,7 @@ def name_of_record(record: Record) -> str:
 def caption_of(record: Record) -> str:
     """Return the words beneath `reliability_figure`."""
     images, found = widest_set(record)
-    on = data_phrase(record["data"]["name"], record["dataset"])
+    on = data_phrase(data_of(record), record["dataset"])
     return (
         f"As the paper's Figure 1: {name_of_record(record)}, on {found['num_images']} {images} of {on}. Left: IoU of "
         "each class over all pixels and over the reliable ones; right: what share of the class's pixels is reliable. "

@@ -167,6 +167,11 @@ def differing_settings(row_a: Row, row_b: Row) -> list[str]:
     return changes
 
 
+def data_of(row: Row) -> str:
+    """Return the name of the data that a row was measured on, which may only play the role in `row["dataset"]`."""
+    return row["data"].get("title", row["data"]["name"])
+
+
 def _identity(row: Row) -> str:
     return json.dumps([row["row"], row["column"], row["seed"]], sort_keys=True)
 

@@ -15,6 +15,7 @@ from pipeline.data.published import TERMS
 from pipeline.data.sources import EMBEDDED
 from pipeline.labels import METHOD_LABELS
 from pipeline.reporting.paper import data_phrase
+from pipeline.reporting.rows import data_of
 from pipeline.trained.predict import Trained
 
 SECTIONS = ("model", "training", "parameters", "evaluation")
@@ -51,7 +52,7 @@ def write_card(
     percent of this network on its validation images, or None where it was never evaluated.
     """
     values = trained.values
-    phrase = data_phrase(values["data"].get("title", values["data"]["name"]), values["dataset"])
+    phrase = data_phrase(data_of(values), values["dataset"])
     method, partition = METHOD_LABELS[values["method"]], values["partition"].replace("-", "/")
     parts = [
         f"# {method}, {phrase}, partition {partition}, seed {values['seed']}\n",

@@ -14,7 +14,7 @@ from pipeline.data.samples import Samples
 from pipeline.reporting.classes import class_names
 from pipeline.reporting.figures import save_figure
 from pipeline.reporting.paper import data_phrase
-from pipeline.reporting.rows import Row, read_rows
+from pipeline.reporting.rows import Row, data_of, read_rows
 from pipeline.store import Store
 from pipeline.trained.pictures import entropy_figure, feature_figure, prediction_figure
 from pipeline.trained.predict import Trained, load_trained
@@ -77,7 +77,7 @@ def _order(item: tuple[str, Row | None]) -> int:
 def _draw(name: str, rows: dict[str, Row], store: Store, data_root: Path) -> tuple[Figure, str]:
     networks = {side: load_trained(store.done(row["train_key"])) for side, row in rows.items()}
     row = rows[U2PL]
-    where = f"{data_phrase(row['data']['name'], row['dataset'])}, {row['column']}, seed {row['seed']}, best epoch"
+    where = f"{data_phrase(data_of(row), row['dataset'])}, {row['column']}, seed {row['seed']}, best epoch"
     number = name.removeprefix("figure_").upper()
     classes = class_names(row["data"]["name"], row["data"]["num_classes"])
     if name == "figure_2":
@@ -91,7 +91,7 @@ def _draw(name: str, rows: dict[str, Row], store: Store, data_root: Path) -> tup
     if name == "figure_a2":
         return feature_figure(networks, samples, classes=classes), (
             f"As the paper's Figure {number}: the decoder's features of labelled validation pixels by t-SNE, "
-            f"coloured by true class. {where.capitalize()}."
+            f"coloured by true class. On {where}."
         )
     return prediction_figure(networks, samples), (
         f"As the paper's Figure {number}: predictions on {where}. Boxes: where SupOnly and U2PL differ most. "

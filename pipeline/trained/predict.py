@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ def predict_folder(
     for path in paths:
         try:
             image = read_image(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SyntaxError, struct.error) as error:  # the latter two of broken EXIF
             yield path, str(error)
             continue
         ids = class_ids(trained, normalise(torch.from_numpy(image)[None]))

@@ -32,7 +32,8 @@ PROJECT = Path(__file__).parents[2]
 COUNTS = (10, 100, 1000, 10_000)
 MOST_RUNS = 1000
 HOLDER = {"submission": "s", "host": "n1", "pid": 1, "job": "7_1"}
-RECORD = dict.fromkeys(("commit", "dirty", "patch", "snapshot", "dvc_stage", "dvc_experiment")) | {"threads": 1}
+RECORD = dict.fromkeys(("commit", "dirty", "patch", "snapshot", "dvc_stage", "dvc_experiment"))
+RECORD |= {"threads": 1, "site": {"executor": "local"}}
 SUBMIT = """
 import json, sys, time
 from pathlib import Path

@@ -13,6 +13,7 @@ import yaml
 
 from pipeline.adopt import adopt
 from pipeline.cell import Cell, cells_of, chain
+from pipeline.data.sources import OWN
 from pipeline.params import load_params, resolve_table
 from pipeline.results import link_weights
 from pipeline.store import Store, read_json, write_json
@@ -112,6 +113,31 @@ def test_an_evaluation_is_a_recorded_row_whose_key_is_still_its_own(tmp_path: Pa
     result = read_json(store.done(key) / "result.json") or {}
     assert result["metrics"] == {"student": {}}
     assert result["provenance"]["adopted_from"] == "reports/embedded/metrics/experiment.json"
+
+
+def test_a_row_or_file_that_is_of_no_use_any_more_is_named_and_hides_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (row,) = resolve_table(load_params(PROJECT / "params.yaml"), "experiment")
+    key, reports, store = chain(row)[-1].key, tmp_path / "reports" / "embedded", Store(tmp_path / "cells")
+    row |= RESULT | {"metrics": {}, "evaluate_s": 1.5, "key": key}
+    absent = row | {"data": row["data"] | {"name": OWN, "path": str(tmp_path / "absent")}, "key": "b"}
+    removed = row | {"method": "removed", "key": "a"}
+    older = {name: value for name, value in row.items() if name != "networks"} | {"key": "c"}
+    write_json(reports / "metrics" / "table_1.json", [removed, absent, older, {"key": key}, "no row", row])
+    (reports / "metrics" / "table_2.json").write_text("<<<<<<< HEAD\n[]\n")
+    write_json(reports / "metrics" / "table_3.json", {"no": "rows"})
+    write_json(reports / "cells" / "table_1.json", [removed])
+    write_json(reports / "reliability" / "table_1.json", [{"key": "d"}])
+    assert adopt(store, tmp_path, "embedded") == 1
+    assert store.is_done(key)
+    told = capsys.readouterr().err.splitlines()
+    places = [f"metrics/table_1.json: row {number}" for number in (1, 2, 3, 4, 5)]
+    places += ["metrics/table_2.json", "metrics/table_3.json", "reliability/table_1.json"]
+    assert [line.partition(": left out")[0] for line in told] == [f"reports/embedded/{place}" for place in places]
+    assert "methods/removed.py" in told[0]
+    assert str(tmp_path / "absent") in told[1]
+    assert "'networks'" in told[2]
 
 
 def test_a_reliability_record_is_taken_over_while_its_row_has_its_key(tmp_path: Path) -> None:

@@ -44,6 +44,20 @@ def test_a_torn_dvc_lock_is_restored_from_the_last_whole_one(torn: str, tmp_path
     assert examine(tmp_path, store, mend=True) == []
 
 
+def test_a_dvc_lock_that_may_be_half_written_is_left_to_the_dvc_that_runs(tmp_path: Path, store: Store) -> None:
+    (tmp_path / "dvc.lock").write_text(WHOLE[:20])
+    (tmp_path / "dvc").write_text("print(); input()")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, tmp_path / "dvc"], cwd=tmp_path, **pipes) as dvc:
+        assert dvc.stdout is not None
+        dvc.stdout.readline()
+        (finding,) = examine(tmp_path, store, mend=True)
+        assert (tmp_path / "dvc.lock").read_text() == WHOLE[:20]
+        dvc.communicate(b"\n")
+    assert finding.endswith("left alone while a `dvc` runs here")
+    assert "torn; dropped" in examine(tmp_path, store, mend=True)[0]
+
+
 def test_a_dry_run_says_it_and_leaves_it(tmp_path: Path, store: Store) -> None:
     (tmp_path / "dvc.lock").write_text("")
     assert len(examine(tmp_path, store, mend=False)) == 1

@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.cell import chain
 from pipeline.forecast import LiveBytes, NetworkBytes, StepCost, forecast, num_steps, step_cost, total
-from pipeline.measuring import evaluation_flop, image_flop
+from pipeline.measuring import evaluation_flop, image_flop, image_size
 from pipeline.models.segnet import Output, SegNet
 from pipeline.params import all_tables, load_params, resolve_table
 from pipeline.training.cost import unit_flop
@@ -127,12 +127,31 @@ def test_measuring_is_windows_times_images_times_networks_times_evaluations() ->
     row = row_of("mean_teacher", scale="paper", dataset="cityscapes")
     tiny = {"encoder": row["model"]["encoder"] | {"width": 4, "blocks": [1, 1, 1, 1], "multi_grid": [1]}}
     row["model"] |= tiny | {"decoder_channels": 4, "low_level_channels": 4, "representation_channels": 4}
-    centre, slide = image_flop(row, "centre"), image_flop(row, "slide")
+    centre, slide = (image_flop(row, mode, (1024, 2048)) for mode in ("centre", "slide"))
     assert slide == 8 * centre  # two rows of four windows
     in_training, probed = 180 * 500 * 2 * centre, 180 * 16 * slide
     assert evaluation_flop(row, 2) == in_training + 2 * 500 * 2 * slide + probed
+    twice = row["training"] | {"epochs": 23, "warm_start_epochs": 20, "evaluate_every_epochs": 2}  # 22 and the last
+    assert evaluation_flop(row | {"training": twice}, 1) == 2 * 500 * centre + 2 * 500 * slide + 3 * 16 * slide
     with pytest.raises(ValueError, match="lists of folder are not there yet, and nobody published their sizes"):
         evaluation_flop(row | {"dataset": "folder"}, 2)
+
+
+def test_a_network_without_a_warm_start_is_measured_from_its_first_epoch() -> None:
+    row = row_of("suponly", scale="smoke", dataset="cityscapes")
+    assert row["training"]["warm_start_epochs"] > 0
+    whole = evaluation_flop(row, 1)
+    none = evaluation_flop(row | {"training": row["training"] | {"warm_start_epochs": 0}}, 1)
+    assert whole == none > evaluation_flop(row | {"networks": 1}, 1)
+
+
+def test_images_have_the_size_of_the_data_and_not_of_those_in_whose_place_they_are() -> None:
+    for scale, role, size in (
+        ("embedded", "cityscapes", (80, 160)),
+        ("embedded", "voc_blender", (64, 64)),
+        ("paper", "cityscapes", (1024, 2048)),
+    ):
+        assert image_size(row_of("u2pl", scale=scale, dataset=role)) == size
 
 
 def test_rows_that_differ_in_a_rate_or_a_threshold_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from pipeline import worker
 from pipeline.cell import Cell, chain, digest
-from pipeline.guard import changed_data, data_state, fingerprint
+from pipeline.data.sources import folder_digest
+from pipeline.guard import changed_data, check_copies, data_state, fingerprint
 from pipeline.launch import submit
 from pipeline.params import load_params, resolve_table
 from pipeline.provenance import provenance, versions
@@ -217,6 +218,18 @@ def test_new_weights_at_the_same_path_are_noticed(tmp_path: Path, params: dict[s
     weights.write_bytes(b"new")
     after = read_inputs(tmp_path, cells)
     assert [name for name in before if before[name] != after[name]] == ["the code or the weights"]
+
+
+def test_a_folder_of_ones_own_that_was_edited_after_it_was_copied_is_named(tmp_path: Path) -> None:
+    row = {"scale": "laptop", "data": {"name": "own", "path": "own/voc", "source": "voc"}}
+    for folder in ("own/voc", "data/laptop/voc"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.jpg").write_bytes(b"photo")
+    check_copies(tmp_path, [row, {"scale": "laptop", "data": {"name": "shapes", "source": "shapes"}}])
+    folder_digest.cache_clear()
+    (tmp_path / "own/voc/a.jpg").write_bytes(b"another")
+    with pytest.raises(ValueError, match=r"own/voc is not what data/laptop/voc is a copy of any more; `dvc"):
+        check_copies(tmp_path, [row])
 
 
 def test_a_fingerprint_sees_names_sizes_and_times(tmp_path: Path) -> None:

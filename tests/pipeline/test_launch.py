@@ -14,14 +14,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import psutil
 import pytest
-import yaml
 
 from pipeline import attach, launch, liveness, pulse
-from pipeline.cell import Cell, digest
-from pipeline.launch import load_site, take_snapshot
+from pipeline.cell import Cell, cells_of, digest
+from pipeline.launch import take_snapshot
+from pipeline.params import resolve_table
 from pipeline.store import Store, find_store, read_json, write_json
 from pipeline.worker import Stop, run_submission, take
 
@@ -63,38 +64,6 @@ cells = [from_json(cell) for cell in cells]
 submissions = submit(Store(Path(store)), cells, root=Path(root), data_root=Path(root))
 Path(root, "submitted").write_text(json.dumps(submissions))
 """
-
-
-SLOW = """
-import sys, time
-from pathlib import Path
-import pipeline.launch as launch
-send, sys.stdin = launch.Queue.send, open("given")
-def slow(*given):
-    send(*given)
-    Path("sent").touch()
-    while not Path("go").exists():
-        time.sleep(0.05)
-launch.Queue.send = slow
-"""
-DRIVE = """
-import json, signal, sys
-from pathlib import Path
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
-import pipeline.attach as attach
-from pipeline.cell import from_json
-from pipeline.store import Store
-store, root, cells = json.loads(Path("given").read_text())
-cells = {cell["key"]: from_json(cell) for cell in cells}
-launcher = attach.Launcher(Path(root), "smoke", "train@table_7", keys=cells)
-launcher.command = [sys.executable, "-c", sys.argv[1]]
-try:
-    attach.wait(Store(Path(store)), cells, launcher, title="test")
-except KeyboardInterrupt:
-    attach.interrupt(Store(Path(store)), cells)
-    sys.exit(130)
-"""
-"""A driver as a stage is one, and a submission that takes until `go` to write down which jobs it has."""
 
 
 def send(store: Store, cells: list[Cell], project: Path) -> list[str]:
@@ -191,45 +160,6 @@ def test_a_worker_that_keeps_dying_fails_its_cell_with_a_reason(local_store: Sto
     assert "died 3 times at the same step" in (local_store.failure(cell.key) or {})["reason"]
 
 
-def test_ctrl_c_stops_the_workers_and_the_next_run_goes_on(local_store: Store, project: Path) -> None:
-    cells = {cell.key: cell for cell in (sleeper(number, 0.8) for number in range(6))}
-    (submission,) = send(local_store, list(cells.values()), project)
-    until(lambda: any(local_store.state(key) == "running" for key in cells))
-    attach.interrupt(local_store, cells)
-    until(lambda: not liveness.submission_alive(local_store, submission))
-    assert not all(local_store.is_done(key) for key in cells)
-    assert attach.wait(local_store, cells, lambda: send(local_store, list(cells.values()), project), title="t") == {}
-    until(lambda: len(finished(local_store)) >= len(cells))
-    assert finished(local_store) == sorted(cells)
-
-
-def test_ctrl_c_during_a_submission_leaves_no_worker_behind(local_store: Store, project: Path) -> None:
-    cells = {cell.key: cell for cell in (sleeper(number, 0.8) for number in range(12))}
-    given = [str(local_store.root), str(project), [cell.to_json() for cell in cells.values()]]
-    (project / "given").write_text(json.dumps(given))
-    driver = subprocess.Popen([sys.executable, "-c", DRIVE, SLOW + SUBMIT], start_new_session=True)
-    until((project / "sent").exists)
-    driver.send_signal(signal.SIGINT)
-    time.sleep(1.0)  # what kills a submission has killed it by now
-    (project / "go").touch()
-    assert driver.wait(60) == 130
-    (folder,) = local_store.submissions.iterdir()
-    assert (read_json(folder / "jobs.json") or {})["jobs"]
-    until(lambda: not liveness.submission_alive(local_store, folder.name))
-    assert not all(local_store.is_done(key) for key in cells)
-
-
-def test_ctrl_c_stops_no_process_that_only_has_the_number_of_another_machines_job(local_store: Store) -> None:
-    cell, bystander = sleeper(1), subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    record = {"site": {"executor": "local"}, "host": "elsewhere", "time": time.time(), "clock": time.time()}
-    write_json(local_store.submissions / "s" / "submission.json", record)
-    write_json(local_store.submissions / "s" / "jobs.json", {"jobs": [str(bystander.pid)], "time": time.time()})
-    local_store.claim(cell.key, "s")
-    attach.interrupt(local_store, {cell.key: cell})
-    bystander.communicate(b"\n")
-    assert bystander.returncode == 0
-
-
 def test_jobs_run_from_a_copy_of_the_code(local_store: Store) -> None:
     snapshot = take_snapshot(local_store)
     assert (snapshot / "pipeline" / "worker.py").exists()
@@ -242,34 +172,31 @@ def test_a_worker_without_its_submission_says_so(local_store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"wokers": 2}, r"unknown or missing keys \['wokers'\]"),
-        ({"executor": "pbs"}, "executor 'pbs'; allowed: local, slurm, debug"),
-    ],
+    "error", [RuntimeError("sbatch refused the jobs: no such partition"), URLError("no network for the weights")]
 )
-def test_a_wrong_site_file_names_the_key(change: dict[str, Any], message: str, project: Path) -> None:
-    path = project / "slurm" / "local.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | change))
-    with pytest.raises(ValueError, match=message):
-        load_site(project)
-
-
-def test_an_unknown_cluster_names_those_there_are(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLUSTER", "mars")
-    with pytest.raises(ValueError, match=r"CLUSTER=mars.*there are: .*local"):
-        load_site(project)
-
-
 def test_what_a_user_can_mend_is_said_without_a_traceback(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
-        raise RuntimeError("sbatch refused the jobs: no such partition")
+        raise error
 
     monkeypatch.setattr(launch, "launch", refuse)
     assert launch.main([str(project), "smoke", "train@table_7", "keys"]) == 1
-    assert capsys.readouterr().out == "sbatch refused the jobs: no such partition\n"
+    assert capsys.readouterr().out == f"{error}\n"
+
+
+@pytest.mark.parametrize("edited", ["partitions@voc_blender", "download@voc"])
+def test_a_stage_whose_own_data_changed_meanwhile_ends_instead_of_waiting_for_it(
+    edited: str, local_store: Store, project: Path, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = resolve_table(params, "experiment")
+    write_json(project / "reports" / "smoke" / "cells" / "experiment.json", rows)
+    keys = digest(sorted(cell.key for row in rows for cell in cells_of(row)))
+    monkeypatch.setattr(launch, "start_plan", lambda *_: None)
+    monkeypatch.setattr(launch, "read_plan", lambda *_: [edited, "train@experiment"])
+    with pytest.raises(RuntimeError, match=f"^{edited}: changed while `dvc repro` ran; run it again"):
+        launch.launch(project, "smoke", "train@experiment", waited_for=keys)
+    assert not local_store.submissions.exists()
 
 
 def test_a_waiting_stage_sees_now_and_then_that_an_ingester_runs(

@@ -182,6 +182,16 @@ def test_a_table_without_any_result_says_so_and_an_unknown_one_is_refused(store:
     assert tables_so_far(project, store, scale="smoke", tables=[]) == ["table_7: none of its 8 cells is done\n"]
     with pytest.raises(ValueError, match=r"table_9: no such table at scale smoke; allowed: table_7"):
         tables_so_far(project, store, scale="smoke", tables=["table_9"])
+    with pytest.raises(ValueError, match=r"reports/nosuch/cells: no tables of scale nosuch yet; `dvc repro cells`"):
+        tables_so_far(project, store, scale="nosuch", tables=[])
+
+
+def test_a_row_whose_folder_of_images_is_not_here_is_a_hole(store: Store, project: Path) -> None:
+    path = project / "reports" / "smoke" / "cells" / "table_7.json"
+    rows = json.loads(path.read_text())
+    rows[0]["data"] |= {"name": "own", "path": "own/nowhere"}
+    path.write_text(json.dumps(rows))
+    assert rows_so_far(store, path)[0]["reason"] == "own/nowhere is not here"
 
 
 def test_a_row_of_the_page_says_why_it_is_open(store: Store) -> None:

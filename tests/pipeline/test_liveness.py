@@ -251,6 +251,17 @@ def test_what_a_machine_had_that_fell_silent_is_let_go_of(silent_s: float, state
             store.publish(cells[0].key, token, {"state": "done"})
 
 
+def test_what_a_machine_had_whose_submission_was_removed_is_let_go_of(tmp_path: Path) -> None:
+    """`gc` removes the folder of a submission that ended, and its pulse: the cell that was held would stay for ever."""
+    store, one = Store(tmp_path / "cells"), cell("sleep", 0)
+    store.claim(one.key, "s")
+    hold(store, one, "local-7", host="elsewhere")
+    release_dead(store)
+    assert store.state(one.key) == "missing"
+    (store.submissions / "old").mkdir(parents=True)  # as older versions left it, without a pulse
+    assert not pulse.is_silent(store, "old")
+
+
 def test_a_worker_beats_while_it_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pulse, "BEAT_S", 0.02)
     begin_pulse(tmp_path)

@@ -65,6 +65,23 @@ def test_tables_on_a_folder_that_is_not_here_are_left_out(params: dict[str, Any]
     assert len(status.tables_of(tmp_path)) == 2
 
 
+def test_rows_of_another_version_are_left_out_and_named_once(
+    params: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A branch that lacks a method, or has other fields, still reads what the other tables hold."""
+    rows = resolve_table(params, "table_7")
+    older = {name: value for name, value in rows[1].items() if name != "data"}
+    path = tmp_path / "reports" / "smoke" / "cells" / "table_7.json"
+    write_json(path, [rows[0] | {"method": "removed"}, older, *rows[2:]])
+    write_json(path.with_name("table_4.json"), [older])
+    for _ in range(2):
+        assert status.tables_of(tmp_path) == {("smoke", "table_7"): rows[2:]}
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(" left out")[0] for line in told] == [
+        f"{place}: row {number}" for place, number in ((path.with_name("table_4.json"), 1), (path, 1), (path, 2))
+    ]
+
+
 class Planned:
     """What DVC's plan answered."""
 

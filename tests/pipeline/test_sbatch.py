@@ -14,7 +14,7 @@ import yaml
 from pipeline import attach, launch, sbatch
 from pipeline.cell import Cell, digest
 from pipeline.liveness import release_dead
-from pipeline.sbatch import LaterError, is_limit
+from pipeline.sbatch import LaterError, RefusedError, is_limit
 from pipeline.store import Store, find_store, read_json
 
 SBATCH = """#!{python}
@@ -153,6 +153,23 @@ def test_where_the_cluster_refuses_everything_no_cell_is_blamed(cluster: Cluster
     with pytest.raises(RuntimeError, match="invalid partition"):
         cluster.send(cells)
     assert set(cluster.states(cells)) == {"missing"}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({"slurm_partitoin": "gpu"}, "'slurm_partitoin'"),
+        ({"mem_gb": "48"}, '"mem_gb" expected type'),
+        ({"timeout_min": 1.5}, '"timeout_min" expected type'),
+    ],
+)
+def test_a_keyword_that_submitit_refuses_is_named_with_the_sites_file(
+    cluster: Cluster, parameters: dict[str, Any], named: str
+) -> None:
+    cluster.be(room=100, parameters=parameters)
+    with pytest.raises(RefusedError, match=rf"^slurm/test\.yaml: [^\n]*{named}"):
+        cluster.send(sleepers(2))
+    assert cluster.states(sleepers(2)) == ["missing", "missing"]
 
 
 def test_more_memory_is_said_once_and_shown_by_the_driver(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,6 +134,22 @@ def test_memory_is_doubled_for_each_time_it_did_not_suffice(
     assert launch.memory_losses(store)[cell.key] == 0
 
 
+def test_eight_times_the_memory_is_tried_before_a_cell_has_failed(
+    squeue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, cell = Store(tmp_path / "cells"), sleeper(0)
+    site: dict[str, Any] = {"parameters": {"mem_gb": 10}, "kinds": {}, "datasets": {}}
+    monkeypatch.setattr(slurm, "causes_of_death", lambda _, jobs: dict.fromkeys(jobs, "memory"))
+    asked = []
+    while store.state(cell.key) != "failed" and len(asked) < 9:
+        asked.append(launch.resources(site, cell, doublings=launch.memory_losses(store)[cell.key])["mem_gb"])
+        store.claim(cell.key, "s")
+        store.hold(cell.to_json(), {"submission": "s", "host": "n1", "pid": 1, "job": "7_1"})
+        write_json(store.work(cell.key) / "holder.json", (store.holder(cell.key) or {}) | {"time": store.now() - 1000})
+        liveness.release_dead(store)
+    assert asked == [10, 20, 40, 80]
+
+
 def test_what_the_cluster_takes_away_again_and_again_is_not_the_cells_fault(
     squeue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,7 +79,10 @@ def finish(store: Store, cell: Cell, **provenance: Any) -> None:
 def test_why_names_the_values_the_executions_and_the_patch(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     for command in (["init", "-q"], ["add", "dvc.yaml", "params.yaml"], ["commit", "-qm", "first"]):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *command], cwd=lab.root, check=True)
+    (lab.root / "reports").mkdir(exist_ok=True)
+    (lab.root / "reports" / "table.json").write_text("{}")  # what stages write is no source
     assert source_state(lab.store, lab.root)["patch"] is None
+    assert not source_state(lab.store, lab.root)["dirty"]
     (lab.root / "dvc.yaml").write_text("stages: {} # edited\n")
     state = source_state(lab.store, lab.root)
     assert state["dirty"]

@@ -124,12 +124,17 @@ def test_a_small_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize(
     ("config", "expected"),
-    [("", ".dvc/cache/cells"), ("[cache]\n    type = copy\n    dir = ../shared\n", "shared/cells")],
+    [
+        ("", ".dvc/cache/cells"),
+        ("[cache]\n    type = copy\n    dir = ../shared\n", "shared/cells"),
+        ("[cache]\n    dir = ~/shared\n", "home/shared/cells"),
+    ],
 )
 def test_the_store_lies_beside_dvcs_cache(
     config: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "nothing"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text(config)
     assert find_store(tmp_path) == tmp_path / expected

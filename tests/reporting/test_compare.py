@@ -88,3 +88,10 @@ def test_markdown_shows_both_sides_by_name(row: Callable[..., Row]) -> None:
     head, _, line = text.splitlines()
     assert [cell.strip() for cell in head.strip("|").split("|")][3:6] == ["main", "HEAD~3", "difference"]
     assert [cell.strip() for cell in line.strip("|").split("|")][3:6] == ["60.00", "59.00", "−1.00"]
+
+
+def test_one_data_set_of_two_sizes_is_not_the_same_data(row: Callable[..., Row]) -> None:
+    small, large = row("MT", 60.0), row("MT", 62.5)
+    large |= {"data": large["data"] | {"num_val": 160}}
+    assert compare(side(small), side(small))["difference"].tolist() == [0]
+    assert compare(side(small), side(large))["difference"].isna().all()

@@ -255,3 +255,12 @@ def test_rows_that_do_not_make_one_table_are_refused(
 def test_a_table_of_no_rows_is_refused(make_grid: Callable[..., Grid]) -> None:
     with pytest.raises(ValueError, match="table_a6: there is no row"):
         make_grid("table_a6", [])
+
+
+def test_a_subset_of_the_data_stands_in_the_published_column(make_grid: Callable[..., Grid], make_row: MakeRow) -> None:
+    rows = [make_row("table_2", {"method": "MT"}, "1/8 (1323)", miou=70) | {"column": "1/8"}]
+    grid = make_grid("table_2", rows)
+    assert grid.columns == ["1/16 (662)", "1/8 (1323)", "1/4 (2646)", "1/2 (5291)"]
+    found = entry(grid, "1/8 (1323)", method="MT")
+    assert found.measured == 70
+    assert found.published is not None

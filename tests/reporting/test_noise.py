@@ -59,3 +59,13 @@ def test_a_tables_own_seeds_come_before_other_seeds_of_its_data_and_those_before
         assert noise is not None
         assert noise.source == source
     assert noise_for(single, [], Shown()) is None
+
+
+def test_a_run_that_stands_in_two_tables_is_one_run(seeds: Callable[..., list[Row]]) -> None:
+    once = seeds("table_x3", "1/8 (1323)", [60.0, 61.0, 62.0])
+    single = seeds("table_2", "1/8 (1323)", [60.0])
+    assert pooled_noise(single + seeds("table_4", "1/8 (1323)", [60.0]), Shown()) is None
+    assert pooled_noise(single + once, Shown()) == pooled_noise(once, Shown())
+    twice = pooled_noise(once + seeds("table_a4", "1/8 (1323)", [60.0, 61.0, 62.0]), Shown())
+    assert twice is not None
+    assert (twice.sd, twice.num_runs) == (1.0, 3)

@@ -226,3 +226,14 @@ def test_an_exported_program_gives_the_networks_logits_for_any_batch(folder: Pat
     facts = json.loads((path.parent / "model.json").read_text())
     assert facts["largest_difference"] < 1e-4
     assert (facts["network"], facts["height"], facts["width"]) == ("teacher", 40, 48)
+
+
+@pytest.mark.parametrize("exif", [b"no TIFF file at all", b"II*\x00"])
+def test_an_image_with_broken_exif_is_left_out_and_the_others_are_not(
+    folder: Path, images: Path, tmp_path: Path, exif: bytes
+) -> None:
+    with Image.open(images / "more" / "b.png") as image:
+        image.save(images / "broken.png", exif=exif)
+    done = predicted(load_trained(folder), images, tmp_path / "out")
+    assert [path.name for path, reason in done.items() if reason is None] == ["a.jpg", "b.png"]
+    assert done[images / "broken.png"]

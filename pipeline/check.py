@@ -1,0 +1,64 @@
+"""Everything that can be wrong in resolved rows, found before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from pipeline.data.augment import Augmentation
+from pipeline.data.open import AUGMENTATION_KEYS
+from pipeline.data.partition import Rules
+from pipeline.evaluation.predict import MODES, Evaluation
+from pipeline.reporting.rows import PADDINGS, Shown
+from pipeline.training import setting
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def check_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Check every value of a table's resolved rows, and that no two stand for one. Raises ValueError."""
+    places = set()
+    for row in rows:
+        check_row(row)
+        place = (*row["row"].items(), row["column"], row["seed"])
+        if place in places:
+            labels = ", ".join(f"{name} {value}" for name, value in row["row"].items())
+            message = f"two rows are {labels}, {row['column']}, seed {row['seed']}, and could not be told apart"
+            raise ValueError(f"tables.{row['table']}: {message}")
+        places.add(place)
+
+
+def check_row(row: dict[str, Any]) -> None:
+    """Check every value of a resolved row as what uses it does. Raises ValueError."""
+    setting.check_row(row)
+    where, training = f"{row['table']} ({row['method']})", row["training"]
+    try:
+        Augmentation(**{key: training[key] for key in AUGMENTATION_KEYS})
+        Rules(**{field.name: row["data"].get(field.name) for field in fields(Rules)})
+        _check_evaluation(row["evaluation"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _check_evaluation(block: dict[str, Any]) -> None:
+    keys = {"mode", "size", "batch_images", "precision", "select", "select_mode"}
+    if set(block) != keys:
+        raise ValueError(
+            f"evaluation: unknown or missing {sorted(set(block) ^ keys)}; it has: {', '.join(sorted(keys))}"
+        )
+    for mode in (block["mode"], block["select_mode"] or block["mode"]):
+        Evaluation(mode=mode, size=block["size"])
+    for key, allowed in {"precision": PRECISIONS, "select": PADDINGS, "select_mode": (None, *MODES)}.items():
+        if block[key] not in allowed:
+            raise ValueError(f"evaluation.{key}: {block[key]!r}; allowed: {', '.join(map(str, allowed))}")
+    if not isinstance(block["batch_images"], int) or block["batch_images"] < 1:
+        raise ValueError(f"evaluation.batch_images: {block['batch_images']!r}; a whole number of at least 1 is allowed")
+
+
+def check_shown(shown: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+    """Check what tables are to show of these rows. Raises ValueError."""
+    classes = Shown(**shown).classes
+    num_classes = min((row["data"]["num_classes"] for row in rows), default=0)
+    if classes is not None and not (classes and all(index in range(num_classes) for index in classes)):
+        raise ValueError(f"shown.classes: {list(classes)}; null, or some of 0 to {num_classes - 1} are allowed")

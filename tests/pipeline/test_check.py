@@ -1,0 +1,105 @@
+"""What is wrong in params.yaml is said before anything runs."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.check import check_row, check_shown, check_table
+from pipeline.params import load_params, resolve_table
+from stages import cells
+
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml") | {"scale": "smoke"}
+
+
+def experiment() -> dict[str, Any]:
+    (row,) = resolve_table(PARAMS, "experiment")
+    return copy.deepcopy(row)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("evaluation", "mode", "center", r"evaluation mode is 'center'; allowed are \('whole', 'centre', 'slide'\)"),
+        ("evaluation", "size", None, "evaluation size is None; mode 'centre' needs 1 pixel or more"),
+        ("evaluation", "select", "padding", "evaluation.select: 'padding'; allowed: padding_ignored, padding_backgr"),
+        ("evaluation", "precision", "fp16", "evaluation.precision: 'fp16'; allowed: float32, bfloat16"),
+        ("evaluation", "select_mode", "none", "evaluation mode is 'none'"),
+        ("evaluation", "batch_images", 0, "evaluation.batch_images: 0; a whole number of at least 1"),
+        ("evaluation", "stride", 2, r"evaluation: unknown or missing \['stride'\]; it has: batch_images"),
+        ("training", "flip_probability", 2, "flip_probability is 2; allowed are 0 to 1"),
+        ("training", "scale_min", 3.0, "scale_min, scale_max are 3.0, .*; allowed: 0 < min <= max"),
+        ("data", "order", "nest", "data.order is 'nest'; allowed are"),
+        ("data", "absent", "skipp", "data.absent is 'skipp'; allowed are"),
+    ],
+)
+def test_a_value_that_a_later_stage_could_not_use_is_refused(section: str, key: str, value: Any, message: str) -> None:
+    row = experiment()
+    check_row(row)
+    row[section][key] = value
+    with pytest.raises(ValueError, match=rf"experiment \(u2pl\): {message}"):
+        check_row(row)
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ({"seed": [0, 0]}, r"U2PL \(w/ CutMix\)"),
+        ({"partition": ["1-4", "1-4"]}, r"U2PL \(w/ CutMix\)"),
+        ({"contrast": ["infonce", "infonce"], "temperature": [0.5, 0.1]}, r"U2PL \(w/ L_c\)"),
+    ],
+)
+def test_rows_that_no_label_tells_apart_are_refused(spec: dict[str, Any], told: str) -> None:
+    table = {"dataset": "voc_blender", "partition": "1-4", "method": "u2pl"} | spec
+    rows = resolve_table(PARAMS | {"tables": {"table_7": table}}, "table_7")
+    with pytest.raises(ValueError, match=rf"tables\.table_7: two rows are method {told}, 1/4 \(2646\), seed 0"):
+        check_table(rows)
+
+
+@pytest.mark.parametrize(
+    ("spec", "labels"),
+    [
+        ({"lr_factor": [1, 3]}, [{"lr_base": "1e-3"}, {"lr_base": "x 3"}]),
+        ({"method": ["suponly", "u2pl"], "temperature": [None, 0.1]}, [{"tau": "-"}, {"tau": "0.1"}]),
+    ],
+)
+def test_values_that_the_paper_has_no_word_for_have_a_label(spec: dict[str, Any], labels: list[dict[str, str]]) -> None:
+    table = {"dataset": "voc_blender", "partition": "1-4", "method": "u2pl"} | spec
+    rows = resolve_table(PARAMS | {"tables": {"table_7": table}}, "table_7")
+    check_table(rows)
+    assert [{name: row["row"][name] for name in label} for row, label in zip(rows, labels, strict=True)] == labels
+
+
+@pytest.mark.parametrize("classes", [[], [21], [-1], [0, 21]])
+def test_classes_that_are_not_there_cannot_be_shown(classes: list[int]) -> None:
+    check_shown({"classes": [0, 20]}, [experiment()])
+    with pytest.raises(ValueError, match=r"shown\.classes: \[.*\]; null, or some of 0 to 20 are allowed"):
+        check_shown({"classes": classes}, [experiment()])
+
+
+@pytest.mark.parametrize("key", ["method", "seed"])
+def test_a_key_that_is_missing_is_named(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setattr(cells, "load_params", lambda _: {name: PARAMS[name] for name in PARAMS if name != key})
+    assert cells.main() == 1
+    assert f"params.yaml: the key '{key}' is missing" in capsys.readouterr().err
+
+
+def test_a_top_level_value_counts_although_it_is_the_default_of_another_method() -> None:
+    for method, key, own in (("unimatch", "weight", 0.5), ("pc2seg", "temperature", 0.07)):
+        u2pls = PARAMS["methods"]["u2pl"]["parameters"][key]
+        (as_it_has,) = resolve_table(PARAMS | {"method": method}, "experiment")
+        (given,) = resolve_table(PARAMS | {"method": method, key: u2pls}, "experiment")
+        assert as_it_has["parameters"][key] == own
+        assert given["parameters"][key] == u2pls != own
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True, None])
+def test_a_seed_is_a_whole_number(seed: Any) -> None:
+    with pytest.raises(ValueError, match=rf"tables\.experiment\.seed: {seed}; a whole number of at least 0 is allowed"):
+        resolve_table(PARAMS | {"seed": seed}, "experiment")

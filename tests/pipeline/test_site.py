@@ -1,0 +1,47 @@
+"""A site's file: what is wrong in it is named, with the place and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.launch import load_site
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"wokers": 2}, r"unknown or missing keys \['wokers'\]"),
+        ({"executor": "pbs"}, "executor 'pbs'; allowed: local, slurm$"),
+        ({"executor": "debug"}, "executor 'debug'; allowed: local, slurm$"),  # submitit's: it runs nothing
+        ({"parameters": None}, "parameters: None; allowed: a mapping"),
+        ({"kinds": None}, "kinds: None; allowed: a mapping"),
+        ({"datasets": {"cityscapes": None}}, "datasets: cityscapes: None; allowed: a mapping"),
+        ({"setup": None}, "setup: None; allowed: a list of shell lines"),
+        ({"setup": ["module load cuda"]}, r"setup: \['module load cuda'\]; allowed with executor local: \[\]"),
+    ],
+)
+def test_a_wrong_site_file_names_the_key(change: dict[str, Any], message: str, project: Path) -> None:
+    path = project / "slurm" / "local.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        load_site(project)
+
+
+def test_an_unknown_cluster_names_those_there_are(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLUSTER", "mars")
+    with pytest.raises(ValueError, match=r"CLUSTER=mars.*there are: .*local"):
+        load_site(project)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("", "None is no mapping; it holds: executor"), ("a:\n\tb: 1", "no YAML")]
+)
+def test_a_site_file_that_is_no_mapping_is_named(text: str, message: str, project: Path) -> None:
+    path = project / "slurm" / "local.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"^{path}: {message}"):
+        load_site(project)
