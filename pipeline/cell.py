@@ -91,6 +91,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def folder_is_here(row: dict[str, Any], root: Path = Path()) -> bool:
+    """Tell whether a row's folder of one's own is there, if it has one: without it its cells have no keys."""
+    folder = row.get("data", {}).get("path")
+    return folder is None or (root / folder).exists()
+
+
 def chain(row: dict[str, Any]) -> list[Cell]:
     """Return the cells of a resolved row, upstream first: warm starts, train, evaluate."""
     warm = [_warm_start(row, initialisation) for initialisation in range(_num_warm_starts(row))]

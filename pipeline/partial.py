@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.cell import Cell, chain, read_rows
+from pipeline.cell import Cell, chain, folder_is_here, read_rows
 from pipeline.reporting.grid import build_grid
 from pipeline.reporting.paper import read_published
 from pipeline.reporting.rows import MISSING, NOISE_TABLE, Row, read_shown
@@ -45,7 +45,7 @@ def rows_so_far(store: Store, cells: Path) -> list[Row]:
     """Return the measured row of each cell that is done, and a hole for every other."""
     rows = []
     for row in read_rows(cells):
-        if key_today(row) is None:
+        if not folder_is_here(row):
             rows.append(row | {"state": MISSING, "reason": why_missing(store, row)})
             continue
         *warm, train, evaluate = chain(row)
@@ -58,13 +58,12 @@ def rows_so_far(store: Store, cells: Path) -> list[Row]:
 
 def key_today(row: Row) -> str | None:
     """Return the key of a row's evaluation under today's code; None where its folder of images is not here."""
-    folder = row["data"].get("path")
-    return chain(row)[-1].key if folder is None or Path(folder).exists() else None
+    return chain(row)[-1].key if folder_is_here(row) else None
 
 
 def why_missing(store: Store, row: Row) -> str:
     """Say why a row has no figure yet, as far as the store knows."""
-    return why_not_measured(store, chain(row)) if key_today(row) else f"{row['data']['path']} is not here"
+    return why_not_measured(store, chain(row)) if folder_is_here(row) else f"{row['data']['path']} is not here"
 
 
 def why_not_measured(store: Store, cells: Sequence[Cell]) -> str:

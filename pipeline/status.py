@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.cell import KINDS, NO_CELLS, Cell, cells_of, chain, read_rows
+from pipeline.cell import KINDS, NO_CELLS, Cell, cells_of, chain, folder_is_here, read_rows
 from pipeline.past import Past
 from pipeline.site import load_site, num_gpus, resources
 from pipeline.store import Store, read_json
@@ -34,7 +34,7 @@ def tables_of(root: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
     tables = {}
     for path in paths:
         rows = read_rows(path)
-        if all(_is_here(root, row.get("data", {}).get("path")) for row in rows):
+        if all(folder_is_here(row, root) for row in rows):
             kept = [row for number, row in enumerate(rows, start=1) if _has_cells(row, f"{path}: row {number}")]
             if kept or not rows:
                 tables[path.parent.parent.name, path.stem] = kept
@@ -44,7 +44,7 @@ def tables_of(root: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
 def _has_cells(row: dict[str, Any], place: str) -> bool:
     """Tell whether a row has cells by the present code; say it where it has none."""
     try:
-        cells_of(row)
+        _make_cells(json.dumps(row))
     except NO_CELLS as error:
         _leave_out(f"{place} left out ({type(error).__name__}: {error}); `dvc repro cells` writes it again")
         return False
@@ -52,13 +52,15 @@ def _has_cells(row: dict[str, Any], place: str) -> bool:
 
 
 @cache
+def _make_cells(row: str) -> None:
+    """Make the cells of a row in JSON, once: `status --watch` would spend an eighth of a core on the same keys."""
+    cells_of(json.loads(row))
+
+
+@cache
 def _leave_out(line: str) -> None:
     """Say once what is left out, however often it is looked at."""
     print(line, file=sys.stderr)
-
-
-def _is_here(root: Path, folder: str | None) -> bool:
-    return folder is None or (root / folder).exists()
 
 
 def entries(root: Path) -> list[dict[str, Any]]:

@@ -55,11 +55,11 @@ def main() -> None:
     body = ""
     for num in (4, 16):
         body += f"U2PL, {num} + {num} images, float32, everything but the networks beside the networks:\n\n"
-        body += figures(beside_the_networks(paper_row("u2pl", num))) + "\n"
+        body += figures(beside_the_networks(num)) + "\n"
     body += LAUNCHES
     body += "Time of all of it (4 + 4) on one thread, beside the least that the networks' passes can take:\n\n"
-    body += figures([in_time(u2pl_counted(), measure())])
-    body += "\nWhere these bytes go (4 + 4), by the file that asks for them:\n\n" + by_file(u2pl_counted())
+    body += figures([in_time(u2pl_counted(4), measure())])
+    body += "\nWhere these bytes go (4 + 4), by the file that asks for them:\n\n" + by_file(u2pl_counted(4))
     body += METHODS + by_method()
     write("step", "A step beside its bare networks, counted", body)
 
@@ -72,9 +72,9 @@ def paper_row(method: str, num: int) -> dict[str, Any]:
 
 
 @cache
-def u2pl_counted() -> Counting:
-    """Return U2PL's step on 4 + 4 images."""
-    return count(paper_row("u2pl", 4))
+def u2pl_counted(num: int) -> Counting:
+    """Return U2PL's step on `num` labelled and as many unlabelled images."""
+    return count(paper_row("u2pl", num))
 
 
 def split(counting: Counting) -> tuple[Tally, Tally]:
@@ -82,9 +82,9 @@ def split(counting: Counting) -> tuple[Tally, Tally]:
     return counting.total(is_network), counting.total(lambda file: not is_network(file))
 
 
-def beside_the_networks(row: dict[str, Any]) -> list[Figure]:
-    """Return the figures of everything else, with the networks' as their baseline."""
-    networks, rest = split(count(row))
+def beside_the_networks(num: int) -> list[Figure]:
+    """Return the figures of everything else in U2PL's step, with the networks' as their baseline."""
+    row, (networks, rest) = paper_row("u2pl", num), split(u2pl_counted(num))
     with (
         patch("pipeline.training.memory.CPU_BYTES", ACCELERATOR_BYTES),
         patch("pipeline.training.entropy.BAND_ROWS", row["training"]["crop"]),

@@ -220,7 +220,11 @@ def test_new_weights_at_the_same_path_are_noticed(tmp_path: Path, params: dict[s
     assert [name for name in before if before[name] != after[name]] == ["the code or the weights"]
 
 
-def test_a_folder_of_ones_own_that_was_edited_after_it_was_copied_is_named(tmp_path: Path) -> None:
+def test_a_folder_of_ones_own_that_was_edited_after_it_was_copied_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder_digest.cache_clear()
     row = {"scale": "laptop", "data": {"name": "own", "path": "own/voc", "source": "voc"}}
     for folder in ("own/voc", "data/laptop/voc"):
         (tmp_path / folder).mkdir(parents=True)
