@@ -28,6 +28,7 @@ RUN = {
     "make test-fast": "make -n test-fast",  # a part of `make test` too
     "make bench": "make bench BENCHMARKS=floor",
     "dvc repro tables@table_7": None,
+    "dvc repro -f -s download@voc": None,
     "dvc repro --dry": None,
     "dvc --wait-for-lock repro …": "dvc --wait-for-lock repro tables@table_7",
     "git": "git add -A && git commit -q -m 'as built'",
