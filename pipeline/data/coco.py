@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
+from pycocotools import mask as coco_masks
 
 from pipeline.data.archives import extract
 from pipeline.data.download import fetch
@@ -21,6 +22,7 @@ from pipeline.data.images import write_mask
 from pipeline.data.published import ARCHIVES
 
 COUNTS = {"train": 118287, "val": 5000}
+LEAST_NUMBERS = 6  # of a polygon: three corners
 
 
 def make(out: Path, archives: Path) -> None:
@@ -43,23 +45,15 @@ def make(out: Path, archives: Path) -> None:
 
 def paint(size: tuple[int, int], annotations: Iterable[dict[str, Any]], class_of: dict[int, int]) -> np.ndarray:
     """Return the class ids (H, W) uint8 of one image of `size` (height, width)."""
-    height, width = size
-    canvas = Image.new("L", (width, height))
-    draw = ImageDraw.Draw(canvas)
+    canvas = np.zeros(size, dtype=np.uint8)
     for annotation in sorted(annotations, key=lambda one: (not one["iscrowd"], -one["area"])):
-        shape, fill = annotation["segmentation"], 255
+        fill = 255
         if not annotation["iscrowd"]:
             if annotation["category_id"] not in class_of:
                 raise ValueError(f"category {annotation['category_id']} is none of the {len(class_of)} categories")
             fill = class_of[annotation["category_id"]]
-        if isinstance(shape, dict):
-            canvas.paste(fill, mask=Image.fromarray(_run_lengths(shape, size)))
-            continue
-        for polygon in shape:
-            corners = list(zip(polygon[::2], polygon[1::2], strict=True))
-            if len(corners) > 2:
-                draw.polygon(corners, fill=fill)
-    return np.array(canvas)
+        canvas[_inside(annotation["segmentation"], size)] = fill
+    return canvas
 
 
 def read_instances(path: Path) -> dict[str, Any]:
@@ -100,15 +94,18 @@ def _check_size(path: Path, size: tuple[int, int]) -> None:
             raise ValueError(f"it has {image.height}x{image.width} pixels, its annotations are of {size[0]}x{size[1]}")
 
 
-def _run_lengths(shape: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """Decode uncompressed run lengths, column by column, starting outside, as a mask (H, W) of 0 and 255."""
+def _inside(shape: dict[str, Any] | list[list[float]], size: tuple[int, int]) -> np.ndarray:
+    """Return which pixels (H, W) bool polygons or run lengths cover, as COCO's own tools say."""
+    if not isinstance(shape, dict):
+        polygons = [polygon for polygon in shape if len(polygon) >= LEAST_NUMBERS]
+        if not polygons:
+            return np.zeros(size, dtype=bool)
+        return coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects(polygons, *size))).astype(bool)
     if isinstance(shape["counts"], str):
         raise ValueError("its run lengths are compressed, as COCO's own are not")
-    counts = np.asarray(shape["counts"])
-    if counts.sum() != size[0] * size[1]:
-        raise ValueError(f"its run lengths are of {counts.sum()} pixels, not {size[0] * size[1]}")
-    flat = np.repeat(np.arange(len(counts)) % 2 * 255, counts).astype(np.uint8)
-    return np.ascontiguousarray(flat.reshape(size[1], size[0]).T)
+    if sum(shape["counts"]) != size[0] * size[1]:
+        raise ValueError(f"its run lengths are of {sum(shape['counts'])} pixels, not {size[0] * size[1]}")
+    return coco_masks.decode(coco_masks.frPyObjects(shape, *size)).astype(bool)
 
 
 def _wanted(name: str) -> str | None:

@@ -6,11 +6,25 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from pipeline.data.layout import Pair
 
+SAMPLES = "samples"
+"""In an image's `info`: how the file stores its pixels, in Pillow's words; `L;4` is grey of 4 bits."""
 IGNORED = 255  # as in data.batch, which imports torch
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image of each EXIF orientation upright. Pillow's own `exif_transpose` also writes all EXIF anew, and
+fails where any of it is malformed.
+"""
 EIGHT_BIT_MODES = ("RGB", "L", "LA", "P", "PA", "1", "RGBA", "CMYK", "YCbCr")
 
 
@@ -32,10 +46,10 @@ def read_image(path: Path) -> np.ndarray:
 
     Grey, palette, transparent and CMYK files are converted; 16-bit and floating-point ones are refused.
     """
-    image = _decode(path)
+    image = _decode(path, upright=True)
     if image.mode not in EIGHT_BIT_MODES:
         raise ValueError(f"image {path} has pixels of type {image.mode!r}; allowed are 8-bit {EIGHT_BIT_MODES}")
-    return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    return np.array(image.convert("RGB"))
 
 
 def read_mask(path: Path, num_classes: int) -> np.ndarray:
@@ -43,10 +57,14 @@ def read_mask(path: Path, num_classes: int) -> np.ndarray:
 
     Allowed values are 0 … num_classes - 1, and 255 for ignored pixels.
     """
-    mask = _decode(path)
+    mask = _decode(path, upright=False)
     if mask.mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
         raise ValueError(
             f"mask {path} has colours (type {mask.mode!r}), not class ids; save it as a palette or grey PNG of ids"
+        )
+    if mask.info[SAMPLES] in ("L;2", "L;4"):
+        raise ValueError(
+            f"mask {path} has grey values of 2 or 4 bits, which may be ids or shares of white; allowed are 8"
         )
     ids = np.array(mask)  # converts nothing: a palette image gives its indices
     refuse_unlisted(ids, num_classes, path)
@@ -67,10 +85,12 @@ def refuse_unlisted(ids: np.ndarray, num_classes: int, path: Path) -> None:
 
 
 def write_mask(path: Path, ids: np.ndarray) -> None:
-    """Write class ids (H, W) uint8 as a palette PNG in the PASCAL VOC colours."""
+    """Write class ids (H, W) uint8 as a palette PNG in the PASCAL VOC colours; the file appears whole."""
     image = Image.fromarray(ids)
     image.putpalette(voc_palette())
-    image.save(path)
+    partial = path.with_name(f".{path.name}.part")
+    image.save(partial, format="PNG")
+    partial.replace(path)
 
 
 def voc_palette() -> list[int]:
@@ -83,11 +103,16 @@ def voc_palette() -> list[int]:
     return colours.ravel().tolist()
 
 
-def _decode(path: Path) -> Image.Image:
+def _decode(path: Path, *, upright: bool) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        # Not by name: then Pillow may map the file, and reads a TIFF that its EXIF turns in rows of the wrong length.
+        with path.open("rb") as file, Image.open(file) as image:
+            samples = image.tile[0].args if image.tile else None
             image.load()
-            return image
+            turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1)) if upright else None
+            found = image if turn is None else image.transpose(turn)
+            found.info[SAMPLES] = samples
+            return found
     except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise  # their messages name the path
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:

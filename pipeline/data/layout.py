@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -73,6 +73,24 @@ def unique(ids: list[str], place: str) -> list[str]:
     return ids
 
 
+def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yield the files of a folder and of those in it, behind links too, but nothing hidden (`.name`).
+
+    `above` are the folders around it, into which a link may lead back; it is not followed then.
+    """
+    place = folder.resolve()
+    if place in above or not place.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from files_below(folder / entry.name, (*above, place))
+            else:
+                yield folder / entry.name
+
+
 def _known(layout: str) -> str:
     if layout not in LAYOUTS:
         raise ValueError(f"layout is {layout!r}; allowed are {LAYOUTS}")
@@ -102,11 +120,15 @@ def _cityscapes_ids(root: Path, name: str) -> list[str]:
 def _folder_ids(root: Path, *, masked: bool) -> list[str]:
     top = root / "images"
     found = [
-        (Path(folder) / file).relative_to(top).as_posix()
-        for folder, _, files in os.walk(top, followlinks=True)
-        for file in files
-        if file.lower().endswith(IMAGE_SUFFIXES)
+        path.relative_to(top).as_posix() for path in files_below(top) if path.name.lower().endswith(IMAGE_SUFFIXES)
     ]
+    for identity in found:
+        # As `read_ids` would read it from a list.
+        if identity.encode(errors="ignore").decode().strip().splitlines() != [identity]:
+            raise ValueError(
+                f"file {identity!r} in {top} cannot stand in a list: allowed are names in UTF-8, in one line, without"
+                " a space at the beginning or the end"
+            )
     unique([PurePosixPath(identity).with_suffix("").as_posix() for identity in found], f"{top} (without suffix)")
     ids = sorted(pair.id for pair in pairs(root, "folder", found) if pair.mask is not None or not masked)
     if not ids:

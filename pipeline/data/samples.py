@@ -38,7 +38,7 @@ class Samples:
         return self._keep(index, self._decode(self.pairs[index])) if kept is None else kept
 
     def presence(self, index: int) -> np.ndarray:
-        """Return which classes the whole image shows, (C,) bool; all false where it has no mask."""
+        """Return which classes the whole image shows, (C,) bool; all false where it has no mask, in a plain folder."""
         _, mask = self[index]
         if mask is None:
             return np.zeros(self.num_classes, dtype=bool)

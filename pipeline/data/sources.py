@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.layout import files_below
 from pipeline.data.published import ARCHIVES, TERMS
 
 EMBEDDED = ("shapes", "streets")
@@ -64,7 +65,9 @@ def folder_digest(folder: Path) -> str:
     """Return the sha256 of the names, sizes and first 64 KiB of all files of a folder."""
     digest = hashlib.sha256()
     for path in _files(folder):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+        digest.update(
+            f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode(errors="surrogateescape")
+        )
         with path.open("rb") as file:
             digest.update(file.read(HEAD_BYTES))
     return digest.hexdigest()
@@ -79,8 +82,7 @@ def _known(name: str) -> str:
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"source folder {folder} does not exist")
-    walked = os.walk(folder, followlinks=True)
-    return sorted(Path(place) / file for place, _, files in walked for file in files if not file.startswith("."))
+    return sorted(files_below(folder))
 
 
 def _copy(folder: Path, out: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 
 from pipeline.data.batch import IGNORED
 from pipeline.data.images import write_mask
+from pipeline.data.layout import IMAGE_SUFFIXES
 from pipeline.data.normalise import Normalise
 from pipeline.data.samples import Samples
 from pipeline.evaluation.evaluate import evaluating
@@ -33,6 +34,12 @@ def save_predictions(
             ids = np.full((height, width), IGNORED, dtype=np.uint8)
             above, before = (height - (bottom - top)) // 2, (width - (right - left)) // 2
             ids[above : above + bottom - top, before : before + right - left] = prediction[top:bottom, left:right]
-            path = Path(folder) / Path(samples.pairs[index].id).with_suffix(".png")
+            path = Path(folder) / mask_name(samples.pairs[index].id)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_mask(path, ids)
+
+
+def mask_name(identity: str) -> PurePosixPath:
+    """Return the mask's path of an image id, in which a dot need not begin a suffix: VOC's ids have none."""
+    path = PurePosixPath(identity)
+    return path.with_name(f"{path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name}.png")

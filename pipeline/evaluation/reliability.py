@@ -54,7 +54,8 @@ class Counts:
         classes = self.num_classes
         log_probability = logits.float().log_softmax(dim=1)
         entropy = -(log_probability.exp() * log_probability).sum(dim=1)
-        confidence, prediction = log_probability.amax(dim=1).exp(), logits.argmax(dim=1)  # as `predict` does
+        confidence = log_probability.amax(dim=1).exp().nan_to_num(0)  # a network that diverged is sure of nothing
+        prediction = logits.argmax(dim=1)  # as `predict` does
         valid = (label >= 0) & (label < classes)
         bins = torch.bucketize(entropy.contiguous(), self._inner)
         cell = torch.where(valid, (bins * classes + label) * classes + prediction, self.by_entropy.numel())

@@ -26,7 +26,7 @@ from pipeline.training import method
 from pipeline.training.method import Progress, Setting
 from pipeline.training.mixing import paste, rectangles
 from pipeline.training.randk import random_view
-from pipeline.training.teacher import Teacher, check_probability, check_weight
+from pipeline.training.teacher import Teacher, check_probability, check_teacher, check_weight
 from pipeline.training.weak_to_strong import Weak, certainty, confident_loss, weak_labels
 
 # As reported for VOC; Cityscapes: decay 0.996, confidence_threshold 0 (released as -0.7: every pixel counts).
@@ -60,8 +60,9 @@ class Parameters:
     def __post_init__(self) -> None:
         check_probability("confidence_threshold", self.confidence_threshold)
         check_weight("weight", self.weight)
-        if self.max_operations < 0:
-            message = f"max_operations is {self.max_operations}; allowed: 0 (colours stay) and above"
+        check_teacher(self.decay, self.buffers, observes=False)
+        if not isinstance(self.max_operations, int) or self.max_operations < 0:
+            message = f"max_operations is {self.max_operations}; allowed: whole numbers from 0 (colours stay)"
             raise ValueError(message)
         for name in ("injection_beta", "mix_beta"):
             values = getattr(self, name)

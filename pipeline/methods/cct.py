@@ -25,6 +25,7 @@ from pipeline.training.losses import cross_entropy, probability_mse
 from pipeline.training.method import Progress, Setting
 from pipeline.training.schedule import sigmoid_ramp
 from pipeline.training.teacher import check_probability, check_weight
+from pipeline.training.weak_to_strong import check_interval
 
 KINDS = ("dropout", "cutout", "context", "object", "feature_drop", "feature_noise", "vat")
 
@@ -74,6 +75,14 @@ class Parameters:
             check_weight(name, getattr(self, name))
         for name in ("drop_range", "background_classes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_interval("drop_range", self.drop_range, most=1)
+        if self.bootstrap_threshold is not None:
+            check_probability("bootstrap_threshold", self.bootstrap_threshold)
+
+    def check_classes(self, num_classes: int) -> None:
+        """Refuse a background that is none of the classes."""
+        if not set(self.background_classes) <= set(range(num_classes)):
+            raise ValueError(f"background_classes is {[*self.background_classes]}; allowed: of 0 to {num_classes - 1}")
 
 
 class Method(method.Method):

@@ -23,7 +23,7 @@ from pipeline.training import method
 from pipeline.training.losses import cross_entropy
 from pipeline.training.method import Progress, Setting
 from pipeline.training.mixing import half_area_boxes, mix_with_next
-from pipeline.training.teacher import Teacher, check_decay, check_probability, check_weight, pseudo_labels
+from pipeline.training.teacher import Teacher, check_probability, check_teacher, check_weight, pseudo_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Parameters:
     def __post_init__(self) -> None:
         check_probability("mix_probability", self.mix_probability)
         check_weight("weight", self.weight)
-        check_decay(self.decay)
+        check_teacher(self.decay, self.buffers, observes=False)
 
 
 class Method(method.Method):

@@ -21,12 +21,12 @@ from pipeline.models.segnet import SegNet
 from pipeline.training import method
 from pipeline.training.losses import cross_entropy
 from pipeline.training.method import Progress, Setting
-from pipeline.training.teacher import Teacher, check_decay, check_weight, pseudo_labels
+from pipeline.training.teacher import Teacher, check_teacher, check_weight, pseudo_labels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """`weight` of the unsupervised loss; `decay` and batch-norm `buffers` (average, own, copy) of the teacher."""
+    """`weight` of the unsupervised loss; `decay` and batch-norm `buffers` (average, copy) of the teacher."""
 
     weight: float
     decay: float
@@ -34,7 +34,7 @@ class Parameters:
 
     def __post_init__(self) -> None:
         check_weight("weight", self.weight)
-        check_decay(self.decay)
+        check_teacher(self.decay, self.buffers, observes=False)
 
 
 class Method(method.Method):

@@ -71,15 +71,18 @@ class Parameters:
 
     def __post_init__(self) -> None:
         if self.fusion not in ("fused", "decoder", "attention"):
-            message = f"fusion is {self.fusion!r}; allowed: fused, decoder, attention"
-            raise ValueError(message)
+            raise ValueError(f"fusion is {self.fusion!r}; allowed: fused, decoder, attention")
         if not self.temperature > 0:
-            message = f"temperature is {self.temperature}; allowed: above 0"
-            raise ValueError(message)
+            raise ValueError(f"temperature is {self.temperature}; allowed: above 0")
         object.__setattr__(self, "jitter", tuple(self.jitter))
         check_jitter(self.jitter)
         check_probability("cutout_share", self.cutout_share)
         check_weight("weight", self.weight)
+
+    def check_classes(self, num_classes: int) -> None:
+        """Refuse a background that is none of the classes."""
+        if self.background_class not in (None, *range(num_classes)):
+            raise ValueError(f"background_class is {self.background_class!r}; allowed: null, or 0 to {num_classes - 1}")
 
 
 class Method(method.Method):
@@ -110,13 +113,14 @@ class Method(method.Method):
             target = self.target(batch, weak)  # (B, C, h, w)
         if attends:
             losses |= self.attention_losses(batch, features[2:], weak=weak[2:])
-        images, counted = batch.unlabelled, batch.valid
+        images, seen = batch.unlabelled, batch.valid
         if hyper.strong:
             images, kept = cut_view(images, jitter=hyper.jitter, cutout_share=hyper.cutout_share)
-            counted = counted & kept
+            seen = seen & kept
         logits = network.predict(images)
-        weights = self.sample(counted, logits.shape[-2:])
-        return losses | {"unlabelled": hyper.weight * soft_cross_entropy(logits, target, weights=weights)}
+        seen, valid = (self.sample(mask, logits.shape[-2:]) for mask in (seen, batch.valid))
+        loss = soft_cross_entropy(logits, target, weights=seen, normaliser=valid.sum())
+        return losses | {"unlabelled": hyper.weight * loss}
 
     def target(self, batch: Batch, weak: list[Tensor]) -> Tensor:
         """Return the pseudo-label (B, C, h, w): the opinions on the weak view, fused and sharpened."""

@@ -35,7 +35,7 @@ from pipeline.training.entropy import Reliability, entropy, reliability, unrelia
 from pipeline.training.losses import above_zero, cross_entropy
 from pipeline.training.method import Progress, Setting
 from pipeline.training.mixing import MIXES, mix, mix_with_next
-from pipeline.training.teacher import Teacher, check_decay, check_probability, check_weight, pseudo_labels
+from pipeline.training.teacher import Teacher, check_probability, check_teacher, check_weight, pseudo_labels
 
 RELEASED: dict[str, Any] = {
     "num_anchors": 256,
@@ -79,7 +79,7 @@ class Parameters(ContrastParameters):
         self.require("alpha0", 0 <= self.alpha0 < 1, "at least 0 and below 1")
         check_weight("weight", self.weight)
         check_probability("mix_probability", self.mix_probability)
-        check_decay(self.decay)
+        check_teacher(self.decay, self.buffers)
 
 
 class Method(method.Method):
@@ -135,7 +135,8 @@ class Method(method.Method):
     def look_again(self, images: Tensor, share: float) -> Output | None:
         """Return the teacher's second pass, on the student's batch and in train mode, where anything needs it."""
         filters = share > 0 and self.hyper.entropy_source == "second"
-        return self.teacher.observe(images) if self.contrast is not None or filters else None
+        needed = filters or self.contrast is not None or self.hyper.buffers == "own"
+        return self.teacher.observe(images) if needed else None
 
     def unsupervised(self, logits: Tensor, labels: Tensor, found: Reliability) -> Tensor:
         """Return the cross-entropy over reliable pixels over their share of the valid ones (Eqs. 3 and 8).

@@ -81,6 +81,11 @@ class Parameters(ContrastParameters, AdaptiveParameters):
         self.require("entropy_drop", self.entropy_drop in ("high", "low", "none"), "high, low or none")
         self.require("contrast_start_epoch", self.contrast_start_epoch >= 0, "0 and above")
 
+    def check_classes(self, num_classes: int) -> None:
+        """Check what either half asks of the number of classes."""
+        ContrastParameters.check_classes(self, num_classes)
+        AdaptiveParameters.check_classes(self, num_classes)
+
 
 class Method(AdaptiveMethod):
     """AEL's losses + contrast_weight · L_c; the teacher is deployed."""

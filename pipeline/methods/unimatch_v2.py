@@ -26,7 +26,7 @@ from pipeline.training import method
 from pipeline.training.method import Progress, Setting
 from pipeline.training.mixing import aspect_boxes, paste
 from pipeline.training.photometric import unimatch_view
-from pipeline.training.teacher import Teacher, check_probability, check_weight
+from pipeline.training.teacher import Teacher, check_probability, check_teacher, check_weight
 from pipeline.training.weak_to_strong import Weak, check_interval, confident_loss, weak_labels
 
 # Released unimatch_v2.py, model/semseg/dpt.py and configs at 70fe066, the same on every data set.
@@ -62,6 +62,7 @@ class Parameters:
             check_probability(name, getattr(self, name))
         for name in ("supervised_weight", "weight"):
             check_weight(name, getattr(self, name))
+        check_teacher(self.decay, self.buffers, observes=False)
         check_interval("box_area", self.box_area, most=1)
         check_interval("box_aspect", self.box_aspect)
 
@@ -122,7 +123,7 @@ def dropped_pairs(views: Tensor, share: float) -> Tensor:
     """Choose which pairs (B,) of views (2B, …) see complementary channels: all but ⌊(1 - share) · B⌋ at random."""
     num_pairs = len(views) // 2
     rank = torch.rand(num_pairs, device=views.device).argsort().argsort()
-    return rank >= int((1 - share) * num_pairs)
+    return rank >= int((1 - share) * num_pairs + 1e-6)  # 1 - 0.9 is a little less than 0.1
 
 
 def drop_apart(features: Tensor, apart: Tensor) -> Tensor:

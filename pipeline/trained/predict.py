@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.data.images import read_image, voc_palette, write_mask
+from pipeline.data.layout import IMAGE_SUFFIXES
 from pipeline.data.normalise import MEAN, STD, Normalise
 from pipeline.data.samples import Samples
 from pipeline.evaluation.cell import EPOCHS, restore
@@ -23,7 +23,6 @@ from pipeline.evaluation.predict import Evaluation, predict, whole_logits
 from pipeline.evaluation.predictions import save_predictions
 from pipeline.models.segnet import SegNet
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 OVERLAY_SHARE = 0.5
 WINDOWS_AT_ONCE = 4
 WHOLE_PIXELS = 2048 * 2048
@@ -76,7 +75,7 @@ def find_images(folder: Path, out: Path) -> list[Path]:
     except OSError as error:
         raise ValueError(f"the images cannot be listed: {error}") from None
     if not paths:
-        raise ValueError(f"{folder}: no image there; known are {', '.join(SUFFIXES)}")
+        raise ValueError(f"{folder}: no image there; known are {', '.join(IMAGE_SUFFIXES)}")
     return paths
 
 
@@ -89,7 +88,7 @@ def _images_below(folder: Path, *, out: Path, above: tuple[Path, ...]) -> list[P
     for path in sorted(folder.iterdir()):
         if path.is_dir():
             paths += _images_below(path, out=out, above=(*above, place))
-        elif path.suffix.lower() in SUFFIXES:
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
             paths.append(path)
     return paths
 
@@ -104,16 +103,19 @@ def predict_folder(
     """
     normalise = Normalise(next(trained.network.parameters()).device)
     stems = Counter(path.with_suffix("") for path in paths)
+    whole_names = {
+        stem.parent for stem, number in stems.items() if number > 1
+    }  # a.jpg beside a.png: a.jpg.png, a.png.png
     background = has_background(trained.values)
     for path in paths:
         try:
             image = read_image(path)
-        except (OSError, ValueError, SyntaxError, struct.error) as error:  # the latter two of broken EXIF
+        except (OSError, ValueError) as error:
             yield path, str(error)
             continue
         ids = class_ids(trained, normalise(torch.from_numpy(image)[None]))
         place = path.relative_to(images)
-        name = place.name if stems[path.with_suffix("")] > 1 else place.stem  # a.jpg beside a.png: a.jpg.png, a.png.png
+        name = place.name if path.parent in whole_names else place.stem
         _write(out / "masks" / place.with_name(f"{name}.png"), ids)
         _write(out / "overlays" / place.with_name(f"{name}.jpg"), overlay(image, ids, background=background))
         yield path, None
@@ -164,12 +166,12 @@ def overlay(image: np.ndarray, ids: np.ndarray, *, background: bool) -> np.ndarr
 
 def _write(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part{path.suffix}")
     if pixels.ndim == 2:
-        write_mask(partial, pixels)
+        write_mask(path, pixels)
     else:
+        partial = path.with_name(f".{path.name}.part{path.suffix}")
         Image.fromarray(pixels).save(partial, quality=92)
-    partial.replace(path)
+        partial.replace(path)
 
 
 class Exported(nn.Module):
@@ -202,7 +204,7 @@ def export(trained: Trained, out: Path, *, height: int, width: int) -> Path:
         program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", max=1024)},))
         expected, found = model(images[:1]), program.module()(images[:1])
     worst = (expected - found).abs().max().item()
-    if worst > 1e-4:
+    if not worst <= 1e-4:  # nor NaN
         raise ValueError(f"the exported program's logits differ from the network's by up to {worst:g}")
     out.mkdir(parents=True, exist_ok=True)
     partial = out / ".model.part.pt2"

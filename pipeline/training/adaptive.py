@@ -41,7 +41,9 @@ def shrink(images: Tensor, mask: Tensor, *, scale: tuple[float, float]) -> tuple
     factor = torch.empty(len(images), 1, device=images.device).uniform_(*scale)
     place = (2 * torch.rand(len(images), 2, device=images.device) - 1) * (1 - factor)  # of the centre, -1 to 1
     zoom = torch.eye(2, device=images.device) / factor[:, :, None]
-    grid = functional.affine_grid(torch.cat([zoom, -(place / factor)[:, :, None]], dim=2), list(images.shape), False)
+    where = torch.cat([zoom, -(place / factor)[:, :, None]], dim=2)
+    with torch.autocast(images.device.type, enabled=False):  # bfloat16 tells few of 513 places apart
+        grid = functional.affine_grid(where, list(images.shape), False)
     labels = (mask + 1)[:, None].float()  # outside, the grid reads 0
     labels = functional.grid_sample(labels, grid, mode="nearest", align_corners=False)[:, 0].long()
     return functional.grid_sample(images, grid, align_corners=False), torch.where(labels == 0, IGNORED, labels - 1)

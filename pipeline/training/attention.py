@@ -120,8 +120,7 @@ def calibrate(first: Tensor, second: Tensor, *, valid: Tensor) -> tuple[Tensor, 
 
 def sharpen(probabilities: Tensor, temperature: float) -> Tensor:
     """Return q^(1/T) over its sum over the classes; T = 1 changes nothing, T → 0 gives one class all."""
-    powered = probabilities ** (1 / temperature)
-    return powered / powered.sum(dim=1, keepdim=True)
+    return (probabilities.log() / temperature).softmax(dim=1)
 
 
 def at_size(maps: Tensor, size: tuple[int, ...]) -> Tensor:

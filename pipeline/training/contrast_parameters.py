@@ -51,7 +51,8 @@ class ContrastParameters:
         for name, allowed in CHOICES.items():
             self.require(name, getattr(self, name) in allowed, " or ".join(allowed))
         for name in ("num_anchors", "num_negatives", "rank_low", "queue_size", "queue_size_class_0"):
-            self.require(name, getattr(self, name) >= 1, "1 and above")
+            value = getattr(self, name)
+            self.require(name, isinstance(value, int) and value >= 1, "whole numbers from 1")
         self.require("contrast_weight", self.contrast_weight >= 0, "0 and above")
         self.require("temperature", self.temperature > 0, "above 0")
         self.require("anchor_threshold", 0 <= self.anchor_threshold <= 1, "0 to 1")

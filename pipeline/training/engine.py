@@ -89,7 +89,7 @@ def train_cell(
     begin_peak(device)
     run = start_run(cell, data_root, upstream, device)
     checkpoint, spool = work / "checkpoint.pt", Spool(work / "spool.jsonl")
-    saved = ranks.told(lambda: load_checkpoint(checkpoint, cell.key, device) if checkpoint.exists() else None)
+    saved = ranks.told(lambda: load_checkpoint(checkpoint, cell.key) if checkpoint.exists() else None)
     if saved is not None:
         _resume(run, saved)
     diverged = _loop(run, spool, lambda: _save(run, cell.key, checkpoint, spool), stop)
@@ -203,7 +203,8 @@ def train_step(run: Run) -> dict[str, Tensor]:
 def backward(method: Method, batch: Batch, run: Run) -> dict[str, Tensor]:
     """Add a batch's gradient to the parameters' and return its losses, detached: both over the batches of a step.
 
-    With several (`accumulate`) batch norm, percentiles, mixing and random draws are each batch's own.
+    With several (`accumulate`) batch norm, percentiles, OHEM, mixing and random draws are each batch's own, and what a
+    method keeps of the batches it saw, such as AEL's confidences, moves with each.
     """
     training = run.training
     precision = torch.autocast(batch.labelled.device.type, torch.bfloat16, enabled=training["precision"] == "bfloat16")
@@ -228,7 +229,8 @@ def _log(run: Run, spool: Spool, pending: list[dict[str, Tensor]]) -> dict[str, 
     means = {
         f"loss/{name}": sum(column) / len(table) for name, column in zip(names, zip(*table, strict=True), strict=True)
     }
-    means["lr"] = run.optimiser.param_groups[0]["lr"]
+    group = run.optimiser.param_groups[0]
+    means["lr"] = group["lr"] / group["lr_factor"]
     monitors = run.method.monitors()
     if monitors:
         means |= zip(monitors, torch.stack([value.float() for value in monitors.values()]).tolist(), strict=True)

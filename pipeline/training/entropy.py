@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -38,9 +39,13 @@ def entropy(logits: Tensor) -> Tensor:
 
 
 def _entropy(logits: Tensor) -> Tensor:
-    # Classes last, as networks give them in channels-last: along any other dimension a softmax is several times slower.
-    log_probability = logits.float().permute(0, 2, 3, 1).log_softmax(dim=3)
-    return log_probability.exp().mul_(log_probability).sum(dim=3).neg_()
+    # In bits, log2 Σ 2^s - Σ s 2^s / Σ 2^s: powers of 2 take a CPU half as long as those of e, and sums over classes a
+    # fraction where the pixels of a class, not the classes of a pixel, lie side by side.
+    scores = logits.float().contiguous(memory_format=torch.contiguous_format)  # (B, C, rows, W)
+    scores = (scores - scores.amax(dim=1, keepdim=True)).mul_(1 / math.log(2))
+    powers = scores.exp2()
+    total = powers.sum(dim=1)
+    return (total.log2() - powers.mul_(scores).sum(dim=1) / total).mul_(math.log(2))
 
 
 def reliability(values: Tensor, valid: Tensor, share: float) -> Reliability:

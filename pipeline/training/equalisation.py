@@ -14,7 +14,7 @@ from pipeline.training.adaptive import balanced_loss, class_boxes, paste_classes
 from pipeline.training.class_bank import ConfidenceBank
 from pipeline.training.method import Method, Progress, Setting
 from pipeline.training.mixing import paste, spread_boxes
-from pipeline.training.teacher import Teacher, check_decay, check_probability, check_weight, confidence, pseudo_labels
+from pipeline.training.teacher import Teacher, check_probability, check_teacher, check_weight, confidence, pseudo_labels
 
 CHOICES = {
     "teacher_mode": ("eval", "train"),
@@ -57,7 +57,7 @@ class AdaptiveParameters:
         object.__setattr__(self, "excluded_classes", tuple(self.excluded_classes))
         for name, allowed in CHOICES.items():
             refuse_unless(getattr(self, name) in allowed, name, of=self, allowed=" or ".join(allowed))
-        check_decay(self.decay)
+        check_teacher(self.decay, self.buffers)
         start, scale = self.initial_confidence, self.paste_scale
         refuse_unless(start is None or 0 <= start <= 1, "initial_confidence", of=self, allowed="0 to 1, or null")
         for name in (*AREAS, "confidence_momentum", "paste_probability", "confidence_threshold"):
@@ -67,6 +67,12 @@ class AdaptiveParameters:
         refuse_unless(self.num_pasted_classes >= 1, "num_pasted_classes", of=self, allowed="1 and above")
         in_order = len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1
         refuse_unless(in_order, "paste_scale", of=self, allowed="two numbers, 0 < low <= high <= 1")
+
+    def check_classes(self, num_classes: int) -> None:
+        """Refuse excluded classes that are none, or all."""
+        some_left = set(self.excluded_classes) < set(range(num_classes))
+        allowed = f"some, not all, of the classes 0 to {num_classes - 1}"
+        refuse_unless(some_left, "excluded_classes", of=self, allowed=allowed)
 
 
 class Mix(NamedTuple):
@@ -99,9 +105,7 @@ class AdaptiveMethod(Method):
 
     def __init__(self, setting: Setting, parameters: AdaptiveParameters, *, representation: bool = False) -> None:
         super().__init__(setting, parameters)
-        some_left = set(parameters.excluded_classes) < set(range(setting.num_classes))
-        allowed = f"some, not all, of the classes 0 to {setting.num_classes - 1}"
-        refuse_unless(some_left, "excluded_classes", of=parameters, allowed=allowed)
+        parameters.check_classes(setting.num_classes)
         self.student = setting.build(representation=representation)
         self.teacher = Teacher(self.student, decay=parameters.decay, buffers=parameters.buffers)
         self.bank = ConfidenceBank(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.models.segnet import SegNet
+from pipeline.training import ranks
 from pipeline.training.method import Method
 
 
@@ -46,18 +47,22 @@ def blocks_of(encoder: nn.Module) -> list[nn.Module]:
 def _recomputed(block: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if not block.training:
         return run(x)
-    return checkpoint(run, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(block)))
+    where = ranks.Spread.at
+    return checkpoint(run, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _again(block, where)))
 
 
 @contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
+def _again(block: nn.Module, where: str) -> Iterator[None]:
+    """Compute as in the forward pass, by statistics of all ranks' images where it did, but follow none of them."""
     norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None  # without statistics, other tensors would be saved
+    ranks.Spread.at, outside = where, ranks.Spread.at
     try:
         yield
     finally:
+        ranks.Spread.at = outside
         for norm, momentum, counted in kept:
             norm.momentum, norm.num_batches_tracked = momentum, counted
 

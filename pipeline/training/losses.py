@@ -17,7 +17,7 @@ from pipeline.models.segnet import Output
 class Criterion:
     """The supervised loss of the protocol: main + `auxiliary_weight` · auxiliary, each cross-entropy or OHEM.
 
-    `kind` is `ce` or `ohem`; `ohem_min_kept` counts pixels of this process's batch. Logits are upsampled to the mask
+    `kind` is `ce` or `ohem`; `ohem_min_kept` counts pixels of the batch it is given. Logits are upsampled to the mask
     where `loss_resolution` is `full`; the mask is sampled at the logits where it is `network`.
     """
 
@@ -97,10 +97,10 @@ def ohem(logits: Tensor, labels: Tensor, *, threshold: float, min_kept: int) -> 
     return cross_entropy(logits, hard)
 
 
-def soft_cross_entropy(logits: Tensor, target: Tensor, *, weights: Tensor) -> Tensor:
-    """Return Σ w · (-Σ_c q_c log p_c) / Σ w for target probabilities q (B, C, H, W) and weights (B, H, W)."""
+def soft_cross_entropy(logits: Tensor, target: Tensor, *, weights: Tensor, normaliser: Tensor) -> Tensor:
+    """Return Σ w · (-Σ_c q_c log p_c) / `normaliser`, a scalar, of probabilities q (B, C, H, W), weights (B, H, W)."""
     losses = -(target.float() * logits.float().log_softmax(dim=1)).sum(dim=1)  # (B, H, W)
-    return weighted_mean(losses, weights)
+    return (losses * weights.float()).sum() / above_zero(normaliser)
 
 
 def probability_mse(probability: Tensor, target: Tensor, *, weights: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -57,14 +58,18 @@ def make_setting(values: dict[str, Any]) -> Setting:
     def build(*, representation: bool = False) -> SegNet:
         return build_network(config, num_classes=num_classes, representation=representation)
 
-    criterion = Criterion(
+    return Setting(build, make_criterion(training), num_classes, training["loss_resolution"])
+
+
+def make_criterion(training: dict[str, Any]) -> Criterion:
+    """Return the supervised loss of one of the `accumulate` parts of a batch."""
+    return Criterion(
         training["criterion"],
         ohem_threshold=training["ohem_threshold"],
-        ohem_min_kept=training["ohem_min_kept"],
+        ohem_min_kept=-(-training["ohem_min_kept"] // training["accumulate"]),
         auxiliary_weight=training["auxiliary_weight"],
         loss_resolution=training["loss_resolution"],
     )
-    return Setting(build, criterion, num_classes, training["loss_resolution"])
 
 
 def build_optimiser(method: Method, training: dict[str, Any]) -> torch.optim.Optimizer:
@@ -103,21 +108,30 @@ def check_training(training: dict[str, Any], where: str) -> None:
     for key, allowed in choices.items():
         if training[key] not in allowed:
             raise ValueError(f"{where}.{key}: {training[key]!r}; allowed: {', '.join(map(str, allowed))}")
+    for key, holds, wanted in _conditions(training):
+        if not holds:
+            raise ValueError(f"{where}.{key}: {training[key]!r}; {wanted} is allowed")
+
+
+def _conditions(training: dict[str, Any]) -> Iterator[tuple[str, bool, str]]:
+    """Yield key, whether its value may be, and what may be."""
     for key in ("labelled_batch", "unlabelled_batch", "crop", "epochs", "evaluate_every_epochs", "accumulate"):
-        if not isinstance(training[key], int) or training[key] < 1:
-            raise ValueError(f"{where}.{key}: {training[key]!r}; a whole number of at least 1 is allowed")
-    if training["steps_per_epoch"] is not None and training["steps_per_epoch"] < 1:
-        raise ValueError(f"{where}.steps_per_epoch: {training['steps_per_epoch']}; null, or at least 1 is allowed")
+        yield key, isinstance(training[key], int) and training[key] >= 1, "a whole number of at least 1"
+    yield (
+        "steps_per_epoch",
+        training["steps_per_epoch"] is None or training["steps_per_epoch"] >= 1,
+        "null, or at least 1",
+    )
     for key in ("labelled_batch", "unlabelled_batch"):
-        if training[key] % training["accumulate"]:
-            raise ValueError(
-                f"{where}.accumulate: {training['accumulate']}; a divisor of {key} {training[key]} is allowed"
-            )
+        yield "accumulate", training[key] % training["accumulate"] == 0, f"a divisor of {key} {training[key]}"
     for key in ("lr", "lr_factor", "head_lr_factor", "scale_min", "scale_max"):
-        if not training[key] > 0:
-            raise ValueError(f"{where}.{key}: {training[key]!r}; a number above 0 is allowed")
-    if not 0 <= training["warm_start_epochs"] < training["epochs"]:
-        raise ValueError(f"{where}.warm_start_epochs: {training['warm_start_epochs']}; allowed: 0 to epochs - 1")
+        yield key, training[key] > 0, "a number above 0"
+    for key in ("weight_decay", "power", "auxiliary_weight"):
+        yield key, training[key] >= 0, "0 and above"
+    yield "momentum", 0 <= training["momentum"] < 1, "at least 0 and below 1"
+    yield "warm_start_epochs", 0 <= training["warm_start_epochs"] < training["epochs"], "0 to epochs - 1"
+    # torch.compile cannot follow the context in which blocks are computed again.
+    yield "compile", not (training["recompute"] and training["compile"]), "false, with recompute,"
 
 
 def check_row(row: dict[str, Any]) -> None:
@@ -128,7 +142,10 @@ def check_row(row: dict[str, Any]) -> None:
     check_training(row["training"], where)
     try:
         replace(ModelConfig(**row["model"]))
+        make_criterion(row["training"])
         module = importlib.import_module(f"pipeline.methods.{row['method']}")
-        module.Parameters(**row["parameters"])
-    except TypeError as error:
+        parameters = module.Parameters(**row["parameters"])
+        if hasattr(parameters, "check_classes"):
+            parameters.check_classes(row["data"]["num_classes"])
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None

@@ -24,10 +24,7 @@ class Teacher(nn.Module):
 
     def __init__(self, student: SegNet, *, decay: float, buffers: str) -> None:
         super().__init__()
-        check_decay(decay)
-        if buffers not in BUFFERS:
-            message = f"buffers is {buffers!r}; allowed: {', '.join(BUFFERS)}"
-            raise ValueError(message)
+        check_teacher(decay, buffers)
         self.decay = decay
         self.buffer_rule = buffers
         self.net = copy.deepcopy(student).requires_grad_(False).eval()
@@ -44,10 +41,14 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def observe(self, images: Tensor) -> Output:
-        """Return the same in train mode: dropout on, batch statistics used and kept track of."""
+        """Return the same in train mode: dropout on, batch statistics used, and followed where `buffers` is `own`."""
+        buffers = [] if self.buffer_rule == "own" else list(self.net.buffers())
+        kept = [buffer.clone() for buffer in buffers]
         self.net.train()
         output = self.net(images, auxiliary=False)
         self.net.eval()
+        if buffers:
+            torch._foreach_copy_(buffers, kept)
         return output
 
     @torch.no_grad()
@@ -96,6 +97,15 @@ def check_decay(decay: float) -> None:
     """Refuse a decay that is not in [0, 1)."""
     if not 0 <= decay < 1:
         message = f"decay is {decay}; allowed: at least 0 and below 1"
+        raise ValueError(message)
+
+
+def check_teacher(decay: float, buffers: str, *, observes: bool = True) -> None:
+    """Refuse a decay, an unknown rule, and `own` of a teacher that `observes` nothing: its statistics would stay."""
+    check_decay(decay)
+    allowed = BUFFERS if observes else [rule for rule in BUFFERS if rule != "own"]
+    if buffers not in allowed:
+        message = f"buffers is {buffers!r}; allowed: {', '.join(allowed)}"
         raise ValueError(message)
 
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipeline.data.images import read_image, read_mask, read_pair, voc_palette, write_mask
 from pipeline.data.layout import Pair
@@ -55,6 +57,53 @@ def test_the_exif_orientation_is_applied(
     exif[0x0112] = orientation
     path = saved(tmp_path / "a.png", Image.fromarray(COLOURS), exif=exif)
     np.testing.assert_array_equal(read_image(path), upright(COLOURS))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "CMYK"])
+def test_a_plain_tiff_is_turned_as_others_are(tmp_path: Path, mode: str, orientation: int) -> None:
+    """Pillow maps such a file into memory when it is given its name, and then confuses its rows."""
+    stored = Image.fromarray(RANDOM.integers(0, 256, (6, 4, 3), dtype=np.uint8)).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path / "a.tif", stored, exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(saved(tmp_path / "a.png", stored.convert("RGB"), exif=exif)))
+    np.testing.assert_array_equal(read_image(path), np.array(expected))
+
+
+@pytest.mark.parametrize("exif", [b"no header", b"MM", b"II*\0"])
+def test_a_broken_exif_block_is_refused_by_name(tmp_path: Path, exif: bytes) -> None:
+    path = saved(tmp_path / "a.png", Image.fromarray(COLOURS), exif=exif)
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image"):
+        read_image(path)
+
+
+def test_a_broken_tag_beside_the_orientation_does_no_harm(tmp_path: Path) -> None:
+    """Pillow's `exif_transpose` writes all tags anew, and fails with a TypeError here."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0131] = 3, "maker"
+    broken = exif.tobytes().replace(b"\x31\x01\x02\x00", b"\x31\x01\x05\x00")
+    path = saved(tmp_path / "a.png", Image.fromarray(COLOURS), exif=broken)
+    np.testing.assert_array_equal(read_image(path), COLOURS[::-1, ::-1])
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_grey_mask_of_few_bits_is_refused(tmp_path: Path, bits: int) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(grey_png(bits))
+    with pytest.raises(ValueError, match=r"a\.png has grey values of 2 or 4 bits.* allowed are 8"):
+        read_mask(path, 21)
+    assert read_image(path).shape == (1, 2, 3)
+
+
+def grey_png(bits: int) -> bytes:
+    """Return a PNG of the two grey samples 0 and 1."""
+    pixels = zlib.compress(bytes([0, 1 << (8 - 2 * bits)]))
+    content = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", 2, 1, bits, 0, 0, 0, 0)
+    for name, body in ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")):
+        content += struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    return content
 
 
 @pytest.mark.parametrize("mode", ["I;16", "F", "I"])

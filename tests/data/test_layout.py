@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,19 @@ def test_symlinked_data_folders_are_followed(tmp_path: Path) -> None:
     (root / "images" / "trip").symlink_to(tmp_path / "trip")
     assert list_ids(root, "cityscapes", "val") == ["leftImg8bit/val/lindau/a_leftImg8bit.png"]
     assert list_ids(root, "folder", "images") == ["trip/a.png"]
+
+
+def test_hidden_folders_and_links_that_lead_back_are_not_followed(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg", "images/more/b.jpg", "images/.ipynb_checkpoints/a-checkpoint.jpg", "images/.c.jpg")
+    (tmp_path / "images" / "more" / "back").symlink_to(tmp_path / "images")
+    assert list_ids(tmp_path, "folder", "images") == ["a.jpg", "more/b.jpg"]
+
+
+@pytest.mark.parametrize("name", [b" lead.png", b"two\nlines.png", b"latin-\xff.png"])
+def test_a_name_that_no_list_can_hold_is_refused(tmp_path: Path, name: bytes) -> None:
+    touch(tmp_path, "images/a.png", f"images/{os.fsdecode(name)}")
+    with pytest.raises(ValueError, match=r"file '.*' in .* cannot stand in a list: allowed are names in UTF-8"):
+        list_ids(tmp_path, "folder", "images")
 
 
 @pytest.mark.parametrize("identity", ["../secret", "/etc/passwd", "a/../../b"])

@@ -24,6 +24,7 @@ def test_ones_own_folder_is_copied_and_follows_symlinks(tmp_path: Path) -> None:
     (disk / "empty.txt").touch()
     mine.mkdir()
     (mine / "images").symlink_to(disk)
+    (disk / "back").symlink_to(mine)
     out = tmp_path / "data" / "laptop" / "mine"
     prepare({"name": "own", "path": str(mine)}, out)
     assert (out / "images" / "a.jpg").read_bytes() == (disk / "a.jpg").read_bytes()

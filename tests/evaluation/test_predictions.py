@@ -16,7 +16,7 @@ from pipeline.data.layout import Pair
 from pipeline.data.normalise import MEAN, STD
 from pipeline.data.samples import Samples
 from pipeline.evaluation.predict import Evaluation
-from pipeline.evaluation.predictions import save_predictions
+from pipeline.evaluation.predictions import mask_name, save_predictions
 
 CLASSES, CROP = 21, 32
 SIZES = ((40, 64), (20, 24), (32, 50), (61, 19))  # larger than the crop, smaller, as high, and one side of each
@@ -90,3 +90,8 @@ def test_a_written_png_holds_the_class_of_the_largest_logit_of_every_pixel(
         np.testing.assert_array_equal(found == 255, expected == 255)
         seen |= set(np.unique(found).tolist())
     assert seen == {*range(CLASSES)} | ({255} if mode == "centre" else set())
+
+
+def test_a_dot_in_an_id_need_not_begin_a_suffix() -> None:
+    names = {"scan_1.2": "scan_1.2.png", "2007_000032": "2007_000032.png", "trip/a.v2.jpg": "trip/a.v2.png"}
+    assert {identity: mask_name(identity).as_posix() for identity in names} == names

@@ -92,6 +92,14 @@ def test_right_and_wrong_are_counted_by_entropy_and_class(pixels: tuple[Tensor, 
         assert found[f"class_entropy_{name}"] == [each.tolist() for each in by_class]
 
 
+def test_a_network_that_diverged_is_counted_as_sure_of_nothing() -> None:
+    counts = Counts(CLASSES, "cpu")
+    counts.add(torch.zeros(1, 2, 3, dtype=torch.long), torch.full((1, CLASSES, 2, 3), torch.nan))
+    found = figures(counts, share=0.2)
+    assert found["num_pixels"] == sum(found["confidence_wrong"]) + sum(found["confidence_right"]) == 6
+    assert found["confidence_mean"][0] == 0
+
+
 def test_the_expected_calibration_error_is_guos(pixels: tuple[Tensor, Tensor], counted: Counts) -> None:
     label, prediction, _, confidence = naive(pixels)
     right, expected = label == prediction, 0.0

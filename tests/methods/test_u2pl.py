@@ -64,6 +64,17 @@ def test_the_second_pass_alone_moves_the_statistics_of_a_teacher_with_its_own(ti
     assert all(torch.equal(value, method.teacher.net.state_dict()[key]) for key, value in statistics.items())
 
 
+@pytest.mark.parametrize("changes", [{"alpha0": 0.0}, {"entropy_source": "first"}], ids=str)
+def test_statistics_of_its_own_move_where_nothing_else_asks_for_the_second_pass(
+    tiny: Any, changes: dict[str, Any]
+) -> None:
+    method = tiny.make_method("u2pl", contrast="none", **changes)
+    before = copy.deepcopy(method.teacher.net.state_dict())
+    tiny.losses(method, tiny.make_batch())
+    after = method.teacher.net.state_dict()
+    assert all(not torch.equal(value, before[key]) for key, value in after.items() if key.endswith("running_mean"))
+
+
 @pytest.mark.parametrize("mix", ["cutmix", "cutout", "classmix"])
 def test_images_and_labels_are_mixed_alike_in_each_kind(tiny: Any, mix: str) -> None:
     torch.manual_seed(0)

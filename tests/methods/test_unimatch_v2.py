@@ -45,7 +45,8 @@ def test_twins_see_complementary_channels_doubled_and_the_rest_see_all() -> None
 
 
 @pytest.mark.parametrize(
-    ("num", "share", "expected"), [(8, 0.5, 4), (7, 0.5, 4), (1, 0.5, 1), (4, 1.0, 4), (4, 0.25, 1)]
+    ("num", "share", "expected"),
+    [(8, 0.5, 4), (7, 0.5, 4), (1, 0.5, 1), (4, 1.0, 4), (4, 0.25, 1), (5, 0.8, 4), (10, 0.9, 9)],
 )
 def test_the_share_of_pairs_apart_is_exact(num: int, share: float, expected: int) -> None:
     torch.manual_seed(0)

@@ -32,6 +32,11 @@ def experiment() -> dict[str, Any]:
         ("evaluation", "stride", 2, r"evaluation: unknown or missing \['stride'\]; it has: batch_images"),
         ("training", "flip_probability", 2, "flip_probability is 2; allowed are 0 to 1"),
         ("training", "scale_min", 3.0, "scale_min, scale_max are 3.0, .*; allowed: 0 < min <= max"),
+        ("training", "momentum", -1, r"momentum: -1; at least 0 and below 1 is allowed"),
+        ("training", "auxiliary_weight", -1, r"auxiliary_weight: -1; 0 and above is allowed"),
+        ("training", "ohem_threshold", 2, "ohem_threshold is 2; allowed: a probability, 0 to 1"),
+        ("parameters", "num_anchors", 50.5, "num_anchors is 50.5; allowed: whole numbers from 1"),
+        ("parameters", "buffers", "none", "buffers is 'none'; allowed: average, own, copy"),
         ("data", "order", "nest", "data.order is 'nest'; allowed are"),
         ("data", "absent", "skipp", "data.absent is 'skipp'; allowed are"),
     ],
@@ -40,7 +45,42 @@ def test_a_value_that_a_later_stage_could_not_use_is_refused(section: str, key: 
     row = experiment()
     check_row(row)
     row[section][key] = value
-    with pytest.raises(ValueError, match=rf"experiment \(u2pl\): {message}"):
+    with pytest.raises(ValueError, match=rf"experiment \(u2pl\)(: |\.){message}"):
+        check_row(row)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("mean_teacher", {"buffers": "own"}, "buffers is 'own'; allowed: average, copy"),
+        ("cutmix", {"buffers": "own"}, "buffers is 'own'; allowed: average, copy"),
+        ("augseg", {"buffers": "own"}, "buffers is 'own'; allowed: average, copy"),
+        ("augseg", {"max_operations": 2.5}, "max_operations is 2.5; allowed: whole numbers from 0"),
+        ("unimatch_v2", {"buffers": "own"}, "buffers is 'own'; allowed: average, copy"),
+        ("unimatch_v2", {"decay": 1.5}, "decay is 1.5; allowed: at least 0 and below 1"),
+        ("cct", {"background_classes": [99]}, r"background_classes is \[99\]; allowed: of 0 to 20"),
+        (
+            "cct",
+            {"drop_range": [0.9, 0.7]},
+            r"drop_range is \[0\.9, 0\.7\]; allowed: two numbers, 0 < low <= high <= 1",
+        ),
+        ("cct", {"bootstrap_threshold": 5.0}, "bootstrap_threshold is 5.0; allowed: 0 to 1"),
+        ("pseudoseg", {"background_class": 99}, "background_class is 99; allowed: null, or 0 to 20"),
+        (
+            "ael",
+            {"excluded_classes": [40]},
+            "excluded_classes is .*40.*; allowed: some, not all, of the classes",
+        ),
+        ("u2pl_ael", {"excluded_classes": [40]}, "excluded_classes is .*40.*; allowed: some, not all, of the classes"),
+        ("u2pl_ael", {"rank_low": 21, "rank_high": 22}, "rank_low is 21; allowed: 1 to 20 with 21 classes"),
+    ],
+)
+def test_a_parameter_that_a_method_could_not_use_is_refused(method: str, changes: dict[str, Any], message: str) -> None:
+    (row,) = resolve_table(PARAMS | {"method": method}, "experiment")
+    row = copy.deepcopy(row)
+    check_row(row)
+    row["parameters"] |= changes
+    with pytest.raises(ValueError, match=rf"experiment \({method}\): {message}"):
         check_row(row)
 
 

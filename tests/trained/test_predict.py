@@ -179,12 +179,12 @@ def test_a_background_stays_as_it_is_in_an_overlay_and_a_road_does_not() -> None
 def test_images_that_differ_in_their_suffix_get_masks_of_their_own(folder: Path, tmp_path: Path) -> None:
     images, out = tmp_path / "images", tmp_path / "out"
     images.mkdir()
-    for name, height in (("a.jpg", 40), ("a.png", 32), ("b.png", 24)):
+    for name, height in (("a.jpg", 40), ("a.png", 32), ("a.jpg.png", 24)):
         Image.fromarray(np.zeros((height, 48, 3), dtype=np.uint8)).save(images / name)
     assert not any(predicted(load_trained(folder), images, out).values())
     masks = {path.name: read_mask(path, 21).shape[0] for path in (out / "masks").iterdir()}
-    assert masks == {"a.jpg.png": 40, "a.png.png": 32, "b.png": 24}
-    assert sorted(path.name for path in (out / "overlays").iterdir()) == ["a.jpg.jpg", "a.png.jpg", "b.jpg"]
+    assert masks == {"a.jpg.png": 40, "a.png.png": 32, "a.jpg.png.png": 24}
+    assert sorted(path.name for path in (out / "overlays").iterdir()) == ["a.jpg.jpg", "a.jpg.png.jpg", "a.png.jpg"]
 
 
 def test_a_very_large_image_is_predicted_by_windows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,6 +226,15 @@ def test_an_exported_program_gives_the_networks_logits_for_any_batch(folder: Pat
     facts = json.loads((path.parent / "model.json").read_text())
     assert facts["largest_difference"] < 1e-4
     assert (facts["network"], facts["height"], facts["width"]) == ("teacher", 40, 48)
+
+
+def test_a_network_without_finite_logits_is_not_exported(folder: Path, tmp_path: Path) -> None:
+    trained = load_trained(folder)
+    with torch.no_grad():
+        next(trained.network.parameters()).fill_(torch.nan)
+    with pytest.raises(ValueError, match="differ from the network's by up to nan"):
+        export(trained, tmp_path / "exported", height=40, width=48)
+    assert not (tmp_path / "exported").exists()
 
 
 @pytest.mark.parametrize("exif", [b"no TIFF file at all", b"II*\x00"])

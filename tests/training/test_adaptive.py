@@ -79,6 +79,17 @@ def test_shrinking_moves_image_and_mask_alike_and_labels_nothing_around() -> Non
     assert torch.equal(labels[certain], (small[:, 0][certain] == 5).long())
 
 
+def test_in_half_precision_what_is_shrunk_is_cut_at_the_same_places() -> None:
+    images, mask = torch.rand(2, 3, 513, 513), torch.randint(21, (2, 513, 513))
+    torch.manual_seed(0)
+    exact, labels = shrink(images, mask, scale=(0.5, 0.9))
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        half, same = shrink(images, mask, scale=(0.5, 0.9))
+    assert torch.equal(labels, same)
+    torch.testing.assert_close(half.float(), exact, atol=0.01, rtol=0)
+
+
 def test_a_scale_of_one_is_the_image_itself() -> None:
     images, mask = telling_images(2, 7)
     same, labels = shrink(images, mask, scale=(1.0, 1.0))

@@ -118,6 +118,7 @@ def test_sharpening_is_the_normalised_power() -> None:
     expected = torch.tensor([power / sum(powers) for power in powers]).view(1, 3, 1, 1)
     torch.testing.assert_close(attention.sharpen(probabilities, 0.5), expected)
     torch.testing.assert_close(attention.sharpen(probabilities, 1.0), probabilities)
+    assert attention.sharpen(probabilities, 0.001).flatten().tolist() == [1, 0, 0]  # 0.5 ** 1000 is 0 in float32
 
 
 @pytest.mark.parametrize(("num_classes", "background"), [(2, 0), (19, None), (21, 0), (21, 20)])

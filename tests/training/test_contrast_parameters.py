@@ -22,7 +22,7 @@ def test_a_low_rank_that_leaves_no_class_is_refused_with_what_is_allowed(hyper: 
     ("changes", "message"),
     [
         ({"contrast": "triplet"}, "contrast is 'triplet'; allowed: infonce or bce or none"),
-        ({"num_anchors": 0}, "num_anchors is 0; allowed: 1 and above"),
+        ({"num_anchors": 0}, "num_anchors is 0; allowed: whole numbers from 1"),
         ({"temperature": 0.0}, "temperature is 0.0; allowed: above 0"),
         ({"rank_high": 3}, r"rank_high is 3; allowed: above rank_low \(3\)"),
         (

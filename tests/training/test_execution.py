@@ -18,7 +18,7 @@ from pipeline.models.segnet import SegNet
 from pipeline.params import load_params, resolve_table
 from pipeline.training.engine import backward
 from pipeline.training.execution import blocks_of, compile_parts, recompute_blocks
-from pipeline.training.setting import check_training
+from pipeline.training.setting import check_training, make_criterion
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 TINY: dict[str, Any] = {
@@ -95,6 +95,12 @@ def test_a_network_that_does_not_learn_is_not_computed_again() -> None:
     assert all("forward" not in vars(block) for block in blocks_of(teacher.encoder))
 
 
+@pytest.mark.parametrize(("parts", "kept"), [(1, 9), (2, 5), (4, 3)])
+def test_of_each_part_ohem_keeps_its_share(parts: int, kept: int) -> None:
+    (row,) = resolve_table(load_params(PARAMS) | {"scale": "smoke"}, "experiment")
+    assert make_criterion(row["training"] | {"accumulate": parts, "ohem_min_kept": 9}).ohem_min_kept == kept
+
+
 @pytest.mark.parametrize("num", [1, 2, 4])
 def test_parts_are_the_batch_in_order(num: int) -> None:
     whole = Batch(*(torch.arange(4).float().reshape(4, 1) + shift for shift in (0, 10, 20, 30, 40)))
@@ -108,6 +114,8 @@ def test_a_number_of_parts_that_does_not_divide_the_batch_is_refused() -> None:
     (row,) = resolve_table(load_params(PARAMS) | {"scale": "smoke"}, "experiment")
     with pytest.raises(ValueError, match=r"accumulate: 3; a divisor of labelled_batch 2 is allowed"):
         check_training(row["training"] | {"accumulate": 3}, "here")
+    with pytest.raises(ValueError, match=r"here\.compile: True; false, with recompute, is allowed"):
+        check_training(row["training"] | {"recompute": True, "compile": True}, "here")
     with pytest.raises(ValueError, match=r"recompute: 'yes'; allowed: False, True"):
         check_training(row["training"] | {"recompute": "yes"}, "here")
 

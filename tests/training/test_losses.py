@@ -100,7 +100,8 @@ def test_soft_cross_entropy_and_probability_mse_are_their_formulas() -> None:
             p, q = [power / sum(powers) for power in powers], target[0, :, y, x].tolist()
             soft -= weights[0, y, x].item() * sum(b * math.log(a) for a, b in zip(p, q, strict=True))
             mse += weights[0, y, x].item() * sum((a - b) ** 2 for a, b in zip(p, q, strict=True)) / 3
-    assert soft_cross_entropy(logits, target, weights=weights).item() == pytest.approx(soft / 3.5, rel=1e-5)
+    found = soft_cross_entropy(logits, target, weights=weights, normaliser=torch.tensor(4))
+    assert found.item() == pytest.approx(soft / 4, rel=1e-5)
     probability = logits.softmax(dim=1)
     assert probability_mse(probability, target, weights=weights).item() == pytest.approx(mse / 3.5, rel=1e-5)
 

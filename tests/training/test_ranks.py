@@ -16,13 +16,15 @@ from pipeline.training import ranks
 from pipeline.training.engine import start_run, train_step
 from tests.training.test_engine import METHODS, cells_of
 
+Trained = tuple[list[dict[str, float]], dict[str, torch.Tensor], torch.Tensor]
 
-def trained(method: str, data_root: Path) -> tuple[list[dict[str, float]], dict[str, torch.Tensor], torch.Tensor]:
+
+def trained(method: str, data_root: Path, **training: Any) -> Trained:
     """Losses of the first two steps, all state after them, and the first step's gradients as one vector.
 
     Norms over the few pixels of these maps would magnify rounding to a tenth of a step, but for a large epsilon.
     """
-    *_, train, _ = cells_of(method, labelled_batch=4, unlabelled_batch=4, lr=1e-3, precision="float32")
+    *_, train, _ = cells_of(method, labelled_batch=4, unlabelled_batch=4, lr=1e-3, precision="float32", **training)
     run = start_run(train, data_root, [], "cpu")
     for layer in run.method.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -42,7 +44,9 @@ def as_rank(rank: int, port: int, methods: list[str], data_root: Path, out: Path
     address = f"tcp://127.0.0.1:{port}"
     distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     ranks.Spread.control = distributed.new_group(backend="gloo")
-    torch.save({method: trained(method, data_root) for method in methods}, out / f"{rank}.pt")
+    found = {method: trained(method, data_root) for method in methods}
+    found["recomputed"] = trained("u2pl", data_root, recompute=True)
+    torch.save(found, out / f"{rank}.pt")
     distributed.destroy_process_group()
 
 
@@ -66,6 +70,10 @@ def test_two_ranks_train_every_method_as_one_process_does(tmp_path: Path, data_r
         assert found_state.keys() == state.keys()
         for name, value in second[method][1].items():
             assert torch.equal(found_state[name], value), f"{method} {name} differs from rank to rank"
+    (losses, state, gradients), (again, again_state, again_gradients) = first["u2pl"], first["recomputed"]
+    assert losses == again
+    assert torch.equal(gradients, again_gradients)
+    assert all(torch.equal(value, again_state[name]) for name, value in state.items())
 
 
 def net_of(norm: type[nn.Module]) -> nn.Sequential:

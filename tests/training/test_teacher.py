@@ -66,7 +66,7 @@ def test_a_teacher_starts_as_its_student_with_or_without_statistics() -> None:
 
 
 def test_a_teacher_labels_in_eval_mode_and_observes_in_train_mode() -> None:
-    _, teacher = make()
+    _, teacher = make(buffers="own")
     teacher.train()
     images = torch.randn(2, 3, 5, 5)
     assert torch.equal(teacher(images), teacher(images))
@@ -74,6 +74,15 @@ def test_a_teacher_labels_in_eval_mode_and_observes_in_train_mode() -> None:
     teacher.observe(images)
     assert teacher.net.layers[1].running_mean.any()
     assert not any(module.training for module in teacher.modules())
+
+
+@pytest.mark.parametrize("buffers", ["average", "copy"])
+def test_what_it_observes_moves_only_statistics_of_its_own(buffers: str) -> None:
+    _, teacher = make(buffers=buffers)
+    before = [buffer.clone() for buffer in teacher.net.buffers()]
+    images = torch.randn(2, 3, 5, 5)
+    assert not torch.equal(teacher.observe(images), teacher(images))
+    assert all(torch.equal(one, other) for one, other in zip(teacher.net.buffers(), before, strict=True))
 
 
 def test_nothing_a_teacher_says_carries_a_gradient() -> None:

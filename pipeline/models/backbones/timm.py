@@ -58,7 +58,12 @@ class TimmEncoder(nn.Module):
         require("encoder.name", name, set(STRIDES) <= set(strides), f"models with features at strides {STRIDES}")
         wanted = tuple(strides.index(stride) for stride in STRIDES)
         options: dict[str, Any] = {"features_only": True, "out_indices": wanted, "output_stride": output_stride}
-        layers: Any = timm.create_model(name, pretrained=pretrained, **options)
+        try:
+            layers: Any = timm.create_model(name, pretrained=pretrained, **options)
+        except (AssertionError, RuntimeError, TypeError) as error:  # what timm raises where a network cannot be dilated
+            raise ValueError(
+                f"encoder.name {name!r} cannot be built at output stride {output_stride}: {error!r}"
+            ) from error
         self.channels: list[int] = layers.feature_info.channels()
         self.layers = layers
 

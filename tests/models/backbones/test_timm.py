@@ -65,6 +65,8 @@ def test_what_cannot_be_built_is_refused_with_what_is_allowed(tmp_path: Path) ->
         build_encoder(LITE | {"frozen": ["layer9"]}, output_stride=16, weights=None)
     with pytest.raises(ValueError, match=r"only with encoder\.name"):
         build_encoder({"name": "resnet18", "frozen": []}, output_stride=16, weights="package")
+    with pytest.raises(ValueError, match=r"encoder\.name 'densenet121' cannot be built at output stride 16: "):
+        build_encoder({"name": "densenet121", "frozen": []}, output_stride=16, weights=None)
     torch.save({"conv_stem.weight": torch.zeros(1)}, tmp_path / "weights.pt")
     with pytest.raises(ValueError, match=r"does not fit model\.encoder(?s:.)*Missing key"):
         build_encoder(LITE, output_stride=16, weights=str(tmp_path / "weights.pt"))
