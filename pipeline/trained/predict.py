@@ -103,9 +103,8 @@ def predict_folder(
     """
     normalise = Normalise(next(trained.network.parameters()).device)
     stems = Counter(path.with_suffix("") for path in paths)
-    whole_names = {
-        stem.parent for stem, number in stems.items() if number > 1
-    }  # a.jpg beside a.png: a.jpg.png, a.png.png
+    # Where a.jpg lies beside a.png, masks are a.jpg.png and a.png.png.
+    whole_names = {stem.parent for stem, number in stems.items() if number > 1}
     background = has_background(trained.values)
     for path in paths:
         try:
