@@ -140,6 +140,8 @@ def _choice_of_network(added: argparse.ArgumentParser) -> None:
 def _plan(root: Path, store: Store, options: argparse.Namespace) -> None:
     from pipeline import outlook
 
+    if options.out and not options.scale:
+        raise ValueError("--out is of --scale: what a scale would cost, written as Markdown")
     if options.scale:
         choice = {"tflops": options.tflops, "out": options.out, "as_json": options.json}
         outlook.show_scale(root, options.scale, options.targets, **choice)
@@ -197,6 +199,8 @@ def _doctor(root: Path, store: Store, options: argparse.Namespace) -> int:
 
 def _gc(root: Path, store: Store, options: argparse.Namespace) -> None:
     needed = {cell.key for rows in status.tables_of(root).values() for row in rows for cell in status.cells_of(row)}
+    if not options.days >= 0:
+        raise ValueError(f"--days is {options.days:g}; allowed: 0 and above")
     garbage = find_garbage(store, needed, days=options.days, done=options.done)
     freed = remove(garbage) if options.force else sum(map(size_of, garbage))
     names = [str(folder.relative_to(store.root)) for folder in garbage]

@@ -49,6 +49,12 @@ def data_folders(root: Path, rows: Iterable[dict[str, Any]]) -> list[Path]:
     return sorted(folders)
 
 
+def data_stages(root: Path, row: dict[str, Any]) -> dict[str, Path]:
+    """Return the stages that make the data a row reads, with their folders."""
+    data, source, dataset = root / "data" / row["scale"], row["data"]["source"], row["dataset"]
+    return {f"download@{source}": data / source, f"partitions@{dataset}": data / "partitions" / dataset}
+
+
 def check_copies(root: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Raise ValueError where a folder of one's own is no longer what the data folder has a copy of.
 

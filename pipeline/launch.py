@@ -22,7 +22,7 @@ from typing import Any
 from pipeline.adopt import adopt
 from pipeline.attach import GROWN, LATER, RETRY_S
 from pipeline.cell import COUNTED, PACKAGE, Cell, cells_of, digest, forget_code, read_rows
-from pipeline.guard import check_copies, data_state
+from pipeline.guard import check_copies, data_stages, data_state
 from pipeline.liveness import surplus, user
 from pipeline.models.prepare import prepare_weights
 from pipeline.provenance import source_state
@@ -71,10 +71,14 @@ def launch(root: Path, scale: str, stage: str, *, waited_for: str) -> list[str]:
     own = {cell.key for row, chain in chains if row["table"] == table for cell in chain}
     if digest(sorted(own)) != waited_for:
         raise RuntimeError(CHANGED)
-    behind = [{f"partitions@{row['dataset']}", f"download@{row['data']['source']}"} & set(stale) for row in listed]
+    behind = [data_stages(root, row).keys() & set(stale) for row in listed]
     edited = {name for row, names in zip(listed, behind, strict=True) if row["table"] == table for name in names}
     if edited:
         raise RuntimeError(f"{' and '.join(sorted(edited))}: changed while `dvc repro` ran; run it again")
+    made = {name: path for row in listed if row["table"] == table for name, path in data_stages(root, row).items()}
+    if absent := [name for name, path in made.items() if not path.is_dir()]:
+        # DVC knows of the data that dvc.yaml names; the experiment's may be another by `-S dataset=…`.
+        raise RuntimeError(f"the data is not there: `dvc repro {' '.join(absent)}` first")
     there = [pair for pair, names in zip(chains, behind, strict=True) if not names]
     cells, rows = {cell.key: cell for _, chain in there for cell in chain}, [row for row, _ in there]
     check_copies(root, rows)

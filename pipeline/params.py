@@ -58,7 +58,7 @@ def load_params(path: Path) -> dict[str, Any]:
 
 def choose(value: Any, allowed: Any, where: str) -> Any:
     """Return `value` if it is one of `allowed`, else raise ValueError naming value, place and what is allowed."""
-    if value not in allowed:
+    if isinstance(value, list | dict) or value not in allowed:
         raise ValueError(f"{where}: {value!r} is not known; allowed: {', '.join(map(str, allowed))}")
     return value
 
@@ -66,7 +66,7 @@ def choose(value: Any, allowed: Any, where: str) -> Any:
 def resolve_table(params: dict[str, Any], table: str) -> list[dict[str, Any]]:
     """Return the resolved rows of one table, rows first, then columns, then seeds.
 
-    A list under `partition` (or `dataset`) makes columns, a list under `seed` repeats, and every other list makes
+    A list under `partition` makes columns, a list under `seed` repeats, and every other list makes
     rows: all such lists have one length and are read side by side; null means "as the method has it".
     """
     if table == EXPERIMENT:

@@ -115,14 +115,23 @@ def _stop(store: Store, cells: dict[str, Cell], needed: set[str]) -> int:
 
 
 def retry(root: Path, store: Store, target: str | None) -> str:
-    """Forget failures and cancellings: all, or those of a table or a cell and of what ended with it."""
+    """Forget failures and cancellings: all, or those of a table or a cell and of what ended with it.
+
+    Raises ValueError where `target` is no table and begins the key of no cell that ended so, or of several.
+    """
     paths = [path for state in ("failed", "cancelled") for path in (store.root / state).glob("[!.]*.json")]
     before = {path.stem: (read_json(path) or {}).get("before") for path in paths}
     forgotten = set(before)
     if target is not None:
-        rows = tables_of(root).get((current_scale(root), target), [])
-        wanted = {cell.key for row in rows for cell in cells_of(row)}
-        forgotten = {key for key in before if key in wanted or (not rows and key.startswith(target))}
+        table = current_scale(root), target
+        if table in (tables := tables_of(root)):
+            forgotten &= {cell.key for row in tables[table] for cell in cells_of(row)}
+        else:
+            forgotten = {key for key in before if key.startswith(target)}
+            if len(forgotten) != 1:
+                found = ", ".join(sorted(key[:12] for key in forgotten)) or "none"
+                names = f"{target!r} is no table of scale {table[0]}, and begins {len(forgotten)} keys"
+                raise ValueError(f"{names} of failed or cancelled cells ({found})")
         size = -1
         while size != len(forgotten):
             size = len(forgotten)

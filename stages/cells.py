@@ -20,7 +20,7 @@ def main() -> int:
         print(f"params.yaml: the key {error} is missing", file=sys.stderr)
         return 1
     except (TypeError, ValueError) as error:
-        print(f"params.yaml: {error}", file=sys.stderr)
+        print(f"params.yaml: {str(error).removeprefix('params.yaml: ')}", file=sys.stderr)
         return 1
     return 0
 

@@ -14,8 +14,8 @@ CODE = Path("pipeline/data")
 
 def main(scale: str, source: str) -> int:
     """Write `data/<scale>/<source>`, whole or not at all; published weights go to torch's cache."""
-    block = read_scale(scale)
     try:
+        block = read_scale(scale)
         with steady(CODE, values=lambda: read_scale(scale)["sources"][source]):
             prepare_weights(models_of(block))
             prepare(block["sources"][source], Path("data") / scale / source)

@@ -14,8 +14,9 @@ CODE = Path("pipeline/data")
 
 def main(scale: str, dataset: str) -> int:
     """Write `data/<scale>/partitions/<dataset>`."""
-    data, root = read_data(scale, dataset), Path("data") / scale
+    root = Path("data") / scale
     try:
+        data = read_data(scale, dataset)
         with steady(CODE, root / data["source"], values=lambda: read_data(scale, dataset)):
             write_partitions(data, dataset, root=root, out=root / "partitions" / dataset)
     except (OSError, ValueError) as error:

@@ -32,10 +32,11 @@ def write(folder: Path, scale: str, table: str) -> None:
     rows = read_rows(folder / "metrics" / f"{table}.json")
     noise = folder / "metrics" / f"{NOISE_TABLE}.json"
     write_table(table, rows, reports_dir=folder, noise_rows=read_rows(noise) if noise.exists() else (), shown=shown)
-    miou: dict[str, dict[str, float]] = {}
+    miou: dict[str, dict[str, float | None]] = {}
     for row in rows:
         name = f"{label(row)} seed {row['seed']}"
-        miou.setdefault(name, {})[row["column"]] = round((figures_of(row, shown) or {"miou": float("nan")})["miou"], 2)
+        figures = figures_of(row, shown)
+        miou.setdefault(name, {})[row["column"]] = round(figures["miou"], 2) if figures else None
     write_json(folder / "tables" / f"{table}.json", cell_figures(rows[0], shown) if len(rows) == 1 else {"miou": miou})
     spool = Path("runs") / scale / "train" / table / f"{rows[0]['train_key'][:16]}.jsonl"
     write_plot_data(rows, folder / "plots" / table, shown=shown, curves=curves(spool) if spool.exists() else None)

@@ -23,4 +23,4 @@ def main(scale: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(sys.argv[1]) if len(sys.argv) == 2 else "usage: python -m stages.weights SCALE")

@@ -51,7 +51,8 @@ def _places(rows: list[Row]) -> dict[str, list[Row]]:
     places: dict[str, list[Row]] = {}
     for row in rows:
         labels = canonical(row["row"], sorted(row["row"]))
-        places.setdefault(str((row["table"], labels, row["column"])), []).append(row)
+        column = row["column"].partition(" (")[0]  # of a subset of the data there is no count: `1/8`, not `1/8 (1323)`
+        places.setdefault(str((row["table"], labels, column)), []).append(row)
     return places
 
 

@@ -137,7 +137,8 @@ def _ran_as(rows: list[Row], labels: dict[str, str]) -> str:
     if "lr_base" not in labels or not rows:
         return ""
     rates = {f"{row['training']['lr'] * row['training']['lr_factor']:g}" for row in rows}
-    is_same = rates == {f"{float(labels['lr_base']):g}"}
+    label = labels["lr_base"]  # of a table of one's own perhaps `x 2`
+    is_same = not label.startswith("x") and rates == {f"{float(label):g}"}
     return "" if is_same else ", ".join(sorted(rates)).replace("e-0", "e-")
 
 

@@ -59,6 +59,7 @@ def write_report(
         .render(
             scale=grids[0].scale,
             roles=_roles(grids),
+            is_own=all(grid.dataset == "folder" for grid in grids),
             is_paper=all(is_paper_data(grid.data, grid.dataset) for grid in grids),
             shown=str(shown),
             facts=summary([row for table_rows in rows.values() for row in table_rows]),

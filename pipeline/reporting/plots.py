@@ -20,7 +20,7 @@ from pipeline.reporting.figures import (
 )
 from pipeline.reporting.grid import Grid, Line
 from pipeline.reporting.heatmaps import balance_figure, queue_figure
-from pipeline.reporting.paper import name_of
+from pipeline.reporting.paper import PAPER_TABLES, name_of
 from pipeline.reporting.reliability import (
     CALIBRATION,
     RISK,
@@ -104,9 +104,17 @@ def _table_figures(grid: Grid, folder: Path) -> list[Plot]:
 
 
 def _class_plot(grid: Grid, folder: Path) -> list[Plot]:
-    """Compare the paper's own method with the baseline, class by class, in the last column that has both."""
+    """Compare the paper's own method with the baseline, class by class, in the last column that has both.
+
+    In a table that is not the paper's, its last method that was measured.
+    """
     base = next((line for line in grid.lines if line_name(line) == reference_name(grid)), None)
-    own = next((line for line in grid.lines if any(entry.paper_names_gain for entry in line.entries)), None)
+    if grid.table in PAPER_TABLES:
+        wanted = [line for line in grid.lines if any(entry.paper_names_gain for entry in line.entries)]
+    else:
+        measured = [line for line in grid.lines if any(entry.rows for entry in line.entries)]
+        wanted = [line for line in reversed(measured) if line is not base]
+    own = next(iter(wanted), None)
     if base is None or own is None:
         return []
     both = [index for index in range(len(grid.columns)) if base.entries[index].rows and own.entries[index].rows]

@@ -46,6 +46,8 @@ def read_side(root: Path, name: str, *, scale: str, tables: list[str]) -> Side:
 
 
 def _side(name: str, found: dict[str, list[Row]], shown: Shown, tables: list[str]) -> Side:
+    if found and (lacking := [table for table in tables if table not in found]):
+        raise ValueError(f"{name!r} has no rows of {', '.join(lacking)}; it has: {', '.join(found)}")
     wanted = [table for table in found if (table in tables if tables else table != "experiment")]
     rows = [row for table in wanted for row in found[table]]
     return Side(name=name, rows=rows, shown=shown, noise_rows=tuple(found.get(NOISE_TABLE, ())))

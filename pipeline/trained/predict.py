@@ -107,17 +107,17 @@ def predict_folder(
     whole_names = {stem.parent for stem, number in stems.items() if number > 1}
     background = has_background(trained.values)
     for path in paths:
-        try:
-            image = read_image(path)
-        except (OSError, ValueError) as error:
-            yield path, str(error)
-            continue
-        ids = class_ids(trained, normalise(torch.from_numpy(image)[None]))
         place = path.relative_to(images)
         name = place.name if path.parent in whole_names else place.stem
-        _write(out / "masks" / place.with_name(f"{name}.png"), ids)
-        _write(out / "overlays" / place.with_name(f"{name}.jpg"), overlay(image, ids, background=background))
-        yield path, None
+        try:
+            image = read_image(path)
+            ids = class_ids(trained, normalise(torch.from_numpy(image)[None]))
+            _write(out / "masks" / place.with_name(f"{name}.png"), ids)
+            _write(out / "overlays" / place.with_name(f"{name}.jpg"), overlay(image, ids, background=background))
+        except (OSError, ValueError) as error:  # it cannot be read, or is longer than a JPEG may be
+            yield path, str(error)
+        else:
+            yield path, None
 
 
 def predict_validation(trained: Trained, samples: Samples, out: Path) -> Iterator[Path]:
