@@ -33,8 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
         root = _project()
         store = Store(find_store(root))
         store.share_with_group()
-        return options.run(root, store, options) or 0
+        status_ = options.run(root, store, options) or 0
+        sys.stdout.flush()
+        return status_
     except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
         return 0
     except (ValueError, RuntimeError, OSError) as error:
         print(f"{options.command}: {error}", file=sys.stderr)
@@ -45,9 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _project() -> Path:
     for folder in (Path.cwd(), *Path.cwd().parents):
-        if (folder / "dvc.yaml").exists():
+        if (folder / "dvc.yaml").exists() and (folder / "params.yaml").exists():  # those of reports/ have none
             return folder
-    raise ValueError(f"{Path.cwd()}: no dvc.yaml here or above; run inside the project")
+    raise ValueError(f"{Path.cwd()}: no dvc.yaml with a params.yaml here or above; run inside the project")
 
 
 def _parser() -> argparse.ArgumentParser:

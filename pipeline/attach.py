@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from typing import Any
 from pipeline.cell import Cell, digest
 from pipeline.guard import read_inputs
 from pipeline.ingester import start_ingester
-from pipeline.liveness import clock, process_alive, release_dead, user
+from pipeline.liveness import clock, is_here, process_alive, release_dead, user
 from pipeline.results import link_weights, write_metrics, write_reliability
 from pipeline.store import Store, find_store, read_json
 from pipeline.waiting import Waiting
@@ -126,7 +125,8 @@ def wait(
                 next_ingester = time.monotonic() + INGESTER_S
             if time.monotonic() > next_check:
                 began = time.monotonic()
-                release_dead(store)
+                with contextlib.suppress(OSError):  # a full disk, say: the cells under way may end all the same
+                    release_dead(store)
                 next_check = began + max(LIVENESS_S, (time.monotonic() - began) / BUSY_SHARE)
             if mark is not None:
                 mark.beat()
@@ -179,11 +179,13 @@ class Launcher:
 
 def interrupt(store: Store, cells: dict[str, Cell], *, root: Path) -> None:
     """After Ctrl-C on one machine: ask this project's and user's local jobs that own these cells to save and leave."""
-    ours = {"host": socket.gethostname(), "root": str(root), "user": user()}
+    ours = {"root": str(root), "user": user()}
     for submission in {store.owner(key) for key in cells} - {None}:
         folder = store.submissions / str(submission)
         record, jobs = read_json(folder / "submission.json"), read_json(folder / "jobs.json")
-        if not record or not jobs or record["site"]["executor"] != "local" or not ours.items() <= record.items():
+        if not record or not jobs or record["site"]["executor"] != "local" or not is_here(record):
+            continue
+        if not ours.items() <= record.items():
             continue
         for job in jobs["jobs"]:
             if process_alive(int(job), clock(record) + 60):

@@ -83,10 +83,15 @@ def initialise(uri: str) -> None:
 
 
 def set_aside_if_broken(uri: str) -> Path | None:
-    """Move away an SQLite database that MLflow cannot open; return where it lies now, or None where all is well."""
+    """Move away an SQLite database that MLflow cannot open; return where it lies now, or None where all is well.
+
+    Raises UnreachableError where another process has it locked.
+    """
     path = sqlite_path(uri)
-    if path is None or not path.exists() or not _open_elsewhere(uri, path.parent):
+    if path is None or not path.exists() or not (fault := _open_elsewhere(uri, path.parent)):
         return None
+    if "is locked" in fault:  # it is whole, and somebody writes
+        raise UnreachableError(f"{path}: {fault}")
     broken = path.with_name(f"{path.name}.broken-{time.strftime('%Y%m%d-%H%M%S')}")
     path.rename(broken)
     return broken

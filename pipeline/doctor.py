@@ -110,17 +110,24 @@ def _read_through(path: Path) -> None:
 
 def _leftovers(store: Store, *, mend: bool) -> list[str]:
     """Find temporary files of killed writers, and what was left beside a published result."""
-    now, folders = store.now(), ("claims", "failed", "cancelled", "waiting", "work/*", "submissions/*", "done")
+    now = store.now()
+    folders = ("claims", "failed", "cancelled", "waiting", "work/*", "submissions/*", "done", "done/*")
     # Not that of paths, which fails where a folder goes while it looks.
     root = glob.escape(str(store.root))
     temporary = [Path(path) for folder in folders for path in glob.iglob(f"{root}/{folder}/.*")]  # noqa: PTH207
     temporary += [path for pattern in (".clock.*", ".*.json.*") for path in store.root.glob(pattern)]
-    paths = [path for path in temporary if now - (modified(path) or now) > OLD_S]
+    paths = [path for path in temporary if now - _written(path, now) > OLD_S]
     paths += [path for path in store.root.glob("waiting/*.json") if now - (modified(path) or now) > STALE_S]
     paths += [*(store.root / "done").glob("*/checkpoint.pt"), *(store.root / "done").glob("*/holder.json")]
     for path in paths if mend else []:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     return [f"{path}: left behind by a killed process{'' if mend else '; to be removed'}" for path in paths]
+
+
+def _written(path: Path, now: float) -> float:
+    """Return when a file, or what is being written into a folder, was last written; `now` where it has gone."""
+    written = modified(path) or now
+    return max([written, *(modified(file) or now for file in path.glob("*"))])
 
 
 def _lying_runs(root: Path, store: Store, dead: set[str], *, mend: bool) -> list[str]:

@@ -136,3 +136,8 @@ def try_lock(path: Path) -> IO[str] | None:
         file.close()
         return None
     return file
+
+
+def in_utf8(text: str) -> str:
+    """Return text that any file, terminal and database takes: names of files need not be UTF-8."""
+    return text.encode(errors="backslashreplace").decode()

@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline.files import modified
 from pipeline.liveness import submission_alive
 from pipeline.store import Store, read_json
+from pipeline.waiting import needed_by_table
 
 KEPT_DAYS = 7.0
 """What was touched within so many days stays: it may be of another clone or a colleague."""
@@ -22,6 +23,7 @@ def find_garbage(store: Store, needed: set[str], *, days: float = KEPT_DAYS, don
     """
     old = time.time() - 86_400 * days
     kept = {path.stem for path in (store.root / "claims").glob("*.json")} | needed
+    kept = kept.union(*needed_by_table(store).values())  # a colleague's tables too
     garbage = [path for path in _folders(store.root / "work", old) if path.name not in kept and not _held(path)]
     submissions = [path for path in _folders(store.submissions, old) if not submission_alive(store, path.name)]
     staying = set(_folders(store.submissions, float("inf"))) - set(submissions)
@@ -29,7 +31,7 @@ def find_garbage(store: Store, needed: set[str], *, days: float = KEPT_DAYS, don
     garbage += submissions
     garbage += [path for path in _folders(store.root / "snapshots", old) if path.name not in used]
     if done:
-        garbage += [path for path in _folders(store.root / "done", old) if path.name not in needed]
+        garbage += [path for path in _folders(store.root / "done", old) if path.name not in kept]
     return garbage
 
 
@@ -37,8 +39,9 @@ def remove(folders: Iterable[Path]) -> int:
     """Remove folders and return how many bytes they held."""
     freed = 0
     for folder in folders:
-        freed += size_of(folder)
-        shutil.rmtree(folder)
+        if not _held(folder):  # taken up since it was looked at
+            freed += size_of(folder)
+            shutil.rmtree(folder)
     return freed
 
 

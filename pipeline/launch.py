@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from pipeline.adopt import adopt
 from pipeline.attach import GROWN, LATER, RETRY_S
 from pipeline.cell import COUNTED, PACKAGE, Cell, cells_of, digest, forget_code, read_rows
 from pipeline.guard import check_copies, data_stages, data_state
-from pipeline.liveness import surplus, user
+from pipeline.liveness import place, surplus, user
 from pipeline.models.prepare import prepare_weights
 from pipeline.provenance import source_state
 from pipeline.pulse import begin_pulse
@@ -205,7 +204,7 @@ def memory_losses(store: Store) -> Counter[str]:
 def _facts(store: Store, root: Path) -> dict[str, Any]:
     """Return what all submissions of this process have in common."""
     return source_state(store, root) | {
-        "host": socket.gethostname(),
+        **place(),
         "user": user(),
         "pid": os.getpid(),
         "root": str(root),

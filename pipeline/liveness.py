@@ -157,7 +157,8 @@ def _count_loss(store: Store, key: str, holder: dict[str, Any], *, cause: str) -
     if stuck and not more_memory and store.state(key) in ("queued", "missing"):
         reason = f"its worker died {MAX_LOST} times at the same step, the last as job {holder['job']}"
         log = str(store.work(key) / "log.txt")
-        store.fail(key, None, {"reason": f"{reason} on {holder['host']} (killed for memory?)", "log": log})
+        why = {"memory": "out of memory", "time": "out of time"}.get(cause, "killed for memory?")
+        store.fail(key, None, {"reason": f"{reason} on {holder['host']} ({why})", "log": log})
 
 
 def _is_local(holder: dict[str, Any]) -> bool:
@@ -167,7 +168,7 @@ def _is_local(holder: dict[str, Any]) -> bool:
 def holder_dead(store: Store, holder: dict[str, Any]) -> bool:
     """Tell whether the worker that holds a cell is surely gone."""
     if _is_local(holder):
-        if holder["host"] != socket.gethostname():
+        if not is_here(holder):
             return is_silent(store, holder["submission"])
         return not process_alive(holder["pid"], clock(holder))
     live = slurm.live_jobs(store, since=holder["time"] + slurm.GRACE_S)
@@ -185,6 +186,17 @@ def _is_visible(record: dict[str, Any]) -> bool:
 def user() -> str:
     """Return the name of this process's user."""
     return psutil.Process().username()
+
+
+def place() -> dict[str, str]:
+    """Return what tells processes apart that may bear one number: the host, and the container in it."""
+    namespace = Path("/proc/self/ns/pid")
+    return {"host": socket.gethostname(), "namespace": str(namespace.readlink()) if namespace.is_symlink() else ""}
+
+
+def is_here(record: dict[str, Any]) -> bool:
+    """Tell whether the process numbers of a record are this machine's: of its host, and of its container."""
+    return place().items() <= ({"namespace": place()["namespace"]} | record).items()  # older records have none
 
 
 def process_alive(pid: int, since: float) -> bool:
@@ -222,10 +234,10 @@ def _outline(folder: Path) -> Outline:
 def live_workers(store: Store, outline: Outline) -> int | None:
     """Return how many jobs of a submission may still wait or run; None: some, each for any number of cells."""
     record, jobs = outline.record, read_json(outline.folder / "jobs.json")
-    if jobs is None and record["host"] == socket.gethostname() and process_alive(record["pid"], clock(record)):
+    if jobs is None and is_here(record) and process_alive(record["pid"], clock(record)):
         return None  # it is being submitted
     if record["site"]["executor"] != "slurm":
-        if record["host"] != socket.gethostname():
+        if not is_here(record):
             return 0 if is_silent(store, outline.folder.name) else None
         alive = [process_alive(int(job), clock(record) + 60) for job in (jobs or {"jobs": []})["jobs"]]
         return None if any(alive) else 0

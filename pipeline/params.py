@@ -72,6 +72,8 @@ def resolve_table(params: dict[str, Any], table: str) -> list[dict[str, Any]]:
     if table == EXPERIMENT:
         return [_resolve(params, _experiment_row(params), table, {})]
     spec = params["tables"][choose(table, params["tables"], "tables")]
+    if empty := [key for key, value in spec.items() if value == []]:
+        raise ValueError(f"tables.{table}: {', '.join(empty)}: []; allowed: a value, or a list of some")
     seeds = as_list(spec.get("seed", params["seeds"]))
     varied = {key: value for key, value in spec.items() if isinstance(value, list) and key not in ("partition", "seed")}
     lengths = {key: len(values) for key, values in varied.items()}

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
     from dvc.repo import Repo
     from dvc.stage import Stage
+
+ABSENT = ("deleted", "not in cache")
+"""What DVC says of outputs that are not there."""
 
 
 def stale_stages(root: Path, command: list[str] | None, fallback: str | None = None) -> dict[str, list[str]]:
@@ -36,7 +41,8 @@ def stale_stages(root: Path, command: list[str] | None, fallback: str | None = N
             stages = _ordered(repo, [fallback], {})
         else:
             stages = _ordered(repo, options.targets if options else [], vars(options) if options else {})
-        return _propagate(repo, stages, single=bool(options and options.single_item))
+        fetched = any(getattr(options, name, False) for name in ("allow_missing", "pull"))
+        return _propagate(repo, stages, single=bool(options and options.single_item), fetched=fetched)
 
 
 def parse_command(command: list[str]) -> Namespace | None:
@@ -55,15 +61,15 @@ def parse_command(command: list[str]) -> Namespace | None:
     return options if hasattr(options, "single_item") else None
 
 
-def dvc_command() -> list[str] | None:
-    """Return the argv of the nearest `dvc` process above this one, or None."""
+def dvc_command() -> tuple[list[str], str] | None:
+    """Return the argv of the nearest `dvc` process above this one and the folder it runs in, or None."""
     for ancestor in psutil.Process().parents():
         try:
             words = ancestor.cmdline()
+            if any(Path(word).name == "dvc" for word in words[:3]) or words[1:3] == ["-m", "dvc"]:
+                return ["dvc", *words[3:]] if words[1:3] == ["-m", "dvc"] else words, ancestor.cwd()
         except psutil.Error:
             continue
-        if any(Path(word).name == "dvc" for word in words[:3]) or words[1:3] == ["-m", "dvc"]:
-            return ["dvc", *words[3:]] if words[1:3] == ["-m", "dvc"] else words
     return None
 
 
@@ -84,11 +90,14 @@ def _ordered(repo: Repo, targets: list[str], options: dict[str, Any]) -> list[St
     )
 
 
-def _propagate(repo: Repo, stages: list[Stage], *, single: bool) -> dict[str, list[str]]:
-    """Return the stale stages with their reasons: changed themselves, or behind one that is."""
+def _propagate(repo: Repo, stages: list[Stage], *, single: bool, fetched: bool) -> dict[str, list[str]]:
+    """Return the stale stages with their reasons: changed themselves, or behind one that is.
+
+    `fetched`: DVC does without what is only missing, or pulls it.
+    """
     graph, stale = repo.index.graph, {}
     for stage in stages:
-        reasons = _changes(stage)
+        reasons = _changes(stage, but=ABSENT if fetched else ())
         if not single:
             reasons += [
                 f"after {before.addressing}" for before in graph.successors(stage) if before.addressing in stale
@@ -98,11 +107,11 @@ def _propagate(repo: Repo, stages: list[Stage], *, single: bool) -> dict[str, li
     return stale
 
 
-def _changes(stage: Stage) -> list[str]:
-    """Return what changed of a stage's own command, dependencies and outputs."""
+def _changes(stage: Stage, *, but: Sequence[str]) -> list[str]:
+    """Return what changed of a stage's own command, dependencies and outputs, in other ways than `but`."""
     changes = ["command"] if stage.changed_stage() else []
     for entry in (*stage.deps, *stage.outs):
-        changes += [f"{path} {state}" for path, state in entry.status().items()]
+        changes += [f"{path} {state}" for path, state in entry.status().items() if state not in but]
     return changes
 
 
@@ -110,7 +119,10 @@ def main(arguments: list[str]) -> int:
     """Print the plan as JSON: `python -m pipeline.plan ROOT [FALLBACK]`, for the `dvc` process above."""
     root, fallback = Path(arguments[0]), arguments[1] if len(arguments) > 1 else None
     gc.disable()  # a sixth of the time: YAML makes very many objects, and the process ends soon
-    json.dump(stale_stages(root, dvc_command(), fallback), sys.stdout)
+    command, folder = dvc_command() or (None, str(root))
+    if Path(folder).is_relative_to(root.resolve()):  # which may have a dvc.yaml of its own
+        os.chdir(folder)
+    json.dump(stale_stages(root, command, fallback), sys.stdout)
     return 0
 
 

@@ -80,7 +80,10 @@ class Queue:
         Arrays share the throttle side by side, in lanes; where there are more of them than that, those of a lane wait
         for each other. What a limit on jobs refuses is halved until it is taken, or a single job is not.
         """
-        size, throttle, sent = min(num_jobs, max_array_size()), self.site["workers"] or num_jobs, 0
+        largest = max_array_size()
+        if largest is None:
+            raise LaterError("SLURM's controller does not say how large an array may be")
+        size, throttle, sent = min(num_jobs, largest), self.site["workers"] or num_jobs, 0
         num_lanes = min(throttle, -(-num_jobs // size))
         self.lanes = [[] for _ in range(num_lanes)]
         number = 0

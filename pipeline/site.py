@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.cell import Cell
+from pipeline.cell import KINDS, Cell
 
 MAX_DOUBLINGS = 3
 """How often `mem_gb` is doubled for a cell at most: eightfold; more is seldom to be had, and sbatch would refuse it."""
@@ -51,6 +51,16 @@ def _check_values(path: Path, site: dict[str, Any]) -> None:
     for name, value in mappings.items():
         if not isinstance(value, dict):
             raise ValueError(f"{path}: {name}: {value!r}; allowed: a mapping, {{}} for none")
+    for name, allowed, is_open in (
+        ("threads", "a whole number of at least 1", False),
+        ("workers", "a whole number of at least 1, or null", True),
+        ("pack", "a whole number of at least 1, or null", True),
+    ):
+        value = site[name]
+        if not (is_open and value is None) and not (type(value) is int and value >= 1):
+            raise ValueError(f"{path}: {name}: {value!r}; allowed: {allowed}")
+    if unknown := sorted(set(site["kinds"]) - set(KINDS)):
+        raise ValueError(f"{path}: kinds: {', '.join(unknown)}; allowed: {', '.join(KINDS)}")
     if not isinstance(site["setup"], list):
         raise ValueError(f"{path}: setup: {site['setup']!r}; allowed: a list of shell lines, [] for none")
     if site["setup"] and site["executor"] == "local":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import subprocess
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +104,15 @@ def _ask(store: Store, path: Path) -> dict[str, Any]:
 
 
 def causes_of_death(store: Store, numbers: list[str]) -> dict[str, str] | None:
-    """Tell why jobs ended: for want of `memory`, taken away by the `cluster`, or `unknown`.
+    """Tell why jobs ended: for want of `memory` or `time`, taken away by the `cluster`, or `unknown`.
 
     None: it has to be asked again, later. Signal 9 is how the kernel takes memory; with it SLURM also ends what is
     cancelled, preempted or out of time.
     """
-    told = {job.number: _cause(job.state, job.status) for job in jobs(store) or [] if job.ended}
+    listing = jobs(store)
+    if listing is None:
+        return None
+    told = {job.number: _cause(job.state, job.status) for job in listing if job.ended}
     unknown = [number for number in numbers if number not in told]
     if unknown:
         accounts = _accounts(store, unknown)
@@ -123,6 +125,8 @@ def causes_of_death(store: Store, numbers: list[str]) -> dict[str, str] | None:
 def _cause(state: str, status: str) -> str:
     if state.startswith(TAKEN):  # accounting writes `CANCELLED by 1000`
         return "cluster"
+    if state == "TIMEOUT":
+        return "time"
     return "memory" if _of_memory(state, status) else "unknown"
 
 
@@ -149,17 +153,27 @@ def _accounts(store: Store, numbers: list[str]) -> dict[str, str] | None:
     return {fields[0]: _cause(*fields[1:]) for fields in found if len(fields) == 3}
 
 
-@cache
 def sees_everybody() -> bool:
     """Return whether `squeue` shows the jobs of all users: with PrivateData=jobs a colleague's seem to be gone."""
-    private = re.search(r"PrivateData\s*=\s*(\S+)", _output(["scontrol", "show", "config"]) or "")
+    private = re.search(r"PrivateData\s*=\s*(\S+)", _configuration() or "")
     return private is not None and "jobs" not in private.group(1).split(",")
 
 
-def max_array_size() -> int:
-    """Return how many tasks one job array may have (MaxArraySize; 1000 where SLURM does not say)."""
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _output(["scontrol", "show", "config"]) or "")
-    return int(found.group(1)) if found else 1000
+def max_array_size() -> int | None:
+    """Return how many tasks one job array may have (1000 where SLURM does not say); None where it does not answer."""
+    told = _configuration()
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", told or "")
+    return None if told is None else int(found.group(1)) if found else 1000
+
+
+_told: list[str] = []
+
+
+def _configuration() -> str | None:
+    """Return what SLURM says of itself; asked once, where it answers."""
+    if not _told and (answer := _output(["scontrol", "show", "config"])) is not None:
+        _told.append(answer)
+    return _told[0] if _told else None
 
 
 def cancel_jobs(numbers: list[str]) -> None:
@@ -176,7 +190,10 @@ def cancel_pending(name: str) -> None:
 
 def _output(command: list[str]) -> str | None:
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S, check=False)
+        # Names of strangers' jobs are bytes in any encoding.
+        result = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=COMMAND_S, check=False
+        )
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
     return result.stdout if result.returncode == 0 else None

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.cell import KINDS, NO_CELLS, Cell, cells_of, chain, folder_is_here, read_rows
+from pipeline.cell import KINDS, NO_CELLS, Cell, cells_of, chain, folder_is_here, from_json, read_rows
 from pipeline.past import Past
 from pipeline.site import load_site, num_gpus, resources
 from pipeline.store import Store, read_json
@@ -33,7 +33,11 @@ def tables_of(root: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
     paths = sorted(found, key=lambda path: (path.parent.parent.name, path.stem == "experiment", path.stem))
     tables = {}
     for path in paths:
-        rows = read_rows(path)
+        try:
+            rows = read_rows(path)
+        except ValueError as error:
+            _leave_out(f"{error}; left out, `dvc repro -f cells` at its scale writes it again")
+            continue
         if all(folder_is_here(row, root) for row in rows):
             kept = [row for number, row in enumerate(rows, start=1) if _has_cells(row, f"{path}: row {number}")]
             if kept or not rows:
@@ -81,9 +85,16 @@ def entries(root: Path) -> list[dict[str, Any]]:
 
 
 def find_cell(root: Path, store: Store, prefix: str) -> Cell:
-    """Return the one cell whose key begins with `prefix`. Raises ValueError where there is none, or several."""
+    """Return the one cell whose key begins with `prefix`: of the current tables, else of the store, as older code has.
+
+    Raises ValueError where there is none, or several.
+    """
     cells = {cell.key: cell for rows in tables_of(root).values() for row in rows for cell in cells_of(row)}
     matches = [key for key in cells if key.startswith(prefix)]
+    if not matches and prefix.isalnum():
+        paths = (path for state in ("work", "done") for path in (store.root / state).glob(f"{prefix}*/cell.json"))
+        cells = {cell.key: cell for cell in map(from_json, filter(None, map(read_json, paths)))}
+        matches = list(cells)
     if len(matches) != 1:
         found = ", ".join(key[:12] for key in matches) or "none"
         raise ValueError(f"cell {prefix!r}: {len(matches)} cells of the current tables begin so ({found})")

@@ -17,7 +17,7 @@ is compared with a host's own processes or spool is kept as `clock`, the time th
 
 from __future__ import annotations
 
-import configparser
+import errno
 import os
 import shutil
 import socket
@@ -27,6 +27,8 @@ import time
 import uuid
 from pathlib import Path
 from typing import Any
+
+from configobj import ConfigObj
 
 from pipeline.files import append_line, create, link_or_copy, read_json, read_lines, withdraw, write_json
 
@@ -55,10 +57,9 @@ def find_store(root: Path | None = None) -> Path:
     files = [Path("/etc/xdg/dvc/config"), user, root / ".dvc" / "config", root / ".dvc" / "config.local"]
     cache = root / ".dvc" / "cache"
     for file in files:
-        config = configparser.ConfigParser(interpolation=None)
-        config.read(file, encoding="utf-8")
-        if config.has_option("cache", "dir"):
-            cache = file.parent / Path(config.get("cache", "dir")).expanduser()
+        config = ConfigObj(str(file), encoding="utf-8", interpolation=False)  # as DVC reads it, quotes and comments too
+        if folder := config.get("cache", {}).get("dir"):
+            cache = file.parent / Path(folder).expanduser()
     return Path(os.path.normpath(cache)) / "cells"
 
 
@@ -79,10 +80,16 @@ class Store:
     def now(self) -> float:
         """Return the time by the clock of the store's file system, in seconds since the epoch."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self.root, prefix=".clock.") as file:
-            file.write(b".")  # a server stamps what is written, a client what is only created
-            file.flush()
-            return Path(file.name).stat().st_mtime
+        try:
+            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".clock.") as file:
+                file.write(b".")  # a server stamps what is written, a client what is only created
+                file.flush()
+                return Path(file.name).stat().st_mtime
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            os.utime(self.root)  # needs no room
+            return self.root.stat().st_mtime
 
     def share_with_group(self) -> None:
         """Let this process write for its group too, where the store's or the cache's folder is open to its group."""
@@ -143,10 +150,11 @@ class Store:
 
     def retry(self, key: str) -> None:
         """Forget a failure or a cancelling, and the claim behind it; a worker that still holds the cell goes on."""
+        owner = self.owner(key)  # a driver that finds the failure gone may claim it anew at once
         for state in ("failed", "cancelled"):
             (self.root / state / f"{key}.json").unlink(missing_ok=True)
-        if self.holder(key) is None:
-            self._claim(key).unlink(missing_ok=True)
+        if owner is not None and self.holder(key) is None:
+            self.unclaim(key, owner)
         self.log_execution(key, "retry", {})
 
     def hold(self, cell: dict[str, Any], holder: dict[str, Any]) -> str | None:
@@ -200,8 +208,8 @@ class Store:
         work.rename(done)
         try:
             _fsync_folder(done.parent)
-            for leftover in NOT_KEPT:
-                (done / leftover).unlink(missing_ok=True)
+            for leftover in (*(done / name for name in NOT_KEPT), *done.glob(".*")):  # those of killed writers
+                leftover.unlink(missing_ok=True)
             self._claim(key).unlink(missing_ok=True)
             self.log_execution(key, "done", {"state": result["state"]})
         except OSError as error:

@@ -48,9 +48,12 @@ class Waiting:
 
 
 def needed_by_table(store: Store) -> dict[str, set[str]]:
-    """Return which cells each live table needs: one that a driver waits for, or that cells were claimed for."""
+    """Return which cells each live table needs: one that a driver waits for, or that cells were claimed for.
+
+    A table is not live where one of its cells is cancelled: it cannot be finished, and would keep others' for ever.
+    """
     needed: dict[str, set[str]] = defaultdict(set)
-    now = store.now()
+    now, cancelled = store.now(), {path.stem for path in (store.root / "cancelled").glob("[!.]*.json")}
     for path in (store.root / "waiting").glob("[!.]*.json"):
         mark = read_json(path)
         if mark and now - (modified(path) or 0.0) < STALE_S:
@@ -60,4 +63,4 @@ def needed_by_table(store: Store) -> dict[str, set[str]]:
         record = read_json(store.submissions / str(owner) / "submission.json") or {}
         for table, keys in record.get("tables", {}).items():
             needed[table] |= set(keys)
-    return dict(needed)
+    return {table: keys for table, keys in needed.items() if not keys & cancelled}

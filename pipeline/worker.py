@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -23,8 +22,9 @@ from typing import Any
 from submitit.helpers import DelayedSubmission
 
 from pipeline.cell import COUNTED, Cell, from_json
+from pipeline.files import in_utf8
 from pipeline.guard import changed_data
-from pipeline.liveness import user
+from pipeline.liveness import place, user
 from pipeline.provenance import provenance
 from pipeline.pulse import pulse
 from pipeline.store import Store, TakenOverError, UnloggedError, read_json
@@ -104,7 +104,7 @@ def run_submission(store: Store, submission: str, *, limit: int | None, stop: St
     record = read_submission(store, submission)
     cells = [from_json(cell) for cell in record["cells"]]
     job = job_id(record)
-    holder = {"submission": submission, "host": socket.gethostname(), "pid": os.getpid(), "job": job, "user": user()}
+    holder = {"submission": submission, "pid": os.getpid(), "job": job, "user": user()} | place()
     on_slurm = record["site"]["executor"] == "slurm"
     if on_slurm:
         _drop_own(store, cells, job)
@@ -200,7 +200,7 @@ def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, s
     holder = store.holder(cell.key) or {"job": job_id(record), "restarts": 0}
     try:
         with (work / "log.txt").open("a", encoding="utf-8", buffering=1) as log, redirect_stdout(log):
-            print(f"{time.strftime('%F %T')} {cell.name} on {socket.gethostname()} as job {job_id(record)}")
+            print(f"{time.strftime('%F %T')} {cell.name} on {holder.get('host', '?')} as job {job_id(record)}")
             _check_data(cell, record)
             announce(cell.to_json())
             result = compute(cell, store, record, work=work, stop=_or_cancelled(store, cell.key, stop))
@@ -255,12 +255,13 @@ def _or_cancelled(store: Store, key: str, stop: Stop) -> Callable[[], bool]:
 
 def _record_crash(store: Store, cell: Cell, token: str, error: Exception) -> None:
     """Write down why a cell crashed, on a full disk too: the room that the cell kept is given up for it."""
-    report, log = traceback.format_exc(), store.work(cell.key) / "log.txt"
+    log = store.work(cell.key) / "log.txt"
+    report, said = map(in_utf8, (traceback.format_exc(), str(error)))
     print(f"{cell.name} failed\n{report}", flush=True)
     store.make_room(cell.key)
     with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:
         file.write(report)
-    reason = {"reason": f"{type(error).__name__}: {error}", "name": cell.name, "log": str(log)}
+    reason = {"reason": f"{type(error).__name__}: {said}", "name": cell.name, "log": str(log)}
     with contextlib.suppress(TakenOverError):
         store.fail(cell.key, token, reason)
 

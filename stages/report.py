@@ -18,6 +18,7 @@ READ = ("shown.json", "metrics", "tables", "reliability", "pictures")
 def main(scale: str) -> int:
     """Write `reports/<scale>/index.html` and `figures/`, after MLflow has seen every cell that ended."""
     store, folder = Store(find_store()), Path("reports") / scale
+    store.share_with_group()
 
     def curves_of(train_key: str) -> dict[str, list[tuple[int, float]]] | None:
         spool = store.done(train_key) / "spool.jsonl"

@@ -35,8 +35,7 @@ def write(folder: Path, scale: str, table: str) -> None:
     miou: dict[str, dict[str, float | None]] = {}
     for row in rows:
         name = f"{label(row)} seed {row['seed']}"
-        figures = figures_of(row, shown)
-        miou.setdefault(name, {})[row["column"]] = round(figures["miou"], 2) if figures else None
+        miou.setdefault(name, {})[row["column"]] = round(own["miou"], 2) if (own := figures_of(row, shown)) else None
     write_json(folder / "tables" / f"{table}.json", cell_figures(rows[0], shown) if len(rows) == 1 else {"miou": miou})
     spool = Path("runs") / scale / "train" / table / f"{rows[0]['train_key'][:16]}.jsonl"
     write_plot_data(rows, folder / "plots" / table, shown=shown, curves=curves(spool) if spool.exists() else None)

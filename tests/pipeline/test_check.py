@@ -143,3 +143,10 @@ def test_a_top_level_value_counts_although_it_is_the_default_of_another_method()
 def test_a_seed_is_a_whole_number(seed: Any) -> None:
     with pytest.raises(ValueError, match=rf"tables\.experiment\.seed: {seed}; a whole number of at least 0 is allowed"):
         resolve_table(PARAMS | {"seed": seed}, "experiment")
+
+
+@pytest.mark.parametrize("key", ["seed", "partition", "method"])
+def test_an_empty_list_in_a_table_is_refused(key: str) -> None:
+    table = {"dataset": "voc_blender", "partition": ["1-4"], "method": "u2pl"} | {key: []}
+    with pytest.raises(ValueError, match=rf"tables\.table_7: {key}: \[\]; allowed"):
+        resolve_table(PARAMS | {"tables": {"table_7": table}}, "table_7")

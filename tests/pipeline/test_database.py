@@ -34,6 +34,15 @@ def test_a_database_that_does_not_open_is_refused_with_the_remedy_and_moved_asid
     assert list(path.parent.glob("mlflow.db.broken-*"))
 
 
+def test_a_database_that_somebody_writes_is_not_moved_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mlflow.db").touch()
+    told = "sqlite3.OperationalError: database is locked"
+    monkeypatch.setattr(database, "_open_elsewhere", lambda uri, folder: told)
+    with pytest.raises(database.UnreachableError, match=told):
+        database.set_aside_if_broken(f"sqlite:///{tmp_path}/mlflow.db")
+    assert (tmp_path / "mlflow.db").exists()
+
+
 def test_an_open_database_that_is_replaced_is_noticed(lab: Lab) -> None:
     lab.begin("a")
     ingester = tracking.Ingester(lab.store.root, [], uri=None)

@@ -33,6 +33,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+def test_the_time_is_known_on_a_full_disk(small_disk: Path) -> None:
+    store = Store(small_disk / "cells")
+    before = store.now()
+    fill(small_disk / "filler")
+    assert 0 <= store.now() - before < 60
+
+
 def fill(path: Path) -> None:
     """Take all the room there is, to the last byte."""
     with path.open("wb", buffering=0) as file:

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.garbage import find_garbage, remove
 from pipeline.store import Store, write_json
+from pipeline.waiting import Waiting
 
 
 @pytest.fixture
@@ -39,6 +40,12 @@ def test_only_what_nobody_needs_or_runs_is_garbage(store: Store) -> None:
     found = find_garbage(store, {"needed", "wanted"}, days=-1)
     assert names(found) == ["work/dropped", "submissions/ended", "snapshots/of_ended"]
     assert names(find_garbage(store, {"needed", "wanted"}, days=-1, done=True))[-1] == "done/unwanted"
+
+
+def test_what_a_colleagues_table_waits_for_stays(store: Store) -> None:
+    with Waiting(store, "smoke/theirs", ["dropped", "unwanted"]):
+        found = names(find_garbage(store, {"needed", "wanted"}, days=-1, done=True))
+    assert found == ["submissions/ended", "snapshots/of_ended"]
 
 
 def test_what_was_touched_lately_stays(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,28 @@ def test_without_a_readable_command_the_stage_itself_is_the_plan(
     assert list(stale_stages(repository, ["dvc", "queue", "start"], "second")) == ["first", "second"]
     (repository / "a").write_text("a")
     (repository / "d").write_text("d")
+
+
+def test_what_is_only_missing_is_no_reason_where_dvc_does_without(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    (repository / "b").rename(repository / "elsewhere")
+    assert list(stale_stages(repository, ["dvc", "repro"])) == ["first", "second"]
+    assert stale_stages(repository, ["dvc", "repro", "--allow-missing"]) == {}
+    (repository / "elsewhere").rename(repository / "b")
+
+
+def test_the_plan_is_of_the_folder_that_dvc_runs_in(repository: Path) -> None:
+    inner, out = repository / "inner", repository / "plan.json"
+    inner.mkdir()
+    asked = f"PYTHONPATH={Path(__file__).parents[2]} {sys.executable} -m pipeline.plan {repository} > {out}"
+    stages = {"ask": {"cmd": asked, "outs": ["../plan.json"]}, "later": {"cmd": "touch x", "outs": ["x"]}}
+    stages["later"]["deps"] = ["../plan.json"]
+    (inner / "dvc.yaml").write_text(json.dumps({"stages": stages}))
+    dvc = Path(sys.executable).with_name("dvc")
+    subprocess.run([dvc, "repro", "-q"], cwd=inner, check=True, capture_output=True)
+    assert set(json.loads(out.read_text())) == {"ask", "later"}
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_a_wrong_clock_makes_no_submission_dead(
         ("FAILED|9:0", "", "memory"),
         ("CANCELLED by 0|0:9", "", "cluster"),
         ("PREEMPTED|0:9", "", "cluster"),
-        ("TIMEOUT|0:9", "", "unknown"),
+        ("TIMEOUT|0:9", "", "time"),
         ("FAILED|1:0", "", "unknown"),
         (None, job("cells-s", "7_1", "FAILED", 137 * 256), "memory"),
         (None, job("cells-s", "7_1", "FAILED", 9), "memory"),

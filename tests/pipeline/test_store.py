@@ -61,6 +61,17 @@ def test_a_published_cell_cannot_be_held_again(store: Store) -> None:
     assert not store.work("k").exists()
 
 
+def test_what_a_killed_writer_left_is_no_part_of_a_result(store: Store) -> None:
+    store.claim("k", "s")
+    token = store.hold(CELL, HOLDER)
+    assert token is not None
+    (store.work("k") / ".checkpoint.pt.123").write_text("half")
+    assert sorted(path.name for path in store.publish("k", token, {"state": "done"}).iterdir()) == [
+        "cell.json",
+        "result.json",
+    ]
+
+
 def test_who_lost_a_cell_cannot_publish_it(store: Store) -> None:
     store.claim("k", "s")
     old = store.hold(CELL, HOLDER)
@@ -128,6 +139,8 @@ def test_a_small_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch
         ("", ".dvc/cache/cells"),
         ("[cache]\n    type = copy\n    dir = ../shared\n", "shared/cells"),
         ("[cache]\n    dir = ~/shared\n", "home/shared/cells"),
+        ('[cache]\n    dir = "../a, b # c"\n', "a, b # c/cells"),
+        ("[cache]\n    dir = ../shared # ours\n", "shared/cells"),
     ],
 )
 def test_the_store_lies_beside_dvcs_cache(

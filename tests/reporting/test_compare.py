@@ -32,6 +32,11 @@ def test_equal_cells_stand_side_by_side_with_their_difference(row: Callable[...,
     assert set(frame["table"]) == {"table_2"}
 
 
+def test_a_subset_of_the_data_has_the_same_columns(make_row: Callable[..., Row], row: Callable[..., Row]) -> None:
+    few = make_row("table_2", {"method": "MT"}, "1/8", miou=55.0)
+    assert compare(side(row("MT", 60.0)), side(few))["difference"].tolist() == [-5.0]
+
+
 def test_seeds_are_averaged_and_small_differences_called_noise(row: Callable[..., Row]) -> None:
     a = [row("MT", miou, seed=seed) for seed, miou in enumerate([59.0, 61.0])]
     frame = compare(side(*a), side(row("MT", 60.5), row("CutMix", 70.0)))

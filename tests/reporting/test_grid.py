@@ -224,6 +224,14 @@ def test_a_learning_rate_equal_to_its_label_is_not_repeated(make_grid: Callable[
     assert [line.ran_as for line in make_grid("table_a5", [row]).lines] == [""] * 5
 
 
+def test_a_factor_of_the_rate_in_a_table_of_ones_own_is_no_rate(
+    make_grid: Callable[..., Grid], make_row: MakeRow
+) -> None:
+    training = {"lr": 0.005, "lr_factor": 2}
+    grid = make_grid("table_lr", [make_row("table_lr", {"lr_base": "x 2"}, "1/4 (2646)", miou=79, training=training)])
+    assert [line.ran_as for line in grid.lines] == ["0.01"]
+
+
 def test_a_table_that_the_paper_has_not_stands_alone(make_row: MakeRow, make_grid: Callable[..., Grid]) -> None:
     grid = make_grid("table_x9", [make_row("table_x9", {"semantics": "released"}, "1/8 (1323)", miou=61)])
     assert (grid.has_published, grid.reference, grid.label_names) == (False, None, ["semantics"])

@@ -54,6 +54,12 @@ def test_tables_can_be_chosen(root: Path) -> None:
         assert {row["table"] for row in side.rows} == {"table_7"}
 
 
+@pytest.mark.parametrize("name", ["embedded", "HEAD"])
+def test_a_table_that_is_not_there_is_named(root: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' has no rows of table_99; it has: .*table_2, table_7"):
+        read_side(root, name, scale="embedded", tables=["table_99", "table_2"])
+
+
 def test_a_side_brings_what_its_scale_shows_and_its_seeds(root: Path, make_row: Callable[..., Row]) -> None:
     assert read_side(root, "HEAD", scale="embedded", tables=[]).shown == Shown()
     folder = root / "reports" / "embedded"

@@ -187,6 +187,14 @@ def test_images_that_differ_in_their_suffix_get_masks_of_their_own(folder: Path,
     assert sorted(path.name for path in (out / "overlays").iterdir()) == ["a.jpg.jpg", "a.jpg.png.jpg", "a.png.jpg"]
 
 
+def test_an_image_that_no_jpeg_holds_is_named_and_the_others_are_done(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name, width in (("a.png", 66_000), ("b.png", 48)):
+        Image.fromarray(np.zeros((1, width, 3), dtype=np.uint8)).save(tmp_path / "images" / name)
+    done = predicted(load_trained(folder), tmp_path / "images", tmp_path / "out")
+    assert [(path.name, reason is None) for path, reason in done.items()] == [("a.png", False), ("b.png", True)]
+
+
 def test_a_very_large_image_is_predicted_by_windows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained, image = load_trained(folder), torch.randn(1, 3, 80, 64)
     monkeypatch.setattr("pipeline.trained.predict.WHOLE_PIXELS", 64 * 64)
