@@ -199,6 +199,21 @@ def test_a_stage_whose_own_data_changed_meanwhile_ends_instead_of_waiting_for_it
     assert not local_store.submissions.exists()
 
 
+def test_a_stage_whose_data_nobody_made_says_which_stages_make_it(
+    local_store: Store, project: Path, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = resolve_table(params | {"dataset": "cityscapes"}, "experiment")
+    for row in rows:
+        row["data"]["source"] = "streets"
+    write_json(project / "reports" / "smoke" / "cells" / "experiment.json", rows)
+    keys = digest(sorted(cell.key for row in rows for cell in cells_of(row)))
+    monkeypatch.setattr(launch, "start_plan", lambda *_: None)
+    monkeypatch.setattr(launch, "read_plan", lambda *_: ["train@experiment"])
+    with pytest.raises(RuntimeError, match=r"the data is not there: `dvc repro download@streets.*` first"):
+        launch.launch(project, "smoke", "train@experiment", waited_for=keys)
+    assert not local_store.submissions.exists()
+
+
 def test_a_waiting_stage_sees_now_and_then_that_an_ingester_runs(
     local_store: Store, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
