@@ -19,7 +19,7 @@ from typing import Any
 from pipeline.cell import Cell, digest
 from pipeline.guard import read_inputs
 from pipeline.ingester import start_ingester
-from pipeline.liveness import clock, is_here, process_alive, release_dead, user
+from pipeline.liveness import is_here, process_alive, release_dead, user
 from pipeline.results import link_weights, write_metrics, write_reliability
 from pipeline.store import Store, find_store, read_json
 from pipeline.waiting import Waiting
@@ -188,6 +188,6 @@ def interrupt(store: Store, cells: dict[str, Cell], *, root: Path) -> None:
         if not ours.items() <= record.items():
             continue
         for job in jobs["jobs"]:
-            if process_alive(int(job), clock(record) + 60):
+            if process_alive(int(job), record, later_s=60):
                 with contextlib.suppress(ProcessLookupError, PermissionError):  # it ended; its number is another's
                     os.kill(int(job), signal.SIGTERM)  # the job's controller hands it on to its worker

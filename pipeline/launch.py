@@ -22,7 +22,7 @@ from pipeline.adopt import adopt
 from pipeline.attach import GROWN, LATER, RETRY_S
 from pipeline.cell import COUNTED, PACKAGE, Cell, cells_of, digest, forget_code, read_rows
 from pipeline.guard import check_copies, data_stages, data_state
-from pipeline.liveness import place, surplus, user
+from pipeline.liveness import origin, surplus, user
 from pipeline.models.prepare import prepare_weights
 from pipeline.provenance import source_state
 from pipeline.pulse import begin_pulse
@@ -204,7 +204,7 @@ def memory_losses(store: Store) -> Counter[str]:
 def _facts(store: Store, root: Path) -> dict[str, Any]:
     """Return what all submissions of this process have in common."""
     return source_state(store, root) | {
-        **place(),
+        **origin(),
         "user": user(),
         "pid": os.getpid(),
         "root": str(root),

@@ -170,7 +170,7 @@ def holder_dead(store: Store, holder: dict[str, Any]) -> bool:
     if _is_local(holder):
         if not is_here(holder):
             return is_silent(store, holder["submission"])
-        return not process_alive(holder["pid"], clock(holder))
+        return not process_alive(holder["pid"], holder)
     live = slurm.live_jobs(store, since=holder["time"] + slurm.GRACE_S)
     if live is None or any(holder["job"] in numbers for numbers in live.values()):
         return False
@@ -199,11 +199,20 @@ def is_here(record: dict[str, Any]) -> bool:
     return place().items() <= ({"namespace": place()["namespace"]} | record).items()  # older records have none
 
 
-def process_alive(pid: int, since: float) -> bool:
-    """Tell whether a process of this host lives that was there at `since` by this host's clock."""
+def origin() -> dict[str, Any]:
+    """Return what a record says of where it was written, for `is_here` and `process_alive`."""
+    return place() | {"boot": psutil.boot_time()}
+
+
+def process_alive(pid: int, record: dict[str, Any], *, later_s: float = 1.0) -> bool:
+    """Tell whether a process of this host lives that was there when a record was written, or `later_s` after that.
+
+    Times are taken from the boot, as the clock then was: where it is put right, the boot's moves too.
+    """
     try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= since + 1
+        process, boot = psutil.Process(pid), psutil.boot_time()
+        written = clock(record) - record.get("boot", boot)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() - boot <= written + later_s
     except psutil.NoSuchProcess:
         return False
 
@@ -234,12 +243,12 @@ def _outline(folder: Path) -> Outline:
 def live_workers(store: Store, outline: Outline) -> int | None:
     """Return how many jobs of a submission may still wait or run; None: some, each for any number of cells."""
     record, jobs = outline.record, read_json(outline.folder / "jobs.json")
-    if jobs is None and is_here(record) and process_alive(record["pid"], clock(record)):
+    if jobs is None and is_here(record) and process_alive(record["pid"], record):
         return None  # it is being submitted
     if record["site"]["executor"] != "slurm":
         if not is_here(record):
             return 0 if is_silent(store, outline.folder.name) else None
-        alive = [process_alive(int(job), clock(record) + 60) for job in (jobs or {"jobs": []})["jobs"]]
+        alive = [process_alive(int(job), record, later_s=60) for job in (jobs or {"jobs": []})["jobs"]]
         return None if any(alive) else 0
     # By name: that finds orphans, whose submission was cut off before their ids were written down.
     live = slurm.live_jobs(store, since=(jobs or record)["time"] + slurm.GRACE_S)

@@ -24,7 +24,7 @@ from submitit.helpers import DelayedSubmission
 from pipeline.cell import COUNTED, Cell, from_json
 from pipeline.files import in_utf8
 from pipeline.guard import changed_data
-from pipeline.liveness import place, user
+from pipeline.liveness import origin, user
 from pipeline.provenance import provenance
 from pipeline.pulse import pulse
 from pipeline.store import Store, TakenOverError, UnloggedError, read_json
@@ -104,7 +104,7 @@ def run_submission(store: Store, submission: str, *, limit: int | None, stop: St
     record = read_submission(store, submission)
     cells = [from_json(cell) for cell in record["cells"]]
     job = job_id(record)
-    holder = {"submission": submission, "pid": os.getpid(), "job": job, "user": user()} | place()
+    holder = {"submission": submission, "pid": os.getpid(), "job": job, "user": user()} | origin()
     on_slurm = record["site"]["executor"] == "slurm"
     if on_slurm:
         _drop_own(store, cells, job)

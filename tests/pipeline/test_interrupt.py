@@ -111,7 +111,7 @@ def test_ctrl_c_asks_all_workers_though_one_has_ended_or_may_not_be_asked(
         if job < 9:
             raise ProcessLookupError if job == 7 else PermissionError
 
-    monkeypatch.setattr(attach, "process_alive", lambda *_: True)
+    monkeypatch.setattr(attach, "process_alive", lambda *_, **__: True)
     monkeypatch.setattr(os, "kill", kill)
     attach.interrupt(local_store, {cell.key: cell}, root=project)
     assert asked == [7, 8, 9]

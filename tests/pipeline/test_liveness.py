@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import liveness, pulse, slurm
 from pipeline.cell import Cell, digest
-from pipeline.liveness import find_dead, place, release_dead, surplus
+from pipeline.liveness import release_dead, surplus
 from pipeline.pulse import begin_pulse
 from pipeline.store import Store, TakenOverError, write_json
 from tests.pipeline import test_shared_store
@@ -173,15 +173,6 @@ def test_a_colleagues_job_is_dead_only_where_it_could_be_seen(
     finally:
         slurm._told.clear()
     assert store.state(one.key) == state
-
-
-def test_process_numbers_of_another_container_say_nothing_here(tmp_path: Path) -> None:
-    store, one, two = Store(tmp_path / "cells"), cell("sleep", 0), cell("sleep", 1)
-    submitted(store, [[one, two]], pack=None)
-    begin_pulse(store.submissions / "s")
-    for each, where in ((one, place() | {"namespace": "pid:[1]"}), (two, place())):
-        hold(store, each, "local-1", pid=2**22 + 1, **where)
-    assert [key for key, _ in find_dead(store).holders] == [two.key]
 
 
 def test_strangers_jobs_may_have_names_in_any_encoding(squeue: Path, tmp_path: Path) -> None:
