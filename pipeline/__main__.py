@@ -48,9 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _project() -> Path:
     for folder in (Path.cwd(), *Path.cwd().parents):
-        if (folder / "dvc.yaml").exists() and (folder / "params.yaml").exists():  # those of reports/ have none
+        if (folder / "dvc.yaml").exists() and (folder / ".dvc").is_dir():  # folders of reports/ have stages alone
             return folder
-    raise ValueError(f"{Path.cwd()}: no dvc.yaml with a params.yaml here or above; run inside the project")
+    raise ValueError(f"{Path.cwd()}: no dvc.yaml beside a folder .dvc, here or above; run inside the project")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -61,7 +61,7 @@ def test_every_command_of_the_tutorial_does_what_it_says(tmp_path: Path) -> None
     assert [row["method"] for row in rows] == ["suponly", "cutmix", "u2pl"]
     page = (folder / "reports" / "own" / "index.html").read_text()
     assert "Table Own" in page
-    assert 'id="table_own_classes"' in page
+    assert 'id="figure-table_own_classes"' in page
     assert "images kept for validation" in page
     for row in rows:
         paddings = row["metrics"][list(row["metrics"])[-1]]["best"]["padding_ignored"]
