@@ -33,9 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
         root = _project()
         store = Store(find_store(root))
         store.share_with_group()
-        status_ = options.run(root, store, options) or 0
+        exit_status = options.run(root, store, options) or 0
         sys.stdout.flush()
-        return status_
+        return exit_status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
         return 0
@@ -201,9 +201,9 @@ def _doctor(root: Path, store: Store, options: argparse.Namespace) -> int:
 
 
 def _gc(root: Path, store: Store, options: argparse.Namespace) -> None:
-    needed = {cell.key for rows in status.tables_of(root).values() for row in rows for cell in status.cells_of(row)}
     if not options.days >= 0:
         raise ValueError(f"--days is {options.days:g}; allowed: 0 and above")
+    needed = {cell.key for rows in status.tables_of(root).values() for row in rows for cell in status.cells_of(row)}
     garbage = find_garbage(store, needed, days=options.days, done=options.done)
     freed = remove(garbage) if options.force else sum(map(size_of, garbage))
     names = [str(folder.relative_to(store.root)) for folder in garbage]

@@ -183,9 +183,9 @@ def interrupt(store: Store, cells: dict[str, Cell], *, root: Path) -> None:
     for submission in {store.owner(key) for key in cells} - {None}:
         folder = store.submissions / str(submission)
         record, jobs = read_json(folder / "submission.json"), read_json(folder / "jobs.json")
-        if not record or not jobs or record["site"]["executor"] != "local" or not is_here(record):
+        if not record or not jobs or record["site"]["executor"] != "local":
             continue
-        if not ours.items() <= record.items():
+        if not is_here(record) or not ours.items() <= record.items():
             continue
         for job in jobs["jobs"]:
             if process_alive(int(job), record, later_s=60):

@@ -40,10 +40,9 @@ def steady(*paths: Path, values: Callable[[], Any] = dict) -> Iterator[None]:
 
 def data_folders(root: Path, rows: Iterable[dict[str, Any]]) -> list[Path]:
     """Return the folders of images and partitions that resolved rows read."""
-    folders = set()
+    folders: set[Path] = set()
     for row in rows:
-        data = root / "data" / row["scale"]
-        folders |= {data / row["data"]["source"], data / "partitions" / row["dataset"]}
+        folders |= set(data_stages(root, row).values())
         if own := row["data"].get("path"):
             folders.add(root / own)
     return sorted(folders)

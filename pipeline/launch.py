@@ -70,15 +70,13 @@ def launch(root: Path, scale: str, stage: str, *, waited_for: str) -> list[str]:
     own = {cell.key for row, chain in chains if row["table"] == table for cell in chain}
     if digest(sorted(own)) != waited_for:
         raise RuntimeError(CHANGED)
-    behind = [data_stages(root, row).keys() & set(stale) for row in listed]
-    edited = {name for row, names in zip(listed, behind, strict=True) if row["table"] == table for name in names}
-    if edited:
-        raise RuntimeError(f"{' and '.join(sorted(edited))}: changed while `dvc repro` ran; run it again")
-    made = {name: path for row in listed if row["table"] == table for name, path in data_stages(root, row).items()}
-    if absent := [name for name, path in made.items() if not path.is_dir()]:
+    ours = {name: path for row in listed if row["table"] == table for name, path in data_stages(root, row).items()}
+    if edited := sorted(ours.keys() & set(stale)):
+        raise RuntimeError(f"{' and '.join(edited)}: changed while `dvc repro` ran; run it again")
+    if absent := [name for name, path in ours.items() if not path.is_dir()]:
         # DVC knows of the data that dvc.yaml names; the experiment's may be another by `-S dataset=…`.
         raise RuntimeError(f"the data is not there: `dvc repro {' '.join(absent)}` first")
-    there = [pair for pair, names in zip(chains, behind, strict=True) if not names]
+    there = [pair for pair in chains if not data_stages(root, pair[0]).keys() & set(stale)]
     cells, rows = {cell.key: cell for _, chain in there for cell in chain}, [row for row, _ in there]
     check_copies(root, rows)
     return submit(store, list(cells.values()), root=root, data_root=data_root, rows=rows, data=data)

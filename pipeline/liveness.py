@@ -196,7 +196,8 @@ def place() -> dict[str, str]:
 
 def is_here(record: dict[str, Any]) -> bool:
     """Tell whether the process numbers of a record are this machine's: of its host, and of its container."""
-    return place().items() <= ({"namespace": place()["namespace"]} | record).items()  # older records have none
+    here = place()
+    return here.items() <= ({"namespace": here["namespace"]} | record).items()  # older records have none
 
 
 def origin() -> dict[str, Any]:

@@ -51,14 +51,10 @@ def _check_values(path: Path, site: dict[str, Any]) -> None:
     for name, value in mappings.items():
         if not isinstance(value, dict):
             raise ValueError(f"{path}: {name}: {value!r}; allowed: a mapping, {{}} for none")
-    for name, allowed, is_open in (
-        ("threads", "a whole number of at least 1", False),
-        ("workers", "a whole number of at least 1, or null", True),
-        ("pack", "a whole number of at least 1, or null", True),
-    ):
+    for name, or_null in (("threads", ""), ("workers", ", or null"), ("pack", ", or null")):
         value = site[name]
-        if not (is_open and value is None) and not (type(value) is int and value >= 1):
-            raise ValueError(f"{path}: {name}: {value!r}; allowed: {allowed}")
+        if not (type(value) is int and value >= 1) and not (or_null and value is None):
+            raise ValueError(f"{path}: {name}: {value!r}; allowed: a whole number of at least 1{or_null}")
     if unknown := sorted(set(site["kinds"]) - {*KINDS, "sleep"}):  # the last is what launching is tested with
         raise ValueError(f"{path}: kinds: {', '.join(unknown)}; allowed: {', '.join(KINDS)}")
     if not isinstance(site["setup"], list):
