@@ -204,7 +204,7 @@ def _gc(root: Path, store: Store, options: argparse.Namespace) -> None:
     if not options.days >= 0:
         raise ValueError(f"--days is {options.days:g}; allowed: 0 and above")
     needed = {cell.key for rows in status.tables_of(root).values() for row in rows for cell in status.cells_of(row)}
-    garbage = find_garbage(store, needed, days=options.days, done=options.done)
+    garbage = find_garbage(store, needed, root=root, days=options.days, done=options.done)
     freed = remove(garbage) if options.force else sum(map(size_of, garbage))
     names = [str(folder.relative_to(store.root)) for folder in garbage]
     if options.json:

@@ -168,6 +168,15 @@ class Database:
         """Whether another file took the place of the SQLite database since it was opened."""
         return self.path is not None and (not self.path.exists() or self.path.stat().st_ino != self.inode)
 
+    @property
+    def answers(self) -> bool:
+        """Whether the database can be asked for its experiment."""
+        try:
+            with _errors_named(self.uri):
+                return self.client.get_experiment(self.experiment) is not None
+        except UnreachableError:
+            return False
+
     def find(self, key: str, store: str) -> tuple[str, dict[str, int]] | None:
         """Return the id of a cell's run and the last step of each of its metrics, or None where there is no run."""
         with _errors_named(self.uri):

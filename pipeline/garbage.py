@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from pipeline.cell import folder_is_here
 from pipeline.files import modified
 from pipeline.liveness import submission_alive
 from pipeline.store import Store, read_json
@@ -17,21 +18,27 @@ KEPT_DAYS = 7.0
 """What was touched within so many days stays: it may be of another clone or a colleague."""
 
 
-def find_garbage(store: Store, needed: set[str], *, days: float = KEPT_DAYS, done: bool = False) -> list[Path]:
+def find_garbage(
+    store: Store, needed: set[str], *, root: Path = Path(), days: float = KEPT_DAYS, done: bool = False
+) -> list[Path]:
     """Return the folders that can go: of `work/` those of no needed, claimed or held cell; submissions whose jobs have
     ended; snapshots that no kept submission runs from. With `done`, also finished cells that no table needs.
+
+    What was computed from a folder of one's own stays while that is not in the project `root`: its tables name no cells.
     """
     old = time.time() - 86_400 * days
     kept = {path.stem for path in (store.root / "claims").glob("*.json")} | needed
     kept = kept.union(*needed_by_table(store).values())  # a colleague's tables too
-    garbage = [path for path in _folders(store.root / "work", old) if path.name not in kept and not _held(path)]
+    unasked = [path for path in _folders(store.root / "work", old) if path.name not in kept and not _held(path)]
+    garbage = [path for path in unasked if _has_images(path, root)]
     submissions = [path for path in _folders(store.submissions, old) if not submission_alive(store, path.name)]
     staying = set(_folders(store.submissions, float("inf"))) - set(submissions)
     used = {(read_json(path / "submission.json") or {}).get("snapshot") for path in staying}
     garbage += submissions
     garbage += [path for path in _folders(store.root / "snapshots", old) if path.name not in used]
     if done:
-        garbage += [path for path in _folders(store.root / "done", old) if path.name not in kept]
+        unasked = [path for path in _folders(store.root / "done", old) if path.name not in kept]
+        garbage += [path for path in unasked if _has_images(path, root)]
     return garbage
 
 
@@ -65,6 +72,12 @@ def _touched(folder: Path) -> float:
     except FileNotFoundError:
         return math.inf
     return max((at for at in times if at is not None), default=math.inf)
+
+
+def _has_images(folder: Path, root: Path) -> bool:
+    """Tell whether the images that a cell reads may be in the project."""
+    cell = read_json(folder / "cell.json") or {}
+    return folder_is_here(cell.get("values", {}), root)
 
 
 def _held(folder: Path) -> bool:

@@ -36,6 +36,8 @@ LOG = logging.getLogger(__name__)
 ENDED = ("FINISHED", "FAILED", "KILLED")
 BATCH = 800
 """Values of metrics after which the ingester notes how far it came."""
+MAX_FAULTS = 3
+"""So many runs that MLflow does not take for reasons it may get over are passed by in one pass."""
 MAX_PAUSE_S = 60.0
 """How long the longest pause between two passes is."""
 
@@ -104,6 +106,7 @@ class Ingester:
         digest = hashlib.sha256(f"{self.uri}\0{self.experiment}".encode()).hexdigest()
         self.folder, self.token = self.store / "tracking" / digest[:16], uuid.uuid4().hex
         self.opened: Database | None = None
+        self.faults: list[UnreachableError] = []
         self.runs: dict[str, dict[str, Any]] = {}
 
     @property
@@ -113,7 +116,11 @@ class Ingester:
         return self.opened
 
     def work(self) -> dict[str, int]:
-        """Do one pass over the store; return how many cells' runs there are of each status."""
+        """Do one pass over the store; return how many cells' runs there are of each status.
+
+        Raises UnreachableError where the database took nothing, or nothing of some runs.
+        """
+        self.faults = []
         with locked(self.folder / "lock") as lock:
             self._recall(lock)
             cells = {key: run for key, run in self.runs.items() if run["kind"] != "table"}
@@ -125,6 +132,8 @@ class Ingester:
                     parcel = Parcel(table, dict(self.runs[table]))
                     self._add_status(parcel, status)
                     self._deliver(parcel)
+        if self.faults:
+            raise self.faults[0]
         return dict(Counter(run["status"] for run in self.runs.values() if run["kind"] != "table"))
 
     def _recall(self, lock: IO[str]) -> None:
@@ -159,9 +168,18 @@ class Ingester:
 
     @contextmanager
     def kept_apart(self, key: str) -> Iterator[None]:
-        """Forget a run that MLflow refuses, deleted by hand perhaps: the next pass with news of it makes it again."""
+        """Let the fault of one run not hold up the others.
+
+        One that MLflow refuses, deleted by hand perhaps, is forgotten: the next pass with news of it makes it again. One
+        of which it took nothing, although it answers, is left to the next pass.
+        """
         try:
             yield
+        except UnreachableError as error:
+            self.faults.append(error)
+            if len(self.faults) > MAX_FAULTS or not self.database.answers:
+                raise
+            LOG.warning("MLflow took nothing of the run of %s: %s", key, error)
         except RefusedError as error:
             LOG.warning("MLflow refused the run of %s: %s", key, error)
             self.runs.pop(key, None)

@@ -48,6 +48,17 @@ def test_what_a_colleagues_table_waits_for_stays(store: Store) -> None:
     assert found == ["submissions/ended", "snapshots/of_ended"]
 
 
+def test_what_was_computed_from_a_folder_that_is_not_mounted_stays(store: Store, tmp_path: Path) -> None:
+    """Without its images a table's cells have no keys: which of these it needs is not known."""
+    for folder in (store.work("dropped"), store.done("unwanted")):
+        write_json(folder / "cell.json", {"values": {"data": {"path": "own/scans"}}})
+    left = ["submissions/ended", "snapshots/of_ended"]
+    assert names(find_garbage(store, {"needed", "wanted"}, root=tmp_path, days=-1, done=True)) == left
+    (tmp_path / "own" / "scans").mkdir(parents=True)
+    found = names(find_garbage(store, {"needed", "wanted"}, root=tmp_path, days=-1, done=True))
+    assert found == ["work/dropped", *left, "done/unwanted"]
+
+
 def test_what_was_touched_lately_stays(store: Store) -> None:
     assert find_garbage(store, set(), days=1, done=True) == []
 

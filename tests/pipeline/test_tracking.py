@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pipeline import database, tracking
+from pipeline.database import UnreachableError
 from pipeline.spool import Spool
 
 if TYPE_CHECKING:
@@ -122,6 +123,36 @@ def test_a_run_deleted_by_hand_disturbs_no_other_cell(lab: Lab, caplog: pytest.L
     assert len(lab.points("b", "lr")) == 4
     ingester.work()
     assert len(lab.points("a", "lr")) == 4
+
+
+@pytest.mark.parametrize("num_faulty", [1, 5])
+def test_a_run_that_mlflow_fails_on_holds_up_no_other_and_many_of_them_end_the_pass(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, num_faulty: int
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    ingester = tracking.Ingester(lab.store.root, [], uri=None)
+    keys = ["a", "b", "c", "d", "e", "f"]
+    for key in keys:
+        lab.begin(key)
+    ingester.work()
+    for key in keys:
+        lab.spool(key, range(1, 5))
+    faulty, log = {lab.runs()[key]["id"] for key in keys[:num_faulty]}, ingester.database.client.log_batch
+
+    def failing(run_id: str, *what: object) -> None:
+        if run_id in faulty:
+            raise MlflowException("internal error")
+        log(run_id, *what)
+
+    monkeypatch.setattr(ingester.database.client, "log_batch", failing)
+    with pytest.raises(UnreachableError, match="internal error"):
+        ingester.work()
+    arrived = [key for key in keys if len(lab.points(key, "lr")) == 4]
+    assert arrived == (keys[1:] if num_faulty == 1 else [])
+    faulty.clear()
+    ingester.work()
+    assert [len(lab.points(key, "lr")) for key in keys] == [4] * len(keys)
 
 
 def test_a_server_out_of_reach_is_said_and_stops_nothing(
