@@ -24,7 +24,7 @@ def find_garbage(
     """Return the folders that can go: of `work/` those of no needed, claimed or held cell; submissions whose jobs have
     ended; snapshots that no kept submission runs from. With `done`, also finished cells that no table needs.
 
-    What was computed from a folder of one's own stays while that is not in the project `root`: its tables name no cells.
+    What was computed from a folder of one's own stays while that is not in the project `root`: no table can name it.
     """
     old = time.time() - 86_400 * days
     kept = {path.stem for path in (store.root / "claims").glob("*.json")} | needed

@@ -1,7 +1,8 @@
 """Several tasks of one job, on one node or more, that train one cell together: the first is the worker.
 
-The first takes cells, tells the others which, and alone writes to the store. A rank that fails ends its process, which
-the others notice by the broken connection; the cell is then failed, or taken up again, as with one process.
+The first takes cells, tells the others which, and alone writes to the store. A rank that fails says why and ends its
+process, which the others notice by the broken connection; the cell is then failed. Where one died without a word, as
+for want of memory, the cell is taken up again, as with one process.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +18,15 @@ from typing import Any
 
 import submitit
 from submitit.helpers import TorchDistributedEnvironment
+
+from pipeline.store import read_json, write_json
+
+LAST_WORDS = "last-words.json"
+"""Why a rank failed and its traceback, beside the checkpoint of its cell."""
+
+
+class RankError(RuntimeError):
+    """Another rank of the cell failed, with the error that is told."""
 
 
 def join_team() -> int:
@@ -46,10 +57,40 @@ def announce(cell: dict[str, Any] | None) -> None:
         sys.modules["pipeline.training.ranks"].told(lambda: cell)
 
 
-def follow(run: Callable[[dict[str, Any], Path], Any], stopped: type[Exception]) -> None:
-    """Do every cell the first rank announces with `run(cell, work)`, in work folders that are thrown away."""
+def follow(
+    run: Callable[[dict[str, Any], Path], Any], stopped: type[Exception], *, work: Callable[[str], Path]
+) -> None:
+    """Do every cell the first rank announces with `run(cell, folder)`, in folders that are thrown away.
+
+    Where it fails by itself it says why in the cell's own folder, `work(key)`.
+    """
     from pipeline.training import ranks
 
     while (cell := ranks.told(lambda: None)) is not None:
-        with TemporaryDirectory(prefix="rank-") as work, contextlib.suppress(stopped):
-            run(cell, Path(work))
+        with TemporaryDirectory(prefix="rank-") as folder, contextlib.suppress(stopped):
+            try:
+                run(cell, Path(folder))
+            except Exception as error:
+                if not isinstance(error, stopped) and not _is_of_connection(error):
+                    said = f"rank {ranks.rank()}: {type(error).__name__}: {error}"
+                    write_json(work(cell["key"]) / LAST_WORDS, {"said": said, "traceback": traceback.format_exc()})
+                raise
+
+
+def explain(error: Exception, work: Path) -> Exception | None:
+    """Return why a cell failed on the first rank; None where that is another's end, which said nothing."""
+    if team_size() == 1 or not _is_of_connection(error):
+        return error
+    words = read_json(work / LAST_WORDS)
+    if words is None:
+        return None
+    cause = RankError(words["said"])
+    cause.add_note(words["traceback"])
+    return cause
+
+
+def _is_of_connection(error: Exception) -> bool:
+    """Tell whether an error says that another rank does not answer; gloo's name the place in its code."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or "gloo/transport" in str(error)

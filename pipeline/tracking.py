@@ -170,8 +170,8 @@ class Ingester:
     def kept_apart(self, key: str) -> Iterator[None]:
         """Let the fault of one run not hold up the others.
 
-        One that MLflow refuses, deleted by hand perhaps, is forgotten: the next pass with news of it makes it again. One
-        of which it took nothing, although it answers, is left to the next pass.
+        One that MLflow refuses, deleted by hand perhaps, is forgotten: the next pass with news of it makes it again.
+        One of which it took nothing, although it answers, is left to the next pass.
         """
         try:
             yield

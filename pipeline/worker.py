@@ -16,7 +16,6 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from submitit.helpers import DelayedSubmission
@@ -27,41 +26,20 @@ from pipeline.guard import changed_data
 from pipeline.liveness import origin, user
 from pipeline.provenance import provenance
 from pipeline.pulse import pulse
+from pipeline.stopping import Stop, StoppedError, or_cancelled
 from pipeline.store import Store, TakenOverError, UnloggedError, read_json
-from pipeline.team import announce, follow, join_team, team_size
+from pipeline.team import LAST_WORDS, announce, explain, follow, join_team, team_size
 
 POLL_S, LONGEST_POLL_S = 0.2, 10.0
 BUSY_SHARE = 0.02
 """What share of its time a worker that waits may spend on looking at the shared file system."""
 
-CANCEL_S = 2.0
-"""How often the worker of a cell looks whether somebody cancelled it."""
-
 ORDER = {"evaluate": 0, "reliability": 0, "train": 1, "warm_start": 2, "sleep": 3}
 """Among the cells that are ready, what finishes a row goes first; warm starts are begun when nothing else is left."""
 
 
-class Stop:
-    """A flag that a signal sets and the engine reads every ten steps."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    def __call__(self) -> bool:
-        """Return whether to save and leave."""
-        return self.signal is not None
-
-    def set(self, signum: int, _frame: FrameType | None) -> None:
-        """Remember the signal; nothing else is safe inside a handler."""
-        self.signal = signum
-
-
 class DataChangedError(RuntimeError):
     """The data is not what the cell's key stands for; what was computed meanwhile is discarded."""
-
-
-class StoppedError(RuntimeError):
-    """The engine saved its checkpoint at a step boundary and left, as it was asked to."""
 
 
 @dataclass
@@ -86,7 +64,9 @@ class Worker:
         else:
             record = read_submission(store, self.submission)
             follow(
-                lambda cell, work: compute(from_json(cell), store, record, work=work, stop=stop), stopped=StoppedError
+                lambda cell, work: compute(from_json(cell), store, record, work=work, stop=stop),
+                stopped=StoppedError,
+                work=store.work,
             )
         if stop.signal == signal.SIGUSR2 and callable(requeue):
             requeue(signal.SIGUSR2, None)  # submitit's own: asks SLURM to queue this job again
@@ -202,8 +182,9 @@ def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, s
         with (work / "log.txt").open("a", encoding="utf-8", buffering=1) as log, redirect_stdout(log):
             print(f"{time.strftime('%F %T')} {cell.name} on {holder.get('host', '?')} as job {job_id(record)}")
             _check_data(cell, record)
+            (work / LAST_WORDS).unlink(missing_ok=True)
             announce(cell.to_json())
-            result = compute(cell, store, record, work=work, stop=_or_cancelled(store, cell.key, stop))
+            result = compute(cell, store, record, work=work, stop=or_cancelled(store, cell.key, stop))
         _check_data(cell, record)
         result["provenance"] = provenance(cell, record, holder, ranks=team_size(), started=started)
         result["provenance"]["cpu_s"] = round(time.process_time() - spent_s, 2)  # of this process alone
@@ -222,10 +203,12 @@ def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, s
     except Exception as error:  # one cell's crash must not end the others
         if store.is_done(cell.key):  # its folder went while this one computed
             print(f"{cell.name}: published by another worker meanwhile ({error})", flush=True)
-        else:
-            if isinstance(error, DataChangedError) or changed_data(cell.values, record):
+        elif (cause := explain(error, work)) is not None:
+            if isinstance(cause, DataChangedError) or changed_data(cell.values, record):
                 (work / "checkpoint.pt").unlink(missing_ok=True)
-            _record_crash(store, cell, token, error)
+            _record_crash(store, cell, token, cause)
+        else:  # the cell stays held: whoever finds the job gone asks SLURM why
+            print(f"{cell.name}: another rank is gone ({error})", flush=True)
         if team_size() > 1:
             raise  # the other ranks may still wait inside the cell: end the job with them
         return False
@@ -240,23 +223,10 @@ def _check_data(cell: Cell, record: dict[str, Any]) -> None:
         raise DataChangedError(f"{places} changed after the cell was submitted: {hint}")
 
 
-def _or_cancelled(store: Store, key: str, stop: Stop) -> Callable[[], bool]:
-    """Return a flag that is up where the worker is to leave or where the cell was cancelled; it looks now and then."""
-    looked, cancelled = time.monotonic(), False
-
-    def stopping() -> bool:
-        nonlocal looked, cancelled
-        if time.monotonic() - looked > CANCEL_S:
-            looked, cancelled = time.monotonic(), store.cancelled(key) is not None
-        return stop() or cancelled
-
-    return stopping
-
-
 def _record_crash(store: Store, cell: Cell, token: str, error: Exception) -> None:
     """Write down why a cell crashed, on a full disk too: the room that the cell kept is given up for it."""
     log = store.work(cell.key) / "log.txt"
-    report, said = map(in_utf8, (traceback.format_exc(), str(error)))
+    report, said = map(in_utf8, ("".join(traceback.format_exception(error)), str(error)))
     print(f"{cell.name} failed\n{report}", flush=True)
     store.make_room(cell.key)
     with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from pipeline.cell import Cell, chain
+from pipeline.liveness import release_dead
 from pipeline.params import load_params, resolve_table
 from pipeline.store import Store
 from tests.pipeline import test_launch
@@ -66,9 +67,10 @@ def test_a_rank_that_dies_takes_its_job_along_and_the_cell_is_not_lost(local_sto
     until((local_store.work(train.key) / "spool.jsonl").exists, seconds=120)
     first = (local_store.holder(train.key) or {})["pid"]
     os.kill(other_rank(first), signal.SIGKILL)
-    until(lambda: local_store.state(train.key) == "failed" or not alive(first), seconds=60)
-    assert local_store.state(train.key) in ("failed", "queued", "running")  # never done; the driver takes it up again
     until(lambda: not alive(first), seconds=60)
+    assert local_store.state(train.key) == "running"  # by what it left behind, until somebody looks
+    until(lambda: release_dead(local_store) is not None and local_store.state(train.key) == "missing", seconds=60)
+    assert [line["event"] for line in local_store.executions() if line["key"] == train.key] == ["start", "lost"]
 
 
 def other_rank(first: int) -> int:
