@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import attach, steering, worker
+from pipeline import attach, steering, stopping, worker
 from pipeline.__main__ import main
 from pipeline.cell import Cell, chain
 from pipeline.params import load_params, resolve_table
@@ -241,7 +241,7 @@ def test_the_worker_of_a_cancelled_cell_saves_it_and_goes_on_with_others(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody is killed; what comes after the cancelled cell is cancelled too."""
-    monkeypatch.setattr(worker, "CANCEL_S", 0.0)
+    monkeypatch.setattr(stopping, "CANCEL_S", 0.0)
     cells = lab.submit("experiment")
     first = cells[0]
 
