@@ -61,7 +61,7 @@ def submitted(store: Store, project: Path, jobs: list[str], **other: str) -> Non
 
 
 def test_ctrl_c_stops_the_workers_and_the_next_run_goes_on(local_store: Store, project: Path) -> None:
-    cells = {cell.key: cell for cell in (sleeper(number, 0.8) for number in range(6))}
+    cells = {cell.key: cell for cell in (sleeper(number, 0.8) for number in range(12))}
     (submission,) = send(local_store, list(cells.values()), project)
     until(lambda: any(local_store.state(key) == "running" for key in cells))
     attach.interrupt(local_store, cells, root=project)
