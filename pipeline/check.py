@@ -10,6 +10,7 @@ from pipeline.data.augment import Augmentation
 from pipeline.data.open import AUGMENTATION_KEYS
 from pipeline.data.partition import Rules
 from pipeline.evaluation.predict import MODES, Evaluation
+from pipeline.reporting.paper import Published
 from pipeline.reporting.rows import PADDINGS, Shown
 from pipeline.training import setting
 
@@ -27,6 +28,14 @@ def check_table(rows: Sequence[dict[str, Any]]) -> None:
             message = f"two rows are {labels}, {row['column']}, seed {row['seed']}, and could not be told apart"
             raise ValueError(f"tables.{row['table']}: {message}")
         places.add(place)
+
+
+def check_labels(rows: Sequence[dict[str, Any]], published: Published | None) -> None:
+    """Check that the rows of a table can stand beside the paper's. Raises ValueError."""
+    for row in rows:
+        if published is not None and set(row["row"]) != set(published.labels):
+            ours, paper = ", ".join(row["row"]), ", ".join(published.labels)
+            raise ValueError(f"tables.{row['table']}: labelled by {ours}, the paper's by {paper}: give it another name")
 
 
 def check_row(row: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.database import Database, tracking_uri
+from pipeline.reporting.provenance import commit_of
 from pipeline.store import Store, read_json
 from pipeline.trained.card import write_card
 from pipeline.trained.predict import Trained, export, load_trained
@@ -21,10 +22,13 @@ def export_as(form: str, folder: Path, out: Path, *, choice: tuple[str, str], si
     `choice` is the epoch and the network, `size` height and width in pixels. An MLflow model comes with the program
     that it runs, and is logged to the cell's run where MLflow has one.
     """
+    if min(size) < 1:
+        raise ValueError(f"--size {size[0]} {size[1]}; height and width of at least 1 pixel are allowed")
     trained = load_trained(folder, epoch=choice[0], network=choice[1])
     places = _write(form, trained, out, folder=folder, size=size, store=store)
     cell, result = read_json(folder / "cell.json") or {}, read_json(folder / "result.json") or {}
-    facts = {"cell": cell["key"], "commit": result.get("provenance", {}).get("commit"), "steps": result.get("steps")}
+    commit = commit_of(result.get("provenance", {}))
+    facts = {"cell": cell["key"], "commit": commit, "steps": result.get("steps")}
     figures = find_figures(store, cell["key"], trained)
     return [*places, str(write_card(trained, out, form=form, size=size, facts=facts, figures=figures))]
 

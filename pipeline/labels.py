@@ -59,6 +59,11 @@ VALUE_LABELS: dict[str, tuple[str, Callable[[Any], str]]] = {
 COMPONENTS = ("contrast", "queue", "dpa", "prt", "negatives")
 
 
+def method_label(method: str) -> str:
+    """Return how tables call a method; one that no table of ours has goes by its own name."""
+    return METHOD_LABELS.get(method, method)
+
+
 def column_label(dataset: str, partition: str, *, whole: bool) -> str:
     """Return the paper's header of a partition, e.g. `1/8 (1323)`; of a subset, or one's own images, `1/8` alone."""
     fraction = "Full" if partition == "full" else partition.replace("-", "/")
@@ -72,11 +77,11 @@ def row_label(varied: list[str], row: dict[str, Any], parameters: dict[str, Any]
     if set(COMPONENTS) <= set(keys):
         return _component_marks(parameters)
     if "contrast" in keys:
-        return {"method": CONTRAST_LABELS.get(row.get("contrast", ""), METHOD_LABELS[row["method"]])}
+        return {"method": CONTRAST_LABELS.get(row.get("contrast", ""), method_label(row["method"]))}
     labels = {}
     for key in keys or ["method"]:
         if key == "method":
-            labels["method"] = METHOD_LABELS[row["method"]]
+            labels["method"] = method_label(row["method"])
         elif key == "variant" and row["variant"] == "default":
             labels["variant"] = "-"
         elif key in VALUE_LABELS:

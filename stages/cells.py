@@ -3,24 +3,24 @@
 import sys
 from pathlib import Path
 
-from pipeline.check import check_shown, check_table
+from pipeline.check import check_labels, check_shown, check_table
 from pipeline.guard import steady
 from pipeline.params import all_tables, load_params, resolve_table
+from pipeline.reporting.paper import read_published
 from pipeline.store import write_json
 
-READ = ("params.yaml", "pipeline/params.py", "pipeline/labels.py", "pipeline/check.py", "pipeline/training/setting.py")
+PUBLISHED = Path("reports/published")
+CODE = ("pipeline/params.py", "pipeline/labels.py", "pipeline/check.py", "pipeline/training/setting.py")
 
 
 def main() -> int:
     """Write `reports/<scale>/cells/<table>.json` for each table and `shown.json`, after all of it was found right."""
     try:
-        with steady(*map(Path, READ)):
+        with steady(Path("params.yaml"), PUBLISHED, *map(Path, CODE)):
             write_cells()
-    except KeyError as error:
-        print(f"params.yaml: the key {error} is missing", file=sys.stderr)
-        return 1
-    except (TypeError, ValueError) as error:
-        print(f"params.yaml: {str(error).removeprefix('params.yaml: ')}", file=sys.stderr)
+    except (KeyError, TypeError, ValueError) as error:
+        fault = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+        print(f"params.yaml: {fault.removeprefix('params.yaml: ')}", file=sys.stderr)
         return 1
     return 0
 
@@ -29,8 +29,9 @@ def write_cells() -> None:
     """Resolve, check, write. Raises ValueError or TypeError, before anything is written, where params.yaml is wrong."""
     params = load_params(Path("params.yaml"))
     tables = {table: resolve_table(params, table) for table in all_tables(params)}
-    for rows in tables.values():
+    for table, rows in tables.items():
         check_table(rows)
+        check_labels(rows, read_published(table, PUBLISHED))
     shown = params["shown"] | params["scales"][params["scale"]].get("shown", {})
     check_shown(shown, [row for rows in tables.values() for row in rows])
     folder = Path("reports") / params["scale"]

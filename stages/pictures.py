@@ -12,7 +12,7 @@ def main(scale: str) -> int:
     """Write `reports/<scale>/pictures/*.png`, each with its caption in a `.txt` beside it."""
     folder, store = Path("reports") / scale, Store(find_store())
     try:
-        with steady(folder / "metrics", Path("pipeline/trained")):
+        with steady(folder / "metrics", Path("pipeline/trained"), Path("pipeline/reporting")):
             for line in write_gallery(folder, store=store, data_root=Path("data") / scale):
                 print(line)
     except ValueError as error:

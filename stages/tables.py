@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from pipeline.guard import steady
-from pipeline.reporting.rows import NOISE_TABLE, figures_of, read_rows, read_shown
+from pipeline.reporting.rows import figures_of, read_noise_rows, read_rows, read_shown
 from pipeline.reporting.tables import write_table
 from pipeline.reporting.tidy import cell_figures, label, write_plot_data
 from pipeline.spool import curves
@@ -30,8 +30,7 @@ def write(folder: Path, scale: str, table: str) -> None:
     """Write the table's files into the scale's folder of reports. Raises ValueError where what is read is torn."""
     shown = read_shown(folder)
     rows = read_rows(folder / "metrics" / f"{table}.json")
-    noise = folder / "metrics" / f"{NOISE_TABLE}.json"
-    write_table(table, rows, reports_dir=folder, noise_rows=read_rows(noise) if noise.exists() else (), shown=shown)
+    write_table(table, rows, reports_dir=folder, noise_rows=read_noise_rows(folder), shown=shown)
     miou: dict[str, dict[str, float | None]] = {}
     for row in rows:
         name = f"{label(row)} seed {row['seed']}"

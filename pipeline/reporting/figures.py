@@ -210,12 +210,12 @@ def curve_figure(runs: Mapping[str, Sequence[Curves]], *, group: str, ylabel: st
 def colours_of(names: Sequence[str]) -> dict[str, str]:
     """Return a colour for each name: every method has its own in all figures, its variants too (`method, variant`).
 
-    Anything else takes what is left.
+    Anything else takes what is left, but for the baseline's grey.
     """
-    fixed = dict(zip(METHOD_LABELS.values(), COLOURS, strict=True))
+    fixed = dict(zip(METHOD_LABELS.values(), COLOURS, strict=False))  # a method of one's own may have no colour
     called = {name: name.partition(", ")[0] for name in names}
     taken = {fixed[method] for method in called.values() if method in fixed}
-    free = cycle([colour for colour in COLOURS if colour not in taken] or COLOURS)
+    free = cycle([colour for colour in COLOURS[1:] if colour not in taken] or COLOURS[1:])
     return {name: fixed[method] if method in fixed else next(free) for name, method in called.items()}
 
 

@@ -136,10 +136,10 @@ def _ran_as(rows: list[Row], labels: dict[str, str]) -> str:
     """Return the learning rate that a line was run with where its label is only the paper's name for it (Table A5)."""
     if "lr_base" not in labels or not rows:
         return ""
-    rates = {f"{row['training']['lr'] * row['training']['lr_factor']:g}" for row in rows}
-    label = labels["lr_base"]  # of a table of one's own perhaps `x 2`
-    is_same = not label.startswith("x") and rates == {f"{float(label):g}"}
-    return "" if is_same else ", ".join(sorted(rates)).replace("e-0", "e-")
+    rates = sorted({f"{row['training']['lr'] * row['training']['lr_factor']:g}" for row in rows})
+    named = canonical(labels, ["lr_base"])  # of a table of one's own perhaps `x 2`, or `-`
+    is_same = [canonical({"lr_base": rate}, ["lr_base"]) for rate in rates] == [named]
+    return "" if is_same else ", ".join(rates).replace("e-0", "e-")
 
 
 def reference_line(grid: Grid) -> Line | None:

@@ -13,6 +13,8 @@ ESCAPES = {
     "$": r"\$",
     "#": r"\#",
     "_": r"\_",
+    "[": "{[}",  # after a line's end LaTeX would read a length
+    "]": "{]}",
     "{": r"\{",
     "}": r"\}",
     "~": r"\textasciitilde{}",

@@ -18,7 +18,7 @@ from pipeline.reporting.grid import Entry, Grid, build_grid, pairs_in_order
 from pipeline.reporting.paper import PAPER_TABLES, ROLES, is_paper_data, name_of, read_published
 from pipeline.reporting.plots import Plot, table_plots, write_plots
 from pipeline.reporting.provenance import CODE_FACTS, duration, run_facts, summary, value
-from pipeline.reporting.rows import BY_DEFAULT, NOISE_TABLE, SETTINGS, Row, Shown, read_rows, with_holes
+from pipeline.reporting.rows import BY_DEFAULT, SETTINGS, Row, Shown, read_noise_rows, read_rows, with_holes
 
 NOT_MEASURED = "not measured yet"
 EXPERIMENT = "experiment"
@@ -43,7 +43,7 @@ def write_report(
     tables = _ordered(path.stem for path in (reports_dir / "cells").glob("*.json"))
     if not tables:
         raise ValueError(f"{reports_dir / 'cells'}: no cells; `dvc repro cells` writes them")
-    noise_rows = _measured(reports_dir, NOISE_TABLE)
+    noise_rows = read_noise_rows(reports_dir)
     grids, rows = [], {}
     for table in tables:
         cells = read_rows(reports_dir / "cells" / f"{table}.json", measured=False)

@@ -32,7 +32,7 @@ from pipeline.reporting.reliability import (
     risk_coverage_figure,
 )
 from pipeline.reporting.rows import OLDER, Row, figures_of
-from pipeline.reporting.wording import OLDER_CODE, OLDER_CODE_MEANS, line_name, measured_on, reference_name
+from pipeline.reporting.wording import OLDER_CODE, OLDER_CODE_MEANS, RAN_AS, line_name, measured_on, reference_name
 
 CURVES_FROM = ("table_x3", "table_2", "table_3", "table_1")
 """The tables whose runs' curves are shown: the first of them that has any."""
@@ -44,7 +44,7 @@ GROUPS = {
     "pseudo": (
         "share, 0-1",
         "Pseudo-labels of the deployed network on a fixed few unlabelled images: how many pixels are right, how many "
-        "of those called reliable, and how many are called so",
+        "of those called reliable, and how sure it is on average",
     ),
     "method": ("", "What the methods report of themselves"),
 }
@@ -98,6 +98,7 @@ def _table_figures(grid: Grid, folder: Path) -> list[Plot]:
         plots += _class_plot(grid, folder)
     elif reference:
         words = f"{grid.title}: differences to “{reference}” in points, the paper's to its own. {measured_on(grid)}"
+        words += f" {RAN_AS}" if any(line.ran_as for line in grid.lines) else ""
         figure = ablation_figure(grid)
         plots += _drawn(figure, folder / f"{grid.table}_ablation.svg", f"{name_of(grid.table)}. {words}", grid)
     return plots

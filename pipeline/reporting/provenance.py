@@ -24,7 +24,7 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
     older_first = sorted(measured, key=lambda row: not row.get(OLDER))
     trainings = {row.get(ASKED, row["key"]): row for row in older_first}  # the newest measurement of each cell
     peaks = [row["peak_memory_mib"] for row in trainings.values() if row.get("peak_memory_mib")]
-    commits = Counter(_commit(row["provenance"]) for row in measured)
+    commits = Counter(commit_of(row["provenance"]) for row in measured)
     return {
         "num_cells": len(rows),
         "num_measured": len(measured),
@@ -100,6 +100,9 @@ def value(found: Any) -> str:
     return found if isinstance(found, str) else json.dumps(found)
 
 
-def _commit(provenance: dict[str, Any]) -> str:
+def commit_of(provenance: dict[str, Any]) -> str:
+    """Say which commit a result comes from, and in what the files differed from it."""
     commit = str(provenance.get("commit") or "unknown")[:10]
-    return f"{commit} with uncommitted changes" if provenance.get("patch") else commit
+    if provenance.get("patch"):
+        return f"{commit} with uncommitted changes"
+    return f"{commit} with new files" if provenance.get("dirty") else commit

@@ -15,7 +15,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.labels import METHOD_LABELS
+from pipeline.labels import method_label
 from pipeline.reporting.classes import class_names
 from pipeline.reporting.figures import INK, MEASURED, PAPER, STYLE
 from pipeline.reporting.paper import ROLES, data_phrase
@@ -52,7 +52,7 @@ def read_reliability(folder: Path) -> list[Record]:
 def name_of_record(record: Record) -> str:
     """Return how a measured network is called, e.g. `SupOnly, VOC classic 1/2`."""
     partition = record["partition"].replace("-", "/")
-    return f"{METHOD_LABELS[record['method']]}, {ROLES.get(record['dataset'], record['dataset'])} {partition}"
+    return f"{method_label(record['method'])}, {ROLES.get(record['dataset'], record['dataset'])} {partition}"
 
 
 def caption_of(record: Record) -> str:

@@ -148,6 +148,14 @@ def with_holes(
     return found
 
 
+def read_noise_rows(folder: Path) -> list[Row]:
+    """Read the rows of several seeds of a scale's reports, without figures where their cells changed since; or none."""
+    cells, measured = (folder / part / f"{NOISE_TABLE}.json" for part in ("cells", "metrics"))
+    if not measured.exists() or not cells.exists():
+        return read_rows(measured) if measured.exists() else []
+    return with_holes(read_rows(cells, measured=False), read_rows(measured), reason=lambda _: "not measured")
+
+
 def _known(measured: Any, asked: Any, section: str) -> Any:
     """Return of the settings asked for those that a measured row has too."""
     if section not in SETTINGS or not isinstance(measured, dict):

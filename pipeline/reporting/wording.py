@@ -11,6 +11,7 @@ from pipeline.reporting.costs import costs_of
 from pipeline.reporting.grid import Entry, Grid, Line
 from pipeline.reporting.noise import Noise
 from pipeline.reporting.paper import CHECK_MARKS, HEADINGS, ROLES, data_phrase, is_paper_data, name_of
+from pipeline.reporting.rows import figures_of
 
 SUBSCRIPT = re.compile(r"(?<![^\W_])([A-Za-zα])_([A-Za-z0-9])(?![^\W_])")
 """`x_y`, which people read as x with the subscript y."""
@@ -25,6 +26,7 @@ OLDER_CODE_MEANS = "measured under older code: the cell has another key today"
 PLAIN = ("method", "variant")
 """Labels that stand for themselves in a phrase."""
 
+RAN_AS = "Labels are the paper's; this scale runs them relative to its own default."
 UNSET = "-"
 """A label that says: as by default."""
 
@@ -91,10 +93,10 @@ def description(grid: Grid) -> str:
         sentences.append(f"The paper's columns are {role(grid)} itself: compare order and gains, never levels.")
     elif grid.has_published:
         sentences.append("Beside them the paper's numbers.")
-    if grid.has_published and grid.dataset in ROLES:
+    if grid.dataset in ROLES and any(column.endswith(")") for column in grid.columns):
         sentences.append("Counts in the heads are the paper's labelled images.")
     if any(line.ran_as for line in grid.lines):
-        sentences.append("Labels are the paper's; this scale runs them relative to its own default, as written behind.")
+        sentences.append(f"{RAN_AS.removesuffix('.')}, as written behind.")
     return " ".join(sentences)
 
 
@@ -123,10 +125,22 @@ def legend(grid: Grid) -> list[tuple[str, str]]:
         explained.append((DIVERGED, f"diverged, last finite figures: {'; '.join(diverged)}"))
     if older := sum(entry.num_older for entry in entries):
         explained.append((OLDER_CODE, f"{OLDER_CODE_MEANS} ({older} of {sum(len(e.rows) for e in entries)} runs)"))
+    if absent := _absent(grid):
+        explained.append(("mIoU", f"a class that neither a mask nor a prediction has counts 0 in it: {absent}"))
     explained += [(cost.heading, cost.meaning) for cost in costs_of(grid)]
     if any(entry.gain is not None for entry in entries) and grid.noise is None:
         explained.append((NOISE, f"not marked: {noise_fact(None)}"))
     return explained + [(HOLE, f"{reason}: {', '.join(places)}") for reason, places in holes(grid).items()]
+
+
+def _absent(grid: Grid) -> str:
+    """Say how many classes occur neither in masks nor in predictions, of the row with the most of them, or nothing."""
+    found = [figures_of(row, grid.shown) for line in grid.lines for entry in line.entries for row in entry.rows]
+    ious = [figures["iou"] for figures in found if figures is not None]
+    chosen = grid.shown.classes
+    shown = [[iou[index] for index in (range(len(iou)) if chosen is None else chosen)] for iou in ious]
+    most = max(shown, key=lambda iou: iou.count(None), default=[])
+    return f"{most.count(None)} of {len(most)}" if None in most else ""
 
 
 def noise_fact(noise: Noise | None) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.data.published import TERMS
 from pipeline.data.sources import EMBEDDED
-from pipeline.labels import METHOD_LABELS
+from pipeline.labels import method_label
 from pipeline.reporting.paper import data_phrase
 from pipeline.reporting.rows import data_of
 from pipeline.trained.predict import Trained
@@ -53,7 +53,7 @@ def write_card(
     """
     values = trained.values
     phrase = data_phrase(data_of(values), values["dataset"])
-    method, partition = METHOD_LABELS[values["method"]], values["partition"].replace("-", "/")
+    method, partition = method_label(values["method"]), values["partition"].replace("-", "/")
     parts = [
         f"# {method}, {phrase}, partition {partition}, seed {values['seed']}\n",
         f"A network for semantic segmentation: every pixel of a photograph gets one of {values['data']['num_classes']} "

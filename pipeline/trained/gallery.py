@@ -16,7 +16,7 @@ from pipeline.reporting.figures import save_figure
 from pipeline.reporting.paper import data_phrase
 from pipeline.reporting.rows import Row, data_of, read_rows
 from pipeline.store import Store
-from pipeline.trained.pictures import entropy_figure, feature_figure, prediction_figure
+from pipeline.trained.pictures import NUM_CANDIDATES, entropy_figure, feature_figure, prediction_figure
 from pipeline.trained.predict import Trained, load_trained
 from pipeline.training.entropy import unreliable_share
 
@@ -31,7 +31,10 @@ class Wanted:
 
 
 SUPONLY, NO_FILTER, U2PL = "SupOnly", "contrast without entropy filter", "U2PL"
-CHOSEN_BY = "Images are chosen by rank of U2PL's gain in pixel accuracy over SupOnly, the best first, the worst last."
+CHOSEN_BY = (
+    f"Of {NUM_CANDIDATES} images spread over the list, by rank of U2PL's gain in pixel accuracy over SupOnly: the best "
+    "first, the worst last."
+)
 
 
 def write_gallery(reports_dir: Path, *, store: Store, data_root: Path) -> Iterator[str]:

@@ -49,7 +49,10 @@ def load_trained(folder: Path, *, epoch: str = "best", network: str = "deployed"
     for name in ("cell.json", "weights.pt"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder}: no {name} there; a trained cell's folder has cell.json and weights.pt")
-    values = json.loads((folder / "cell.json").read_text(encoding="utf-8"))["values"]
+    cell = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
+    if cell["kind"] != "train":
+        raise ValueError(f"{folder}: a {cell['kind']} cell; the networks of a train cell are asked for")
+    values = cell["values"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     snapshots = torch.load(folder / "weights.pt", map_location=device, weights_only=True)
     if epoch not in EPOCHS:

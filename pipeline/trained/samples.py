@@ -15,8 +15,8 @@ from pipeline.trained.pictures import coloured
 from pipeline.trained.predict import class_ids, load_trained
 
 NUM_IMAGES = 4
-MIN_SIDE = 128
-"""Pixels: smaller images are enlarged to be seen."""
+MIN_SIDE, MAX_SIDE = 128, 512
+"""Pixels: smaller images are enlarged to be seen, larger ones made smaller."""
 
 
 def draw_samples(folder: Path, row: dict[str, Any], data_root: Path, out: Path) -> None:
@@ -42,6 +42,8 @@ def draw_samples(folder: Path, row: dict[str, Any], data_root: Path, out: Path) 
 
 
 def _framed(part: np.ndarray) -> np.ndarray:
-    """Return pixels (H, W, 3) uint8, enlarged where they are few, with a dark line around them."""
+    """Return pixels (H, W, 3) uint8, repeated where they are few, every so many where they are many, in a dark line."""
+    stride = -(-max(part.shape[:2]) // MAX_SIDE)
+    part = part[::stride, ::stride]
     scale = -(-MIN_SIDE // min(part.shape[:2]))
     return np.pad(part.repeat(scale, 0).repeat(scale, 1), ((2, 2), (2, 2), (0, 0)))

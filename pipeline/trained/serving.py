@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import mlflow
 import numpy as np
 import torch
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
 
 
-class Served(mlflow.pyfunc.PythonModel):
+class Served(PythonModel):
     """RGB images (B, height, width, 3) uint8 to class ids (B, height, width) uint8."""
 
     def load_context(self, context: Any) -> None:
@@ -26,4 +27,4 @@ class Served(mlflow.pyfunc.PythonModel):
             return self.program(images).argmax(1).to(torch.uint8).numpy()
 
 
-mlflow.models.set_model(Served())
+set_model(Served())

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.check import check_row, check_shown, check_table
+from pipeline.labels import row_label
 from pipeline.params import load_params, resolve_table
 from stages import cells
 
@@ -111,6 +112,22 @@ def test_values_that_the_paper_has_no_word_for_have_a_label(spec: dict[str, Any]
     rows = resolve_table(PARAMS | {"tables": {"table_7": table}}, "table_7")
     check_table(rows)
     assert [{name: row["row"][name] for name in label} for row, label in zip(rows, labels, strict=True)] == labels
+
+
+def test_a_table_of_the_papers_has_the_papers_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or it could not be printed beside it, which would be found out after its trainings."""
+    table = {"dataset": "voc_blender", "partition": ["1-4"], "method": "cps", "variant": ["default", "official"]}
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setattr(cells, "load_params", lambda _: PARAMS | {"tables": PARAMS["tables"] | {"table_2": table}})
+    assert cells.main() == 1
+    told = "params.yaml: tables.table_2: labelled by variant, the paper's by method: give it another name"
+    assert told in capsys.readouterr().err
+
+
+def test_a_method_without_a_label_goes_by_its_name() -> None:
+    assert row_label(["method"], {"method": "mine"}, {}) == {"method": "mine"}
 
 
 @pytest.mark.parametrize("classes", [[], [21], [-1], [0, 21]])

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
+from pipeline.labels import METHOD_LABELS
 from pipeline.reporting.figures import (
     COLOURS,
     MAX_POINTS,
     Curves,
     ablation_figure,
     class_figure,
+    colours_of,
     curve_figure,
     gain_figure,
     save_figure,
@@ -217,3 +219,11 @@ def test_equal_figures_are_equal_files_whose_text_is_text(tmp_path: Path, make_g
     text = (tmp_path / "a.svg").read_text()
     assert text == (tmp_path / "b.svg").read_text()
     assert re.search(r"<text[^>]*>measured, shapes</text>", text)
+
+
+def test_a_method_of_ones_own_has_a_colour_that_no_other_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a label or without; the baseline's grey is the baseline's alone."""
+    monkeypatch.setitem(METHOD_LABELS, "mine", "Mine")
+    found = colours_of(["SupOnly", "U2PL (w/ CutMix)", "Mine", "another", "U2PL (w/ L_c)"])
+    assert len(set(found.values())) == 5
+    assert [name for name, colour in found.items() if colour == COLOURS[0]] == ["SupOnly"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from pipeline.reporting.grid import Entry, Grid, build_grid, pairs_in_order
 from pipeline.reporting.paper import PAPER_TABLES, read_published
 from pipeline.reporting.rows import Shown
+from pipeline.reporting.wording import caption, legend
 
 Row = dict[str, Any]
 MakeRow = Callable[..., Row]
@@ -230,6 +232,28 @@ def test_a_factor_of_the_rate_in_a_table_of_ones_own_is_no_rate(
     training = {"lr": 0.005, "lr_factor": 2}
     grid = make_grid("table_lr", [make_row("table_lr", {"lr_base": "x 2"}, "1/4 (2646)", miou=79, training=training)])
     assert [line.ran_as for line in grid.lines] == ["0.01"]
+
+
+def test_a_rate_as_the_method_has_it_is_told_where_others_are_multiplied(
+    make_grid: Callable[..., Grid], make_row: MakeRow
+) -> None:
+    rows = [
+        make_row("table_lr", {"lr_base": label}, "1/4 (2646)", miou=79, training={"lr": 0.005, "lr_factor": factor})
+        for label, factor in (("-", 1), ("x 2", 2))
+    ]
+    assert [line.ran_as for line in make_grid("table_lr", rows).lines] == ["0.005", "0.01"]
+
+
+def test_classes_that_nothing_has_are_told_since_they_count_0(
+    make_grid: Callable[..., Grid], make_row: MakeRow
+) -> None:
+    """The rows of these tests have one of 21."""
+    rows = [make_row("table_x9", {"method": "SupOnly"}, "1/8 (1323)", miou=61)]
+    grid = make_grid("table_x9", rows)
+    assert dict(legend(grid))["mIoU"].endswith("counts 0 in it: 1 of 21")
+    shown = replace(grid, shown=Shown(classes=(0, 1)))
+    assert "mIoU" not in dict(legend(shown))
+    assert "Counts in the heads are the paper's labelled images." in caption(grid)
 
 
 def test_a_table_that_the_paper_has_not_stands_alone(make_row: MakeRow, make_grid: Callable[..., Grid]) -> None:

@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.reporting.latex import escape
+
 PROJECT = Path(__file__).parents[2]
 TABLES = sorted(PROJECT.glob("reports/*/tables/*.tex"))
+
+
+def test_what_latex_reads_as_the_length_after_a_line_s_end_is_set() -> None:
+    assert escape("[0.7, 0.9]") == "{[}0.7, 0.9{]}"
 
 
 @pytest.mark.slow

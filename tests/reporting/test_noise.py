@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from math import sqrt
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.reporting.noise import noise_for, pooled_noise
-from pipeline.reporting.rows import Shown
+from pipeline.reporting.rows import Shown, read_noise_rows
 
 Row = dict[str, Any]
 
@@ -59,6 +61,14 @@ def test_a_tables_own_seeds_come_before_other_seeds_of_its_data_and_those_before
         assert noise is not None
         assert noise.source == source
     assert noise_for(single, [], Shown()) is None
+
+
+def test_seeds_whose_cells_changed_since_are_no_noise(few: Path) -> None:
+    assert pooled_noise(read_noise_rows(few), Shown()) is not None
+    path = few / "cells" / "table_x3.json"
+    cells = [cell | {"training": cell["training"] | {"epochs": 99}} for cell in json.loads(path.read_text())]
+    path.write_text(json.dumps(cells))
+    assert pooled_noise(read_noise_rows(few), Shown()) is None
 
 
 def test_a_run_that_stands_in_two_tables_is_one_run(seeds: Callable[..., list[Row]]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.reporting.provenance import duration
+from pipeline.reporting.provenance import commit_of, duration
 from pipeline.reporting.rows import read_rows
 
 Row = dict[str, Any]
@@ -33,6 +33,18 @@ def test_a_number_tells_its_cell_commit_job_and_settings(few: Path, page_of: Cal
         assert fact in shown
     assert re.search(r"<dt>lr</dt>\s*<dd>0.006</dd>", shown)
     assert re.search(r"<dt>student, last epoch, padding ignored</dt>\s*<dd>\d+\.\d\d</dd>", shown)
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"dirty": False, "patch": None}, "0f3c2a9d1b"),
+        ({"dirty": True, "patch": "ab12"}, "0f3c2a9d1b with uncommitted changes"),
+        ({"dirty": True, "patch": None}, "0f3c2a9d1b with new files"),
+    ],
+)
+def test_a_commit_is_named_with_what_differed_from_it(facts: dict[str, Any], words: str) -> None:
+    assert commit_of({"commit": "0f3c2a9d1b7e4c55aa0199e2d7f0c3b4a5968712"} | facts) == words
 
 
 def test_a_number_tells_how_to_find_its_run_in_mlflow_when_it_ran_and_what_it_cost(

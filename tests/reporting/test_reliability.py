@@ -182,7 +182,7 @@ def test_metrics_of_each_class_have_no_panel_of_their_own() -> None:
 
 
 def test_the_page_shows_pseudo_labels_and_classes_over_time(few: Path, page_of: Callable[..., str]) -> None:
-    names = ["pseudo/accuracy", "pseudo/accuracy_reliable", "pseudo/reliable_share", "method/reliable_share"]
+    names = ["pseudo/accuracy", "pseudo/accuracy_reliable", "pseudo/confidence", "method/reliable_share"]
     names += [
         f"{kind}_{index}" for kind in ("pseudo/class", "pseudo/true", "queue/class") for index in range(NUM_CLASSES)
     ]

@@ -17,8 +17,10 @@ from pipeline.data.images import read_mask
 from pipeline.data.layout import read_ids
 from pipeline.data.open import open_validation
 from pipeline.evaluation.cell import restore
+from pipeline.export import export_as
 from pipeline.models.build import ModelConfig, build_network
 from pipeline.params import load_params, resolve_table
+from pipeline.store import Store
 from pipeline.trained.predict import (
     Exported,
     Trained,
@@ -31,6 +33,7 @@ from pipeline.trained.predict import (
     predict_folder,
     predict_validation,
 )
+from pipeline.trained.samples import _framed
 
 PROJECT = Path(__file__).parents[2]
 
@@ -166,6 +169,28 @@ def test_an_empty_folder_and_one_that_is_no_cell_are_refused(folder: Path, tmp_p
         find_images(tmp_path / "gone", tmp_path / "out")
     with pytest.raises(ValueError, match=r"no cell\.json there"):
         load_trained(tmp_path)
+
+
+def test_a_warm_start_is_no_trained_cell(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").write_bytes((folder / "weights.pt").read_bytes())
+    cell = json.loads((folder / "cell.json").read_text())
+    (tmp_path / "cell.json").write_text(json.dumps(cell | {"kind": "warm_start"}))
+    with pytest.raises(ValueError, match="a warm_start cell; the networks of a train cell are asked for"):
+        load_trained(tmp_path)
+
+
+@pytest.mark.parametrize("size", [(0, 64), (64, -1)])
+def test_a_size_without_pixels_is_refused(folder: Path, tmp_path: Path, size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="height and width of at least 1 pixel"):
+        export_as("program", folder, tmp_path, choice=("best", "deployed"), size=size, store=Store(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("size", "framed"), [((40, 60), (164, 244)), ((500, 512), (504, 516)), ((3000, 4000), (379, 504))]
+)
+def test_a_sample_is_seen_and_small(size: tuple[int, int], framed: tuple[int, int]) -> None:
+    """Enlarged to 128 pixels at least, made smaller to 512 at most, and a frame of two."""
+    assert _framed(np.zeros((*size, 3), dtype=np.uint8)).shape == (*framed, 3)
 
 
 def test_a_background_stays_as_it_is_in_an_overlay_and_a_road_does_not() -> None:
