@@ -17,6 +17,7 @@ from pipeline import doctor, status, steering
 from pipeline.garbage import KEPT_DAYS, find_garbage, remove, size_of
 from pipeline.ingester import follow_until_idle
 from pipeline.liveness import release_dead
+from pipeline.project import enter_project
 from pipeline.store import Store, find_store
 
 TRAINED = "a train cell: the first characters of its key, a table of one row (`experiment`), or a copy of its folder"
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        root = _project()
+        root = enter_project(options)
         store = Store(find_store(root))
         store.share_with_group()
         exit_status = options.run(root, store, options) or 0
@@ -44,13 +45,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-
-
-def _project() -> Path:
-    for folder in (Path.cwd(), *Path.cwd().parents):
-        if (folder / "dvc.yaml").exists() and (folder / ".dvc").is_dir():  # folders of reports/ have stages alone
-            return folder
-    raise ValueError(f"{Path.cwd()}: no dvc.yaml beside a folder .dvc, here or above; run inside the project")
 
 
 def _parser() -> argparse.ArgumentParser:

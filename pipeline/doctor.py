@@ -47,6 +47,7 @@ def _dead_cells(store: Store, *, mend: bool) -> tuple[set[str], list[str]]:
         for key, submission in found.claims
         if key not in held
     ]
+    lines += [f"cell {key[:12]}: who has it is not written down, as after a power cut; {verb}" for key in found.empty]
     return held | {key for key, _ in found.claims}, lines
 
 
@@ -54,13 +55,14 @@ def _orphan_jobs(store: Store, dead: set[str], *, mend: bool) -> list[str]:
     """Find our jobs of this store that have no cell to run: those were cancelled, or the record is gone."""
     if shutil.which("squeue") is None:
         return []
+    jobs = slurm.jobs(store) or []  # before the claims: squeue may take long, and somebody submits meanwhile
     claimed = [path.stem for path in (store.root / "claims").glob("*.json")]
     working = {store.owner(key) for key in claimed if key not in dead}
     working |= {(read_json(path) or {}).get("submission") for path in (store.root / "work").glob("*/holder.json")}
     homes = tuple(f"{root}/snapshots/" for root in {store.root, store.root.resolve()})
     orphans = [
         job
-        for job in slurm.jobs(store) or []
+        for job in jobs
         if not job.ended
         and job.user == user()
         and job.folder.startswith(homes)

@@ -16,11 +16,15 @@ from typing import IO, Any
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the content of a small JSON file, or None where it is absent. Writers replace files whole."""
+    """Return the content of a small JSON file, or None where it is absent, or empty: it was young when the power went.
+
+    Writers replace files whole.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
+    return json.loads(text) if text.strip("\0") else None
 
 
 def modified(path: Path) -> float | None:
@@ -58,8 +62,8 @@ def create(path: Path, value: dict[str, Any]) -> bool:
     return True
 
 
-def withdraw(path: Path, name: str, value: str) -> bool:
-    """Remove a small JSON file whose field `name` is `value`; of several that try at once, one is told True.
+def withdraw(path: Path, name: str, value: str | None) -> bool:
+    """Remove a small JSON file whose field `name` is `value` (None: that is empty); of several one is told True.
 
     The file is first renamed, which one process alone can do; one that came in its place meanwhile is put back.
     """

@@ -12,7 +12,7 @@ from pipeline.cell import folder_is_here
 from pipeline.files import modified
 from pipeline.liveness import submission_alive
 from pipeline.store import Store, read_json
-from pipeline.waiting import needed_by_table
+from pipeline.waiting import needs
 
 KEPT_DAYS = 7.0
 """What was touched within so many days stays: it may be of another clone or a colleague."""
@@ -28,7 +28,7 @@ def find_garbage(
     """
     old = time.time() - 86_400 * days
     kept = {path.stem for path in (store.root / "claims").glob("*.json")} | needed
-    kept = kept.union(*needed_by_table(store).values())  # a colleague's tables too
+    kept = kept.union(*(keys for _, keys in needs(store)))  # a colleague's tables too
     unasked = [path for path in _folders(store.root / "work", old) if path.name not in kept and not _held(path)]
     garbage = [path for path in unasked if _has_images(path, root)]
     submissions = [path for path in _folders(store.submissions, old) if not submission_alive(store, path.name)]

@@ -23,6 +23,7 @@ from pipeline.attach import GROWN, LATER, RETRY_S
 from pipeline.cell import COUNTED, PACKAGE, Cell, cells_of, digest, forget_code, read_rows
 from pipeline.guard import check_copies, data_stages, data_state
 from pipeline.liveness import origin, surplus, user
+from pipeline.losses import memory_losses
 from pipeline.models.prepare import prepare_weights
 from pipeline.provenance import source_state
 from pipeline.pulse import begin_pulse
@@ -186,17 +187,6 @@ def _classes(site: dict[str, Any], cells: list[Cell], grown: Counter[str]) -> li
         parameters = resources(site, lead, doublings=doublings)
         classes.setdefault(json.dumps(parameters, sort_keys=True), (parameters, []))[1].append(cell)
     return list(classes.values())
-
-
-def memory_losses(store: Store) -> Counter[str]:
-    """Return how often each cell died for want of memory since it was last retried."""
-    losses: Counter[str] = Counter()
-    for line in store.executions():
-        if line["event"] == "retry":
-            losses.pop(line["key"], None)
-        elif line["event"] == "lost" and line.get("memory"):
-            losses[line["key"]] += 1
-    return losses
 
 
 def _facts(store: Store, root: Path) -> dict[str, Any]:

@@ -18,12 +18,9 @@ import psutil
 
 from pipeline import slurm
 from pipeline.cell import COUNTED
+from pipeline.losses import count_loss, count_unbegun
 from pipeline.pulse import is_silent
-from pipeline.site import MAX_DOUBLINGS
 from pipeline.store import Store, read_json
-
-MAX_LOST = 3
-"""A cell whose worker died this often, without a word and without getting further, has failed."""
 
 Chain = Mapping[str, tuple[str, list[str]]]
 """The cells of a submission: key -> kind and the keys before it."""
@@ -40,10 +37,14 @@ class Outline:
 
 @dataclass(frozen=True)
 class Dead:
-    """Cells whose worker is gone, and claims (key, submission) that nobody will live up to."""
+    """Cells whose worker is gone, claims (key, submission) that nobody will live up to, submissions without a job left,
+    and cells whose claim or holder is empty: it was young when the power went.
+    """
 
     holders: list[tuple[str, dict[str, Any]]]
     claims: list[tuple[str, str]]
+    ended: set[str]
+    empty: list[str]
 
 
 def find_dead(store: Store) -> Dead:
@@ -68,7 +69,10 @@ def find_dead(store: Store) -> Dead:
         lost = {key for key, holder in dead.items() if key in keys and not _is_local(holder)}
         gone = _given_up(outlines[submission], workers[submission], keys=keys - held, held=held, lost=lost)
         claims += [(key, submission) for key in sorted(gone)]
-    return Dead(sorted(dead.items()), claims)
+    unsaid = {key for key, owner in owners.items() if owner is None} | {key for key, one in found.items() if not one}
+    empty = sorted(key for key in unsaid if store.state(key) in ("queued", "running"))
+    ended = {name for name, number in workers.items() if number == 0}
+    return Dead(sorted(dead.items()), claims, ended, empty)
 
 
 def _given_up(
@@ -96,11 +100,42 @@ def release_dead(store: Store) -> Dead:
     postponed = {key for key, holder in dead.holders if causes is None and not _is_local(holder)}
     for key, holder in dead.holders:
         if key not in postponed and store.lose(key, holder["token"]):
-            _count_loss(store, key, holder, cause=(causes or {}).get(holder["job"], "unknown"))
-    for key, submission in dead.claims:
-        if key not in postponed and store.holder(key) is None:
-            store.unclaim(key, submission)
+            count_loss(store, key, holder, cause=(causes or {}).get(holder["job"], "unknown"))
+    for key in dead.empty:
+        store.lose(key, None)
+        store.unclaim(key, None)
+    unbegun = _unbegun(store, dead)
+    for submission, keys in _by_submission(dead.claims).items():
+        if submission in unbegun and unbegun[submission] is None:
+            continue  # it has to be asked again, later
+        let_go = [
+            key for key in keys if key not in postponed and store.holder(key) is None and store.unclaim(key, submission)
+        ]
+        if facts := unbegun.get(submission):
+            count_unbegun(store, let_go, facts)
     return dead
+
+
+def _by_submission(claims: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    keys: dict[str, list[str]] = defaultdict(list)
+    for key, submission in claims:
+        keys[submission].append(key)
+    return keys
+
+
+def _unbegun(store: Store, dead: Dead) -> dict[str, dict[str, Any] | None]:
+    """Return how the first job of each of SLURM's submissions ended of which none took a cell, None where not known."""
+    submissions = dead.ended & {submission for _, submission in dead.claims}
+    lines = store.executions() if submissions else []
+    first, begun = {}, {line.get("submission") for line in lines if line["event"] in ("start", "resume")}
+    for name in submissions - begun:
+        record, jobs = (read_json(store.submissions / name / file) for file in ("submission.json", "jobs.json"))
+        if record and record["site"]["executor"] == "slurm" and jobs and jobs["jobs"]:
+            first[name] = jobs["jobs"][0]
+    causes = slurm.causes_of_death(store, sorted(first.values())) if first else {}
+    if causes is None:
+        return dict.fromkeys(first)
+    return {name: {"submission": name, "job": job, "cause": causes[job]} for name, job in first.items()}
 
 
 def surplus(cells: Chain, queued: set[str], *, held: Iterable[str] = (), room: int) -> set[str]:
@@ -139,28 +174,6 @@ def _num_counted(cells: Chain, keys: Iterable[str]) -> int:
     return sum(cells.get(key, ("", []))[0] in COUNTED for key in keys)
 
 
-def _count_loss(store: Store, key: str, holder: dict[str, Any], *, cause: str) -> None:
-    """Log that a worker died without a word, and give up on a cell that goes nowhere between its deaths.
-
-    What the cluster took away says nothing about the cell, nor does memory that can still be doubled.
-    """
-    checkpoint = store.work(key) / "checkpoint.pt"
-    reached = checkpoint.stat().st_mtime if checkpoint.exists() else None
-    facts = {"host": holder["host"], "job": holder["job"], "checkpoint": reached, "memory": cause == "memory"}
-    store.log_execution(key, "lost", facts | {"cause": cause})
-    losses: list[dict[str, Any]] = []
-    for line in store.executions():
-        if line["key"] == key and line["event"] in ("lost", "retry") and line.get("cause") != "cluster":
-            losses = [] if line["event"] == "retry" else [*losses, line]
-    more_memory = cause == "memory" and sum(bool(line.get("memory")) for line in losses) <= MAX_DOUBLINGS
-    stuck = [line["checkpoint"] for line in losses[-MAX_LOST:]].count(reached) >= MAX_LOST
-    if stuck and not more_memory and store.state(key) in ("queued", "missing"):
-        reason = f"its worker died {MAX_LOST} times at the same step, the last as job {holder['job']}"
-        log = str(store.work(key) / "log.txt")
-        why = {"memory": "out of memory", "time": "out of time"}.get(cause, "killed for memory?")
-        store.fail(key, None, {"reason": f"{reason} on {holder['host']} ({why})", "log": log})
-
-
 def _is_local(holder: dict[str, Any]) -> bool:
     return holder["job"].startswith("local-")
 
@@ -170,7 +183,9 @@ def holder_dead(store: Store, holder: dict[str, Any]) -> bool:
     if _is_local(holder):
         if not is_here(holder):
             return is_silent(store, holder["submission"])
-        return not process_alive(holder["pid"], holder)
+        alive = process_alive(holder["pid"], holder)
+        # Another user's process may be hidden from us.
+        return not alive and (holder.get("user") in (None, user()) or is_silent(store, holder["submission"]))
     live = slurm.live_jobs(store, since=holder["time"] + slurm.GRACE_S)
     if live is None or any(holder["job"] in numbers for numbers in live.values()):
         return False
@@ -201,15 +216,27 @@ def is_here(record: dict[str, Any]) -> bool:
 
 
 def origin() -> dict[str, Any]:
-    """Return what a record says of where it was written, for `is_here` and `process_alive`."""
-    return place() | {"boot": psutil.boot_time()}
+    """Return what a record says of where it was written, for `is_here` and `process_alive`.
+
+    It goes with the record's `clock`, taken at the same moment: a clock that is put right moves the boot's time too.
+    """
+    return place() | {"boot": psutil.boot_time(), "boot_id": _boot_id()}
+
+
+def _boot_id() -> str:
+    """Return what tells one run of this machine from the next; nothing where its system does not say."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text(encoding="ascii").strip() if path.exists() else ""
 
 
 def process_alive(pid: int, record: dict[str, Any], *, later_s: float = 1.0) -> bool:
     """Tell whether a process of this host lives that was there when a record was written, or `later_s` after that.
 
-    Times are taken from the boot, as the clock then was: where it is put right, the boot's moves too.
+    Times are taken from the boot, as the clock then was: where it is put right, the boot's moves too. What was written
+    before the machine last started is dead.
     """
+    if record.get("boot_id") and record["boot_id"] != _boot_id():
+        return False
     try:
         process, boot = psutil.Process(pid), psutil.boot_time()
         written = clock(record) - record.get("boot", boot)
@@ -250,7 +277,8 @@ def live_workers(store: Store, outline: Outline) -> int | None:
         if not is_here(record):
             return 0 if is_silent(store, outline.folder.name) else None
         alive = [process_alive(int(job), record, later_s=60) for job in (jobs or {"jobs": []})["jobs"]]
-        return None if any(alive) else 0
+        hidden = record.get("user") not in (None, user()) and not is_silent(store, outline.folder.name)
+        return None if any(alive) or hidden else 0
     # By name: that finds orphans, whose submission was cut off before their ids were written down.
     live = slurm.live_jobs(store, since=(jobs or record)["time"] + slurm.GRACE_S)
     if live is None or (record["job_name"] not in live and not _is_visible(record)):

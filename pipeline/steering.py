@@ -18,7 +18,7 @@ from pipeline.liveness import user
 from pipeline.provenance import patch_path
 from pipeline.status import current_scale, find_cell, tables_of
 from pipeline.store import Store, read_json
-from pipeline.waiting import needed_by_table
+from pipeline.waiting import live_needs
 
 
 def show_log(root: Path, store: Store, prefix: str, *, follow: bool) -> None:
@@ -72,14 +72,15 @@ def cancel(root: Path, store: Store, target: str) -> str:
     Cells that another live table needs are spared. Raises ValueError for a single cell that two live tables need.
     """
     scale, tables = current_scale(root), tables_of(root)
-    live = needed_by_table(store)
+    live = live_needs(store)
     if (scale, target) in tables:
         cells = [cell for row in tables[scale, target] for cell in cells_of(row)]
-        needed = {key for name, keys in live.items() if name != f"{scale}/{target}" for key in keys}
+        ours = (f"{scale}/{target}", frozenset(cell.key for cell in cells))
+        needed = {key for need in live if need != ours for key in need[1]}
     else:
         cells = _with_later(find_cell(root, store, target), tables.values())
         needed = set()
-        users = sorted(name for name, keys in live.items() if cells[0].key in keys)
+        users = [name for name, keys in live if cells[0].key in keys]
         if len(users) > 1:
             raise ValueError(f"{cells[0].name} is spared: {', '.join(users)} need it; cancel all but one of them")
     stopped = _stop(store, {cell.key: cell for cell in cells}, needed)

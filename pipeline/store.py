@@ -139,8 +139,8 @@ class Store:
         claim = read_json(self._claim(key))
         return claim["submission"] if claim else None
 
-    def unclaim(self, key: str, submission: str) -> bool:
-        """Give up the claim of one submission on a cell, if it still has it. Its checkpoint stays."""
+    def unclaim(self, key: str, submission: str | None) -> bool:
+        """Give up the claim of a submission on a cell, if it still has it; None: an empty one. Its checkpoint stays."""
         return withdraw(self._claim(key), "submission", submission)
 
     def release(self, key: str) -> None:
@@ -184,8 +184,11 @@ class Store:
         """Return who runs the cell: host, pid, job, token, how often it was taken up again."""
         return read_json(self.work(key) / "holder.json")
 
-    def lose(self, key: str, token: str) -> bool:
-        """Take the cell away from the worker with this token; False where it holds it no longer, or another did so."""
+    def lose(self, key: str, token: str | None) -> bool:
+        """Take the cell away from the worker with this token, or from nobody where its holder is empty.
+
+        False where it holds it no longer, or another did so.
+        """
         return withdraw(self.work(key) / "holder.json", "token", token)
 
     def drop(self, key: str, token: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections import defaultdict
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
@@ -47,20 +46,26 @@ class Waiting:
         self.path.unlink(missing_ok=True)
 
 
-def needed_by_table(store: Store) -> dict[str, set[str]]:
-    """Return which cells each live table needs: one that a driver waits for, or that cells were claimed for.
+def needs(store: Store) -> list[tuple[str, frozenset[str]]]:
+    """Return which cells are needed for a table, by every driver that waits and every submission that has claims.
 
-    A table is not live where one of its cells is cancelled: it cannot be finished, and would keep others' for ever.
+    Experiments with other parameters are tables of one name.
     """
-    needed: dict[str, set[str]] = defaultdict(set)
-    now, cancelled = store.now(), {path.stem for path in (store.root / "cancelled").glob("[!.]*.json")}
+    found: set[tuple[str, frozenset[str]]] = set()
+    now = store.now()
     for path in (store.root / "waiting").glob("[!.]*.json"):
         mark = read_json(path)
         if mark and now - (modified(path) or 0.0) < STALE_S:
-            needed[mark["table"]] |= set(mark["keys"])
+            found.add((mark["table"], frozenset(mark["keys"])))
     owners = {store.owner(path.stem) for path in (store.root / "claims").glob("*.json")} - {None}
     for owner in owners:
         record = read_json(store.submissions / str(owner) / "submission.json") or {}
         for table, keys in record.get("tables", {}).items():
-            needed[table] |= set(keys)
-    return {table: keys for table, keys in needed.items() if not keys & cancelled}
+            found.add((table, frozenset(keys)))
+    return sorted(found, key=lambda need: (need[0], sorted(need[1])))
+
+
+def live_needs(store: Store) -> list[tuple[str, frozenset[str]]]:
+    """Return the needs of which no cell is cancelled: a table that cannot be finished would keep others' for ever."""
+    cancelled = {path.stem for path in (store.root / "cancelled").glob("[!.]*.json")}
+    return [(table, keys) for table, keys in needs(store) if not keys & cancelled]

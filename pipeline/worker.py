@@ -84,7 +84,7 @@ def run_submission(store: Store, submission: str, *, limit: int | None, stop: St
     record = read_submission(store, submission)
     cells = [from_json(cell) for cell in record["cells"]]
     job = job_id(record)
-    holder = {"submission": submission, "pid": os.getpid(), "job": job, "user": user()} | origin()
+    holder = {"submission": submission, "pid": os.getpid(), "job": job, "user": user()}
     on_slurm = record["site"]["executor"] == "slurm"
     if on_slurm:
         _drop_own(store, cells, job)
@@ -163,7 +163,7 @@ def take(store: Store, cells: list[Cell], holder: dict[str, Any]) -> tuple[tuple
         if broken:
             store.end_after(cell.key, broken[0], cell.name)
         elif all(state == "done" for state in upstream):
-            token = store.hold(cell.to_json(), holder)
+            token = store.hold(cell.to_json(), holder | origin())
             if token is not None:
                 taken = (cell, token)
                 break
@@ -177,7 +177,7 @@ def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, s
     """Compute one held cell and publish it; on a crash record why. Return whether it was published."""
     cell, token = taken
     work, started, spent_s = store.work(cell.key), time.time(), time.process_time()
-    holder = store.holder(cell.key) or {"job": job_id(record), "restarts": 0}
+    holder = store.holder(cell.key) or {"submission": None, "job": job_id(record), "restarts": 0}
     try:
         with (work / "log.txt").open("a", encoding="utf-8", buffering=1) as log, redirect_stdout(log):
             print(f"{time.strftime('%F %T')} {cell.name} on {holder.get('host', '?')} as job {job_id(record)}")
@@ -203,6 +203,10 @@ def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, s
     except Exception as error:  # one cell's crash must not end the others
         if store.is_done(cell.key):  # its folder went while this one computed
             print(f"{cell.name}: published by another worker meanwhile ({error})", flush=True)
+        elif not Path(record["data_root"]).exists():  # with the workspace it was submitted from; others have theirs
+            print(f"{cell.name}: left to others, {record['data_root']} is gone ({error})", flush=True)
+            store.lose(cell.key, token)
+            store.unclaim(cell.key, holder["submission"])
         elif (cause := explain(error, work)) is not None:
             if isinstance(cause, DataChangedError) or changed_data(cell.values, record):
                 (work / "checkpoint.pt").unlink(missing_ok=True)

@@ -173,6 +173,18 @@ def test_jobs_without_a_cell_are_cancelled_and_no_others(
     assert cancelled == ["2_0"]
 
 
+def test_a_job_that_is_submitted_while_squeue_answers_is_no_orphan(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def submit_meanwhile(*_: object) -> list[slurm.Job]:
+        store.claim("k", "new")
+        return [slurm.Job("cells-new", "1_0", "RUNNING", "0", user(), f"{store.root}/snapshots/x")]
+
+    monkeypatch.setattr(slurm, "jobs", submit_meanwhile)
+    monkeypatch.setattr("pipeline.doctor.shutil.which", lambda _: "squeue")
+    assert examine(tmp_path, store, mend=False) == []
+
+
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")  # MLflow's
 def test_a_run_that_mlflow_takes_for_running_is_told_the_truth(lab: Lab, tmp_path: Path) -> None:
     gone = subprocess.Popen(["true"])

@@ -55,7 +55,12 @@ def test_a_full_disk_fails_the_cell_with_its_reason_and_loses_nothing(
 ) -> None:
     store, ballast = Store(small_disk / "cells"), small_disk / "ballast"
     cells = [sleeper(number) for number in range(3)]
-    record = {"cells": [cell.to_json() for cell in cells], "threads": 1, "site": {"executor": "local"}}
+    record = {
+        "cells": [cell.to_json() for cell in cells],
+        "threads": 1,
+        "data_root": str(Path.cwd()),
+        "site": {"executor": "local"},
+    }
     write_json(store.submissions / "s" / "submission.json", record)
     begun: list[str] = []
 

@@ -19,7 +19,7 @@ from urllib.error import URLError
 import psutil
 import pytest
 
-from pipeline import attach, launch, liveness, pulse
+from pipeline import attach, launch, liveness, losses, pulse
 from pipeline.cell import Cell, cells_of, digest
 from pipeline.launch import take_snapshot
 from pipeline.params import resolve_table
@@ -150,7 +150,7 @@ def test_a_killed_worker_loses_nothing(
 
 def test_a_worker_that_keeps_dying_fails_its_cell_with_a_reason(local_store: Store) -> None:
     cell = sleeper(1)
-    for _ in range(liveness.MAX_LOST):
+    for _ in range(losses.MAX_LOST):
         local_store.claim(cell.key, "s")
         gone = subprocess.Popen([sys.executable, "-c", ""])
         gone.wait()

@@ -22,7 +22,7 @@ from pipeline.partial import key_today, rows_so_far, tables_so_far, why_missing
 from pipeline.spool import Spool
 from pipeline.steering import _log_text
 from pipeline.store import Store, read_json, write_json
-from pipeline.waiting import Waiting, needed_by_table
+from pipeline.waiting import Waiting, live_needs
 
 PROJECT = Path(__file__).parents[2]
 PARAMS = load_params(PROJECT / "params.yaml") | {"scale": "smoke"}
@@ -97,7 +97,7 @@ READERS: dict[str, Callable[[Store], object]] = {
     "status": running,
     "gc": lambda store: find_garbage(store, set(), days=-1),
     "doctor": lambda store: _leftovers(store, mend=False),
-    "cancel": needed_by_table,
+    "cancel": live_needs,
     "logs": lambda store: [_log_text(store, path.name) for path in store.root.glob("work/*")],
 }
 

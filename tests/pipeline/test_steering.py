@@ -21,7 +21,7 @@ from pipeline.cell import Cell, chain
 from pipeline.params import load_params, resolve_table
 from pipeline.provenance import source_state
 from pipeline.store import Store, find_store, write_json
-from pipeline.waiting import STALE_S, Waiting, needed_by_table
+from pipeline.waiting import STALE_S, Waiting, live_needs
 from pipeline.worker import Stop, run_submission
 
 PROJECT = Path(__file__).parents[2]
@@ -201,9 +201,9 @@ def test_what_another_live_table_needs_is_spared(lab: Lab, living: str, capsys: 
 def test_a_driver_that_was_suspended_for_long_marks_itself_anew(lab: Lab) -> None:
     with Waiting(lab.store, "smoke/table_4", ["k"]) as mark:
         mark.path.unlink()  # as `doctor` does with what was not touched for long
-        assert needed_by_table(lab.store) == {}
+        assert live_needs(lab.store) == []
         mark.beat()
-        assert needed_by_table(lab.store) == {"smoke/table_4": {"k"}}
+        assert live_needs(lab.store) == [("smoke/table_4", {"k"})]
     assert list((lab.store.root / "waiting").iterdir()) == []
 
 
@@ -218,13 +218,13 @@ def test_a_cell_that_two_live_tables_need_is_not_cancelled(lab: Lab, capsys: pyt
 
 def test_the_mark_of_a_dead_driver_counts_no_more(lab: Lab) -> None:
     with Waiting(lab.store, "smoke/table_4", ["k"]) as mark:
-        assert needed_by_table(lab.store) == {"smoke/table_4": {"k"}}
+        assert live_needs(lab.store) == [("smoke/table_4", {"k"})]
         long_ago = time.time() - STALE_S - 10
         os.utime(mark.path, (long_ago, long_ago))
-        assert needed_by_table(lab.store) == {}
+        assert live_needs(lab.store) == []
         mark.beat()
-        assert needed_by_table(lab.store) == {"smoke/table_4": {"k"}}
-    assert needed_by_table(lab.store) == {}
+        assert live_needs(lab.store) == [("smoke/table_4", {"k"})]
+    assert live_needs(lab.store) == []
 
 
 def test_a_waiting_driver_ends_with_the_reason_and_submits_no_cancelled_cell(lab: Lab) -> None:

@@ -1,0 +1,118 @@
+"""What is lost without a word: by a power cut, a restarted machine, a job that ends before it takes a cell."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline import worker
+from pipeline.cell import Cell
+from pipeline.doctor import examine
+from pipeline.liveness import find_dead, origin, process_alive, release_dead
+from pipeline.losses import MAX_LOST
+from pipeline.pulse import SILENT_S
+from pipeline.store import Store, write_json
+from tests.pipeline import test_shared_store
+from tests.pipeline.test_launch import sleeper
+from tests.pipeline.test_liveness import cell, submitted
+from tests.pipeline.test_shared_store import job
+from tests.pipeline.test_worker import run
+from tests.pipeline.test_worker import submitted as submitted_here
+
+squeue = test_shared_store.squeue
+
+
+@pytest.mark.parametrize("content", [b"", bytes(40)])
+@pytest.mark.parametrize("what", ["claims/{}.json", "work/{}/holder.json"])
+def test_what_a_power_cut_left_empty_is_nobodys(what: str, content: bytes, tmp_path: Path) -> None:
+    store, key = Store(tmp_path / "cells"), "b" * 64
+    path = store.root / what.format(key)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    (finding,) = examine(tmp_path, store, mend=False)
+    assert finding == f"cell {key[:12]}: who has it is not written down, as after a power cut; to be released"
+    assert release_dead(store).empty == [key]
+    assert store.state(key) == "missing"
+    assert store.claim(key, "s")
+
+
+def test_a_process_with_a_workers_number_is_not_that_worker_once_the_machine_was_restarted() -> None:
+    record = origin() | {"clock": time.time(), "time": time.time()}
+    assert process_alive(os.getpid(), record)
+    assert not process_alive(os.getpid(), record | {"boot_id": "another", "boot": record["boot"] - 1e6})
+
+
+def test_a_clock_that_is_put_back_between_two_cells_leaves_a_worker_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, alive, boot, now = Store(tmp_path / "cells"), [], psutil.boot_time(), time.time
+
+    def compute(one: Cell, *_: Any, **__: Any) -> dict[str, Any]:
+        holder = store.holder(one.key) or {}
+        alive.append(process_alive(holder["pid"], holder))
+        monkeypatch.setattr(time, "time", lambda: now() - 7200)
+        monkeypatch.setattr(psutil, "boot_time", lambda: boot - 7200)
+        monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot - 7200)
+        return {"state": "done"}
+
+    monkeypatch.setattr(worker, "compute", compute)
+    submitted_here(store, [sleeper(0), sleeper(1)])
+    run(store)
+    assert alive == [True, True]
+
+
+@pytest.mark.parametrize(("silent_s", "dead"), [(0.0, 0), (SILENT_S + 10, 1)])
+def test_a_colleagues_worker_that_cannot_be_seen_is_dead_once_it_is_silent(
+    silent_s: float, dead: int, tmp_path: Path
+) -> None:
+    """Where /proc hides other users' processes."""
+    store, key = Store(tmp_path / "cells"), "b" * 64
+    record = origin() | {"user": "colleague", "pid": 2**22 + 1, "clock": time.time(), "time": time.time()}
+    site = {"site": {"executor": "local", "pack": None}, "cells": []}
+    write_json(store.submissions / "s" / "submission.json", record | site)
+    write_json(store.submissions / "s" / "jobs.json", {"jobs": [str(2**22 + 1)], "time": time.time()})
+    (store.submissions / "s" / "pulse").write_text(".")
+    os.utime(store.submissions / "s" / "pulse", (time.time() - silent_s,) * 2)
+    store.claim(key, "s")
+    store.hold({"key": key, "kind": "train"}, record | {"submission": "s", "job": f"local-{2**22 + 1}"})
+    found = find_dead(store)
+    assert (len(found.holders), len(found.claims)) == (dead, dead)
+
+
+@pytest.mark.parametrize(("state", "failed"), [("FAILED", True), ("CANCELLED", False)])
+def test_a_cell_whose_jobs_end_again_and_again_before_they_take_it_fails(
+    state: str, failed: bool, squeue: Path, tmp_path: Path
+) -> None:
+    """As where a line of the site's `setup` fails; what the cluster takes away says nothing."""
+    store, one = Store(tmp_path / "cells"), cell("warm_start", 0)
+    squeue.write_text(job("cells-s", "7_0", state, 256))
+    for _ in range(MAX_LOST):
+        assert store.state(one.key) == "missing"
+        submitted(store, [[one]], pack=1)
+        write_json(store.submissions / "s" / "jobs.json", {"jobs": ["7_0"], "time": store.now() - 1000})
+        release_dead(store)
+    assert store.state(one.key) == ("failed" if failed else "missing")
+    if failed:
+        reason = (store.failure(one.key) or {})["reason"]
+        assert reason.startswith("its job ended 3 times before it began, the last as 7_0: see ")
+        assert reason.endswith("/submissions/s/jobs/*_log.err")
+
+
+def test_a_cell_whose_data_went_with_the_workspace_that_submitted_it_is_left_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `dvc exp run --temp`: cells of tables that nobody ran there would fail for all."""
+    store, cells = Store(tmp_path / "cells"), [sleeper(0), sleeper(1)]
+
+    def compute(*_: Any, **__: Any) -> dict[str, Any]:
+        raise FileNotFoundError("nowhere/voc")
+
+    monkeypatch.setattr(worker, "compute", compute)
+    submitted_here(store, cells)
+    assert run(store) == 0
+    assert {store.state(one.key) for one in cells} == {"missing"}

@@ -1,0 +1,73 @@
+"""Who needs which cells, where several tables of one name live at once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.__main__ import main
+from pipeline.cell import chain
+from pipeline.garbage import find_garbage
+from pipeline.params import resolve_table
+from pipeline.store import write_json
+from pipeline.waiting import Waiting, live_needs
+from tests.pipeline import test_steering
+from tests.pipeline.test_steering import PARAMS, Lab
+
+lab = test_steering.lab
+
+
+def keys_at(alpha0: float) -> set[str]:
+    """The cells of an experiment: others train it, all share its warm start."""
+    return {
+        cell.key
+        for row in resolve_table(PARAMS | {"scale": "smoke", "alpha0": alpha0}, "experiment")
+        for cell in chain(row)
+    }
+
+
+def test_cancelling_an_experiment_spares_what_another_one_waits_for(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = lab.keys("experiment") & keys_at(0.35)
+    assert shared
+    with Waiting(lab.store, "smoke/experiment", keys_at(0.35)):
+        assert main(["cancel", "experiment"]) == 0
+    assert lab.states(shared) == {"missing"}
+    assert lab.states(lab.keys("experiment") - shared) == {"cancelled"}
+    assert f"{len(shared)} spared" in capsys.readouterr().out
+
+
+def test_a_cancelled_experiment_takes_no_other_along(lab: Lab) -> None:
+    with Waiting(lab.store, "smoke/experiment", ["a", "b"]), Waiting(lab.store, "smoke/experiment", ["b", "c"]):
+        lab.store.cancel("a", {"reason": "x"})
+        assert live_needs(lab.store) == [("smoke/experiment", {"b", "c"})]
+
+
+def test_what_a_table_waits_for_is_no_garbage_although_a_cell_of_it_is_cancelled(lab: Lab) -> None:
+    done = lab.store.done("a")
+    write_json(done / "result.json", {})
+    for path in (done / "result.json", done):
+        os.utime(path, (1e9, 1e9))
+    with Waiting(lab.store, "smoke/table_7", ["a", "b"]):
+        lab.store.cancel("b", {"reason": "x"})
+        assert find_garbage(lab.store, set(), done=True) == []
+    assert find_garbage(lab.store, set(), done=True) == [done]
+
+
+def test_a_command_typed_below_the_project_reads_the_projects_paths_and_keeps_what_was_named(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Path, Path, str]] = []
+    below = lab.root / "reports" / "smoke"
+    (below / "copy").mkdir()
+    monkeypatch.chdir(below)
+    monkeypatch.setattr(
+        "pipeline.__main__._predict", lambda root, _, options: seen.append((Path.cwd(), options.out, options.cell))
+    )
+    main(["predict", "copy", "images", "--out", "out"])
+    monkeypatch.chdir(below)
+    main(["predict", "3f2a", "images", "--out", "out"])
+    assert seen == [(lab.root, below / "out", str(below / "copy")), (lab.root, below / "out", "3f2a")]
