@@ -222,7 +222,7 @@ def num_steps(row: dict[str, Any], data_root: Path | None = None) -> int:
 def _list_sizes(row: dict[str, Any], data_root: Path | None) -> tuple[int, int]:
     dataset, partition = row["dataset"], row["partition"]
     summary = data_root and read_json(data_root / "partitions" / dataset / "summary.json")
-    if summary:
+    if summary and partition in summary["partitions"]:  # one that was added since has no lists yet
         sizes = summary["partitions"][partition]
         return sizes["labelled"], sizes["unlabelled"]
     if dataset not in PUBLISHED_COUNTS:

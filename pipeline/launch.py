@@ -241,14 +241,15 @@ def _release_rest(store: Store, record: dict[str, Any], claimed: list[Cell], *, 
 
 def take_snapshot(store: Store) -> Path:
     """Copy the code into the store, named by its content: jobs run from it whatever is edited meanwhile."""
-    files = {str(path.relative_to(PACKAGE)): path.read_text() for path in sorted(PACKAGE.rglob("*")) if _is_code(path)}
+    paths = [path for path in sorted(PACKAGE.rglob("*")) if _is_code(path)]
+    files = {str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8") for path in paths}
     folder = store.root / "snapshots" / digest(files)[:16]
     if not folder.exists():
         temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
         for name, text in files.items():
             target = temporary / PACKAGE.name / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text)
+            target.write_text(text, encoding="utf-8")
         try:
             temporary.rename(folder)
         except OSError:  # another driver was first

@@ -15,7 +15,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from pipeline.cell import from_json
+from pipeline.cell import Cell, from_json
 from pipeline.spool import read
 from pipeline.status import STATES, counts, tables_of
 from pipeline.store import Store, read_json
@@ -51,11 +51,11 @@ def running(store: Store) -> list[dict[str, Any]]:
             continue
         cell, age_s = from_json(record), round(now - holder["time"])
         facts = {"cell": cell.name, "node": holder["host"], "job": holder["job"], "restarts": holder.get("restarts", 0)}
-        found.append(facts | {"s": age_s} | _progress(path.parent, cell.values, holder.get("clock", holder["time"])))
+        found.append(facts | {"s": age_s} | _progress(path.parent, cell, holder.get("clock", holder["time"])))
     return found
 
 
-def _progress(work: Path, values: Mapping[str, Any], since: float) -> dict[str, Any]:
+def _progress(work: Path, cell: Cell, since: float) -> dict[str, Any]:
     """Return what the spool and the log of a cell say of its progress since `since`, by the clock of its host."""
     spool, log = work / "spool.jsonl", work / "log.txt"
     try:
@@ -71,8 +71,8 @@ def _progress(work: Path, values: Mapping[str, Any], since: float) -> dict[str, 
         text = log.read_text(encoding="utf-8", errors="replace")
     lengths = STEP_OF.findall(text)
     if lengths:
-        steps = int(lengths[-1])
-        progress |= {"steps": steps, "epoch": min(step * values["training"]["epochs"] // steps + 1, _epochs(values))}
+        steps, epochs = int(lengths[-1]), _epochs(cell)
+        progress |= {"steps": steps, "epoch": min(step * epochs // steps + 1, epochs)}
         own = [record for record in records if record.time_ms >= 1000 * since]
         if own and own[-1].step > own[0].step:
             pace_s = (own[-1].time_ms - own[0].time_ms) / 1000 / (own[-1].step - own[0].step)
@@ -82,8 +82,9 @@ def _progress(work: Path, values: Mapping[str, Any], since: float) -> dict[str, 
     return progress
 
 
-def _epochs(values: Mapping[str, Any]) -> int:
-    return values["training"]["epochs"]
+def _epochs(cell: Cell) -> int:
+    """Return how many epochs the cell's own steps are; the schedule of a warm start is the whole run's."""
+    return cell.values["training"]["warm_start_epochs" if cell.kind == "warm_start" else "epochs"]
 
 
 def _tables(root: Path, store: Store) -> dict[str, Mapping[str, int]]:

@@ -50,7 +50,8 @@ def torn_locks(root: Path, *, mend: bool) -> list[str]:
             findings.append(f"{lock}: torn, or written just now; left alone while a `dvc` runs here")
             continue
         name, kept = lock.relative_to(root).as_posix(), _kept(root, lock)
-        committed = subprocess.run(["git", "show", f"HEAD:{name}"], cwd=root, capture_output=True, check=False)
+        command = ["git", "show", f"HEAD:./{name}"]  # without `./` from git's root, which may lie above
+        committed = subprocess.run(command, cwd=root, capture_output=True, check=False)
         source = "the last whole copy" if kept.exists() else "git" if committed.returncode == 0 else None
         if mend and kept.exists():
             shutil.copyfile(kept, lock)
@@ -71,7 +72,7 @@ def stale_locks(root: Path, *, mend: bool) -> list[str]:
     """
     folder, findings = root / ".dvc" / "tmp", []
     for path in (folder / "lock", folder / "rwlock.lock"):
-        owner = path.read_text(errors="replace").strip() if path.exists() else ""
+        owner = path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
         if owner and not owner.isdigit() and not _dvc_runs(root):
             findings.append(f"{path}: the lock of a dead process; {'removed' if mend else 'to be removed'}")
             if mend:

@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.cell import Cell, digest
+from pipeline.cell import NO_CONTENT, Cell, digest
 from pipeline.store import Store, read_json
 
 DECISIVE = ("method", "dataset", "data", "model", "training", "evaluation")
-"""The values that decide how long a cell takes; partitions, seeds and a method's own numbers matter little."""
+"""The values that decide how long a cell takes; seeds and a method's own numbers matter little."""
 
 
 class Past:
@@ -36,5 +36,12 @@ class Past:
 
 
 def likeness(kind: str, values: Mapping[str, Any]) -> str:
-    """Return what cells have in common that take equally long: kind, method, data, network, schedule."""
-    return digest([kind, *(values.get(name) for name in DECISIVE)])
+    """Return what cells have in common that take equally long: kind, method, data, network, schedule.
+
+    Where an epoch is a pass over the images, the partition too, which says how many they are.
+    """
+    decisive, training = {name: values.get(name) for name in DECISIVE}, values.get("training")
+    decisive["data"] = {name: value for name, value in values.get("data", {}).items() if name not in NO_CONTENT}
+    if training and not training.get("steps_per_epoch"):
+        decisive["partition"] = values.get("partition")
+    return digest([kind, decisive])

@@ -22,7 +22,8 @@ SILENT_S = 300.0
 
 def begin_pulse(folder: Path) -> None:
     """Make the file in a submission's folder; its workers have SILENT_S to begin."""
-    (folder / "pulse").write_text(".")  # with content: a server stamps what is written, a client what is only created
+    # With content: a server stamps what is written, a client what is only created.
+    (folder / "pulse").write_text(".", encoding="utf-8")
 
 
 @contextlib.contextmanager

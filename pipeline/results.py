@@ -21,7 +21,7 @@ def write_reliability(store: Store, cells: dict[str, Cell], path: Path) -> None:
     """Write how far the networks of a table can be believed: of each cell what it is and what it counted."""
     records = []
     for key, cell in cells.items():
-        result = json.loads((store.done(key) / "result.json").read_text())
+        result = json.loads((store.done(key) / "result.json").read_text(encoding="utf-8"))
         sets = {
             name: {fact: value for fact, value in each.items() if not fact.startswith("class_entropy")}  # bulky
             for name, each in result["sets"].items()
@@ -40,8 +40,8 @@ def write_metrics(store: Store, root: Path, scale: str, table: str) -> None:
 def measured_row(store: Store, row: dict[str, Any]) -> dict[str, Any]:
     """Return a resolved row with its results, whose cells are done, and where they come from."""
     *_, train, evaluate = chain(row)
-    trained = json.loads((store.done(train.key) / "result.json").read_text())
-    evaluated = json.loads((store.done(evaluate.key) / "result.json").read_text())
+    trained = json.loads((store.done(train.key) / "result.json").read_text(encoding="utf-8"))
+    evaluated = json.loads((store.done(evaluate.key) / "result.json").read_text(encoding="utf-8"))
     origin = trained["provenance"] | {"dvc_stage": f"train@{row['table']}"}
     own = {"key": evaluate.key, "train_key": train.key, "state": trained["state"], "provenance": origin}
     return row | trained | evaluated | own

@@ -44,11 +44,18 @@ def is_limit(refusal: str) -> bool:
 
 
 def num_workers(site: dict[str, Any], kinds: list[str]) -> int:
-    """Return how many workers cells of these kinds need: on one machine as many as cores, on SLURM as trainings."""
+    """Return how many workers cells of these kinds need: here as many as cores, on SLURM as trainings."""
     if site["executor"] != "slurm":
-        return min(site["workers"] or os.cpu_count() or 1, len(kinds))
+        return min(site["workers"] or num_cores(), len(kinds))
     counted = sum(kind in COUNTED for kind in kinds) or len(kinds)
     return -(-counted // site["pack"]) if site["pack"] else min(site["workers"] or counted, counted)
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use: of a shared node a job has some, as `taskset` gives some."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class Queue:

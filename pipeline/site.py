@@ -82,7 +82,17 @@ def resources(site: dict[str, Any], cell: Cell, *, doublings: int = 0) -> dict[s
 
 def num_gpus(parameters: dict[str, Any]) -> int:
     """Return how many GPUs one job with these submitit keywords has, on all its nodes together."""
-    for name in ("gpus_per_node", "slurm_gpus_per_node"):
+    nodes = parameters.get("nodes", 1)
+    for name in ("slurm_gpus_per_node", "gpus_per_node"):  # of both submitit takes the first
         if name in parameters:
-            return parameters.get("nodes", 1) * parameters[name]
-    return parameters.get("nodes", 1) * parameters.get("tasks_per_node", 1) * parameters.get("slurm_gpus_per_task", 0)
+            return nodes * _count(parameters[name])
+    if "slurm_gpus_per_task" in parameters:
+        return nodes * parameters.get("tasks_per_node", 1) * _count(parameters["slurm_gpus_per_task"])
+    every = str(parameters.get("slurm_gres", "")).split(",")
+    return nodes * sum(_count(one) for one in every if one.partition(":")[0] == "gpu")
+
+
+def _count(asked: Any) -> int:
+    """Return the number in what SLURM is asked for: `4`, `a100:4`, `gpu:a100:4`; without one it gives one."""
+    number = str(asked).rpartition(":")[2]
+    return int(number) if number.isdecimal() else 1

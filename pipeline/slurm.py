@@ -7,6 +7,7 @@ that the controller has forgotten.
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 from dataclasses import dataclass
@@ -63,13 +64,14 @@ def jobs(store: Store, since: float = 0.0) -> list[Job] | None:
     path = store.root / "squeue.json"
     known = read_json(path)
     if not _is_young(store, known):
-        lock = try_lock(path.with_suffix(".lock"))
-        if lock is None:  # another process is asking
-            return None
-        with lock:
-            known = read_json(path)
+        try:
+            known = _ask_for_all(store, path)
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
+            known = _unshared.get(store.root)
             if not _is_young(store, known):
-                known = _ask(store, path)
+                known = _unshared[store.root] = _ask(store)
     if known is None or known["jobs"] is None or known["time"] < since:
         return None
     return [Job(*fields) for fields in known["jobs"]]
@@ -91,15 +93,31 @@ def _is_young(store: Store, known: dict[str, Any] | None) -> bool:
     return known is not None and 0 <= store.now() - known["time"] <= SQUEUE_S
 
 
-def _ask(store: Store, path: Path) -> dict[str, Any]:
-    """Ask `squeue`, and write down its answer or that it gave none."""
+_unshared: dict[Path, dict[str, Any]] = {}
+"""What this process was told for a store that it may only read."""
+
+
+def _ask_for_all(store: Store, path: Path) -> dict[str, Any] | None:
+    """Ask, and write down what was said; None where another process is asking."""
+    lock = try_lock(path.with_suffix(".lock"))
+    if lock is None:
+        return None
+    with lock:
+        known = read_json(path)
+        if known is None or not _is_young(store, known):
+            known = _ask(store)
+            write_json(path, known)
+        return known
+
+
+def _ask(store: Store) -> dict[str, Any]:
+    """Return the answer of `squeue`, or that it gave none, and when."""
     asked = store.now()
     listing = _output(["squeue", "-h", "-r", "-t", "all", "-O", FIELDS])
     known: dict[str, Any] = {"time": store.now(), "jobs": None}  # of no answer: when it was given up
     if listing is not None:
         ours = [line.strip().split("|", 5) for line in listing.splitlines() if line.startswith(JOB_PREFIX)]
         known = {"time": asked, "jobs": [fields for fields in ours if len(fields) == 6]}
-    write_json(path, known)
     return known
 
 

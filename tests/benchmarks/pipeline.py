@@ -8,7 +8,6 @@ grid took and which share of the cores' time its cells filled.
 from __future__ import annotations
 
 import itertools
-import os
 import resource
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import time
 from pathlib import Path
 
 from pipeline.cell import cells_of, read_rows
+from pipeline.sbatch import num_cores
 from pipeline.store import Store, find_store, read_json
 from tests.benchmarks.report import Figure, figures, write
 
@@ -84,7 +84,7 @@ def grid(store: Store, root: Path) -> str:
         said.append(
             f"{len(taken)} {kind} cells: {sum(taken) / len(taken):.1f} s on average, {max(taken):.1f} s at most"
         )
-    span_s, cores = max(ended.values()) - min(began[key] for key in ended), os.cpu_count() or 1
+    span_s, cores = max(ended.values()) - min(began[key] for key in ended), num_cores()
     busy = sum(ended[key] - began[key] for key in ended) / span_s / cores
     results = [read_json(store.done(key) / "result.json") or {} for key in ended]
     cpu_s = sum(result.get("provenance", {}).get("cpu_s", 0.0) for result in results)

@@ -58,6 +58,20 @@ def test_a_dvc_lock_that_may_be_half_written_is_left_to_the_dvc_that_runs(tmp_pa
     assert "torn; dropped" in examine(tmp_path, store, mend=True)[0]
 
 
+def test_a_torn_dvc_lock_is_restored_from_git_though_its_root_lies_above_the_project(
+    tmp_path: Path, store: Store
+) -> None:
+    git, lock = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"], tmp_path / "below" / "dvc.lock"
+    lock.parent.mkdir()
+    lock.write_text(WHOLE)
+    for command in (["init", "-q"], ["add", str(lock)], ["commit", "-q", "-m", "a lock"]):
+        subprocess.run([*git, *command], check=True)
+    lock.write_text(WHOLE[:20])
+    (finding,) = examine(lock.parent, store, mend=True)
+    assert finding.endswith("torn; restored from git")
+    assert lock.read_text() == WHOLE
+
+
 def test_a_dry_run_says_it_and_leaves_it(tmp_path: Path, store: Store) -> None:
     (tmp_path / "dvc.lock").write_text("")
     assert len(examine(tmp_path, store, mend=False)) == 1

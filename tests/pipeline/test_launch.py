@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from pipeline import attach, launch, liveness, losses, pulse
 from pipeline.cell import Cell, cells_of, digest
 from pipeline.launch import take_snapshot
 from pipeline.params import resolve_table
+from pipeline.sbatch import num_cores
 from pipeline.store import Store, find_store, read_json, write_json
 from pipeline.worker import Stop, run_submission, take
 
@@ -74,13 +76,24 @@ def send(store: Store, cells: list[Cell], project: Path) -> list[str]:
     return submissions
 
 
+@pytest.mark.parametrize("encoding", ["euc_jp", "gbk"])
+def test_the_code_is_copied_as_it_is_whatever_the_locale_writes_in(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(io, "text_encoding", lambda given, *_: given or encoding)
+    copy = take_snapshot(Store(tmp_path / "cells")) / "pipeline"
+    names = [path.relative_to(copy) for path in copy.rglob("*.py")]
+    assert Path("launch.py") in names
+    assert all((copy / name).read_bytes() == (launch.PACKAGE / name).read_bytes() for name in names)
+
+
 def test_every_cell_of_a_submission_runs_once(local_store: Store, project: Path) -> None:
     cells = [sleeper(number) for number in range(12)]
     send(local_store, cells, project)
     until(lambda: all(local_store.is_done(cell.key) for cell in cells))
     starts = [line["key"] for line in local_store.executions() if line["event"] == "start"]
     assert sorted(starts) == sorted(cell.key for cell in cells)
-    assert len({line["pid"] for line in local_store.executions() if line["event"] == "start"}) <= (os.cpu_count() or 1)
+    assert len({line["pid"] for line in local_store.executions() if line["event"] == "start"}) <= num_cores()
 
 
 def test_what_another_driver_submitted_is_not_submitted_again(local_store: Store, project: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline import waiting
-from pipeline.cell import chain
+from pipeline.cell import Cell, chain
 from pipeline.doctor import _leftovers
 from pipeline.garbage import find_garbage
 from pipeline.live import running, show_status
@@ -42,13 +42,13 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def hold(store: Store, *, age_s: float) -> Path:
-    """A train cell that a worker took `age_s` seconds ago and has logged two steps of."""
+def hold(store: Store, cell: Cell | None = None, *, age_s: float) -> Path:
+    """The work folder of a cell, else a train cell, that a worker took `age_s` seconds ago."""
     (row,) = resolve_table(PARAMS, "experiment")
-    train = chain(row)[-2]
-    work = store.work(train.key)
+    cell = cell or chain(row)[-2]
+    work = store.work(cell.key)
     work.mkdir(parents=True, exist_ok=True)
-    write_json(work / "cell.json", train.to_json())
+    write_json(work / "cell.json", cell.to_json())
     holder = {"host": "n1", "job": "7_2", "time": time.time() - age_s, "submission": "s", "pid": 1, "token": "t"}
     write_json(work / "holder.json", holder)
     return work
@@ -72,6 +72,18 @@ def test_the_time_left_follows_the_pace_since_the_job_took_the_cell(store: Store
     (line,) = running(store)
     assert (line["step"], line["steps"], line["left_s"]) == (30, 40, 20)
     assert line["epoch"] == 2  # of the two that smoke has
+
+
+def test_the_epoch_of_a_warm_start_is_one_of_its_own(store: Store) -> None:
+    (row,) = resolve_table(PARAMS | {"scale": "paper", "dataset": "cityscapes"}, "experiment")
+    warm_start = chain(row)[0]
+    assert warm_start.kind == "warm_start"  # of 20 epochs; the whole run has 200
+    work = hold(store, warm_start, age_s=1)
+    (work / "log.txt").write_text("step 380 of 7440: loss/a 1\n")
+    for step, epoch in ((380, 2), (7440, 20)):
+        Spool(work / "spool.jsonl").append(step, {"loss/a": 1.0})
+        (line,) = running(store)
+        assert (line["step"], line["steps"], line["epoch"]) == (step, 7440, epoch)
 
 
 def test_the_last_scores_and_the_restarts_are_shown(

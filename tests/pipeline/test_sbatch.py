@@ -88,6 +88,18 @@ def sleepers(count: int) -> list[Cell]:
     return [cell("sleep", number) for number in range(count)]
 
 
+@pytest.mark.parametrize(("allowed", "num"), [({3, 5}, 2), (None, 128)])
+def test_a_machine_starts_as_many_workers_as_the_cores_it_may_use(
+    allowed: set[int] | None, num: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 128)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # macOS has none
+    if allowed:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: allowed, raising=False)
+    site = {"executor": "local", "workers": None}
+    assert sbatch.num_workers(site, ["train"] * 200) == num
+
+
 def test_a_limit_on_jobs_keeps_what_was_taken_and_releases_only_the_rest(cluster: Cluster) -> None:
     cells = sleepers(16)
     cluster.be(room=10)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from pipeline.launch import load_site
+from pipeline.site import num_gpus
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,21 @@ def test_a_site_file_that_is_no_mapping_is_named(text: str, message: str, projec
     path.write_text(text)
     with pytest.raises(ValueError, match=f"^{path}: {message}"):
         load_site(project)
+
+
+@pytest.mark.parametrize(
+    ("asked", "num"),
+    [
+        ({}, 0),
+        ({"gpus_per_node": 4}, 8),
+        ({"gpus_per_node": "a100:4"}, 8),
+        ({"slurm_gpus_per_node": "a100:4"}, 8),
+        ({"gpus_per_node": 1, "slurm_gpus_per_node": 4}, 8),
+        ({"tasks_per_node": 2, "slurm_gpus_per_task": "a100:1"}, 4),
+        ({"slurm_gres": "gpu:2"}, 4),
+        ({"slurm_gres": "gpu:a100:2"}, 4),
+        ({"slurm_gres": "gpu,nvme:100"}, 2),
+    ],
+)
+def test_the_gpus_of_a_job_are_counted_however_slurm_is_asked_for_them(asked: dict[str, Any], num: int) -> None:
+    assert num_gpus({"nodes": 2} | asked) == num
