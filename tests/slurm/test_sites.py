@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pipeline import attach
 from pipeline.cell import Cell, digest
 from pipeline.launch import load_site, resources
-from pipeline.store import Store, read_json
+from pipeline.losses import MAX_LOST
+from pipeline.store import Store, find_store, read_json
 from tests.slurm.driving import PROJECT, finish, send, sleeper, write_site
 
 if TYPE_CHECKING:
@@ -112,3 +114,20 @@ def test_the_setup_lines_of_a_data_set_and_of_a_kind_reach_the_job_after_those_o
     assert noted("first") == ["site", "dataset"]
     assert noted("second") == ["site"]
     assert noted("first", sleep="kind") == ["site", "kind"]
+
+
+def test_where_a_line_of_the_set_up_fails_the_cells_fail_and_name_the_logs(
+    make_site: Callable[..., Path], cluster: Cluster
+) -> None:
+    """As `module load` of what is not there: else the jobs would be submitted again for ever, without a word."""
+    assert cluster
+    site, cells = make_site(setup=["echo no such module >&2; exit 1"]), [sleeper(number, 0.2) for number in range(3)]
+    store = Store(find_store(site))
+    keyed = {one.key: one for one in cells}
+    failed = attach.wait(store, keyed, lambda: send(site, cells), title="test")
+    assert failed.keys() == keyed.keys()
+    assert len(list(store.submissions.iterdir())) == MAX_LOST
+    (pattern,) = {reason["reason"].rpartition(": see ")[2] for reason in failed.values()}
+    logs = list(Path("/").glob(pattern.removeprefix("/")))
+    assert logs
+    assert all("no such module" in log.read_text() for log in logs)
