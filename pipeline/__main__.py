@@ -256,34 +256,31 @@ def _export(root: Path, store: Store, options: argparse.Namespace) -> None:
 
 
 def _track(root: Path, store: Store, options: argparse.Namespace) -> None:
-    from pipeline import tracking
+    from pipeline import artifacts, tracking
 
     if options.follow:
         follow_until_idle(store, root)
         return
     if options.rebuild:
         tracking.rebuild(store.root, status.entries(root))
-    print(_brought_up(root, store))
-
-
-def _brought_up(root: Path, store: Store) -> dict[str, int]:
-    """Bring runs and what hangs on them up to the store; return how many runs there are of each status."""
-    from pipeline.artifacts import log_artifacts
-    from pipeline.tracking import Ingester
-
-    ingester = Ingester(store.root, status.entries(root), uri=None)
-    counts = ingester.work()
-    log_artifacts(root, store, ingester)
-    return counts
+    print(artifacts.bring_up(root, store))
 
 
 def _ui(root: Path, store: Store, options: argparse.Namespace) -> None:
-    from pipeline.database import tracking_uri
+    from pipeline.artifacts import bring_up
+    from pipeline.database import UnreachableError, tracking_uri, without_password
 
     release_dead(store)
-    _brought_up(root, store)
+    try:
+        bring_up(root, store)
+    except UnreachableError as error:
+        print(f"ui: MLflow is behind the store: {error}", file=sys.stderr)
+    uri = tracking_uri(store.root)
+    if uri.startswith(("http://", "https://")):  # a server has its own
+        print(f"the MLflow UI is at {without_password(uri)}")
+        return
     artifacts = str(store.root.parent / "mlflow-artifacts")
-    database = ["--backend-store-uri", tracking_uri(store.root), "--default-artifact-root", artifacts]
+    database = ["--backend-store-uri", uri, "--default-artifact-root", artifacts]
     one = ["--workers", "1"]  # for one person: four, and a runner of jobs, take a busy machine a minute to start
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *database, *one, "--port", options.port])

@@ -17,8 +17,9 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.cell import chain
+from pipeline.database import UnreachableError
 from pipeline.labels import VALUE_LABELS
-from pipeline.status import tables_of
+from pipeline.status import entries, tables_of
 from pipeline.store import Store, read_json, write_json
 from pipeline.tracking import Ingester
 
@@ -29,6 +30,21 @@ KEYS = {header: key for key, (header, _) in VALUE_LABELS.items()}
 """Header of a table -> the key of params.yaml that its rows vary."""
 
 Row = dict[str, Any]
+
+
+def bring_up(root: Path, store: Store) -> dict[str, int]:
+    """Bring runs and what hangs on them up to the store; return how many runs there are of each status.
+
+    Raises UnreachableError where MLflow took nothing of a run, once it has what hangs on the others.
+    """
+    ingester = Ingester(store.root, entries(root), uri=None)
+    try:
+        counts = ingester.work()
+    except UnreachableError:
+        log_artifacts(root, store, ingester)
+        raise
+    log_artifacts(root, store, ingester)
+    return counts
 
 
 def log_artifacts(root: Path, store: Store, ingester: Ingester) -> int:

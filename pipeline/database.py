@@ -13,13 +13,14 @@ import logging
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -79,22 +80,41 @@ def initialise(uri: str) -> None:
         fault = _open_elsewhere(f"sqlite:///{new}", path.parent)
         if fault:
             raise RuntimeError(f"{path}: MLflow could not make the database: {fault}")
+        _move_beside(path)  # a journal of the one before, which SQLite would play back into the new one
         new.rename(path)
 
 
 def set_aside_if_broken(uri: str) -> Path | None:
-    """Move away an SQLite database that MLflow cannot open; return where it lies now, or None where all is well.
+    """Move away an SQLite database that is damaged or that MLflow cannot open, with its journals.
 
-    Raises UnreachableError where another process has it locked.
+    Return where it lies now, or None where all is well. Raises UnreachableError where another process has it locked.
     """
     path = sqlite_path(uri)
-    if path is None or not path.exists() or not (fault := _open_elsewhere(uri, path.parent)):
+    if path is None or not path.exists() or not (fault := _damage(path) or _open_elsewhere(uri, path.parent)):
         return None
     if "is locked" in fault:  # it is whole, and somebody writes
         raise UnreachableError(f"{path}: {fault}")
+    with locked(path.with_name(f".{path.name}.lock")):  # nobody makes another in between, and journals of it
+        return _move_beside(path)
+
+
+def _move_beside(path: Path) -> Path:
+    """Rename an SQLite database and its journals, or what there is of them, so that they still belong together."""
     broken = path.with_name(f"{path.name}.broken-{time.strftime('%Y%m%d-%H%M%S')}")
-    path.rename(broken)
+    for suffix in ("", "-journal", "-wal", "-shm"):  # the database first: it must never be read without its journal
+        with suppress(FileNotFoundError):
+            path.with_name(f"{path.name}{suffix}").rename(f"{broken}{suffix}")
     return broken
+
+
+def _damage(path: Path) -> str:
+    """Return what SQLite finds wrong with a database, or nothing: MLflow opens one whose tables cannot be read."""
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.Error as error:
+        return str(error)
+    return "" if found == "ok" else found
 
 
 def _open_elsewhere(uri: str, folder: Path) -> str:

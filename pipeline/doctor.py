@@ -134,14 +134,23 @@ def _written(path: Path, now: float) -> float:
 
 def _lying_runs(root: Path, store: Store, dead: set[str], *, mend: bool) -> list[str]:
     """Find runs that MLflow was told to be running and that are not; with `mend` bring its database up to the store."""
-    findings, verb = [], "told so" if mend else "to be told so"
+    keys = []
     for path in sorted((store.root / "tracking").glob("*/[!.]*.json")):
         run, key = read_json(path) or {}, path.stem
         told_so = run.get("status") == "RUNNING" and run.get("kind") != "table"
         if told_so and (key in dead or store.state(key) != "running"):
-            findings.append(f"MLflow run of cell {key[:12]}: says RUNNING and is not; {verb}")
-    if findings and mend:
-        from pipeline import status, tracking
+            keys.append(key)
+    fault = _ingestion_fault(root, store) if keys and mend else []
+    verb = "told so" if mend and not fault else "to be told so"
+    return [f"MLflow run of cell {key[:12]}: says RUNNING and is not; {verb}" for key in keys] + fault
 
+
+def _ingestion_fault(root: Path, store: Store) -> list[str]:
+    """Bring MLflow up to the store; return why it could not be, as a finding, since the others are mended already."""
+    from pipeline import status, tracking
+
+    try:
         tracking.ingest(store.root, status.entries(root))
-    return findings
+    except (RuntimeError, ValueError, OSError) as error:  # what `main` would say in place of all findings
+        return [f"MLflow was not brought up to the store: {error}; not mended"]
+    return []

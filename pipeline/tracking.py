@@ -257,11 +257,16 @@ class Ingester:
         parcel.points, parcel.params, parcel.tags = [], {}, {}
 
     def _tables(self) -> dict[str, str]:
-        """Return the status of each table's run: of its cells' runs, and of the rows that have none."""
+        """Return the status of each table's run: of its cells' runs, and of the rows that have none.
+
+        What it has of older code does not count, unless it has no rows any more.
+        """
         children: dict[str, dict[str, str]] = defaultdict(dict)
         for key, run in self.runs.items():
+            today = self.cells.tables(key)
             for table in set(run["tables"]) & set(self.runs):
-                children[table][key] = run["status"]
+                counts = table in today or not self.cells.rows[table]
+                children[table] |= {key: run["status"]} if counts else {}
         found = {}
         for table, statuses in children.items():
             live, missing = {"RUNNING", "SCHEDULED"} & set(statuses.values()), self.cells.rows[table] - set(statuses)

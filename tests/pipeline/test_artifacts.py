@@ -12,7 +12,9 @@ from urllib.parse import unquote
 import pytest
 
 from pipeline import artifacts, status
+from pipeline.__main__ import main
 from pipeline.cell import chain
+from pipeline.database import Database, UnreachableError
 from pipeline.tracking import Ingester, rebuild
 
 if TYPE_CHECKING:
@@ -97,6 +99,27 @@ def test_a_rebuilt_database_has_them_again(lab: Lab, project: Path) -> None:
         ingester.database.client.delete_run(run["id"])
     rebuild(lab.store.root, status.entries(project))
     assert bring_up(lab, project)[1] == sent
+
+
+def test_where_mlflow_fails_on_one_run_the_others_have_them_before_it_is_said(
+    lab: Lab, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "dvc.yaml").touch()
+    (project / ".dvc").mkdir()
+    monkeypatch.chdir(project)
+    monkeypatch.setattr("pipeline.__main__.find_store", lambda _root: lab.store.root)
+    faulty, log = chain(rows(project)[0])[-1].key, Database.log
+
+    def failing(database: Database, run_id: str, **what: Any) -> None:
+        if (what.get("tags") or {}).get("evaluate_key") == faulty:
+            raise UnreachableError("internal error")
+        log(database, run_id, **what)
+
+    monkeypatch.setattr(Database, "log", failing)
+    assert main(["track"]) == 1
+    assert "track: internal error" in capsys.readouterr().err
+    noted = [json.loads(path.read_text())["files"] for path in lab.store.root.glob("tracking/*/artifacts/*.json")]
+    assert {"table_7.md", "table_7.csv", "table_7_ablation.svg"} in [set(files) for files in noted]
 
 
 def test_a_network_that_cannot_be_drawn_stops_nothing(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
 import subprocess
@@ -28,10 +29,54 @@ def test_a_database_that_does_not_open_is_refused_with_the_remedy_and_moved_asid
     connection.close()
     with pytest.raises(database.UnreachableError, match="track --rebuild"):
         tracking.ingest(lab.store.root)
-    code = "import sys; from pathlib import Path; from pipeline.tracking import rebuild; rebuild(Path(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", code, str(lab.store.root)], check=True, capture_output=True)
+    rebuild(lab)
     assert lab.runs()["a"]["status"] == "FINISHED"
     assert list(path.parent.glob("mlflow.db.broken-*"))
+
+
+def test_a_damaged_database_that_opens_is_made_again_by_a_rebuild(lab: Lab) -> None:
+    lab.finish("a")
+    [(page, size)] = lab.query("select rootpage, page_size from sqlite_master, pragma_page_size where name = 'metrics'")
+    with lab.database.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(bytes(size))
+    rebuild(lab)
+    assert len(lab.points("a", "lr")) == 3
+    assert list(lab.database.parent.glob("mlflow.db.broken-*"))
+
+
+def test_a_broken_database_takes_its_journals_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mlflow.db"
+    monkeypatch.setattr(database, "_open_elsewhere", lambda uri, folder: "no such table")
+    with contextlib.closing(sqlite3.connect(path)) as other:  # while it has the file open, SQLite keeps the journals
+        other.execute("pragma journal_mode = wal")
+        other.execute("create table numbers (value)")
+        broken = database.set_aside_if_broken(f"sqlite:///{path}")
+        assert broken is not None
+        names = {each.name for each in tmp_path.glob("mlflow.db*")}
+        assert names == {broken.name, f"{broken.name}-wal", f"{broken.name}-shm"}
+
+
+def test_the_hot_journal_of_a_database_that_is_gone_does_not_reach_the_new_one(lab: Lab) -> None:
+    lab.finish("a", steps=500)
+    rebuild(lab)
+    with contextlib.closing(sqlite3.connect(lab.database)) as connection:
+        connection.execute("pragma cache_size = 1")  # pages are written before the end, and so the journal is hot
+        connection.execute("update metrics set value = 0")
+        journal = lab.database.with_name("mlflow.db-journal").read_bytes()
+    lab.database.unlink()
+    lab.database.with_name("mlflow.db-journal").write_bytes(journal)
+    rebuild(lab)
+    assert lab.query("pragma integrity_check") == [("ok",)]
+    assert len(lab.points("a", "lr")) == 500
+    [aside] = lab.database.parent.glob("mlflow.db.broken-*-journal")
+    assert aside.read_bytes() == journal
+
+
+def rebuild(lab: Lab) -> None:
+    """Rebuild in another process: this one has the old file open."""
+    code = "import sys; from pathlib import Path; from pipeline.tracking import rebuild; rebuild(Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", code, str(lab.store.root)], check=True, capture_output=True)
 
 
 def test_a_database_that_somebody_writes_is_not_moved_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,6 +218,22 @@ def test_a_run_that_mlflow_takes_for_running_is_told_the_truth(lab: Lab, tmp_pat
     assert examine(tmp_path, lab.store, mend=True) == []
 
 
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")  # MLflow's
+def test_where_mlflow_cannot_be_opened_what_was_mended_is_said_all_the_same(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = lab.begin("k")
+    ingest(lab.store.root)
+    lab.store.drop("k", token)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    released, told, fault = examine(tmp_path, lab.store, mend=True)
+    assert released.endswith("is gone; released")
+    assert told.endswith("says RUNNING and is not; to be told so")
+    assert "127.0.0.1" in fault
+    assert fault.endswith("not mended")
+
+
 def test_a_sound_project_needs_nothing(tmp_path: Path, store: Store) -> None:
     (tmp_path / "dvc.lock").write_text(WHOLE)
     assert examine(tmp_path, store, mend=True) == []

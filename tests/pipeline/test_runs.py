@@ -89,6 +89,20 @@ def test_the_status_of_a_run_follows_the_store_through_a_cells_life(lab: Lab) ->
     assert status() == ("FINISHED", "FINISHED")
 
 
+def test_a_table_is_judged_by_its_rows_of_today_and_not_by_cells_of_older_code(lab: Lab) -> None:
+    def status(*keys: str) -> str:
+        tracking.ingest(lab.store.root, [lab.entry(key) for key in keys])
+        return lab.runs()["table_7@embedded"]["status"]
+
+    lab.store.fail("old", lab.begin("old"), {"reason": "killed"})
+    lab.finish("older")
+    assert status("old", "older") == "FAILED"
+    lab.finish("new")
+    assert status("new") == "FINISHED"
+    assert status("next") == "KILLED"  # its only row has no run yet
+    assert status() == "FAILED"  # of no rows, it is all that it ever had
+
+
 def test_a_run_of_a_cell_that_the_store_lost_is_not_left_running(lab: Lab) -> None:
     lab.begin("a")
     tracking.ingest(lab.store.root)
