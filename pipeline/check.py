@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_type_hints
 
 from pipeline.data.augment import Augmentation
 from pipeline.data.open import AUGMENTATION_KEYS
@@ -14,6 +15,12 @@ from pipeline.reporting.paper import Published
 from pipeline.reporting.rows import PADDINGS, Shown
 from pipeline.training import setting
 
+KINDS: dict[type, tuple[Any, str]] = {
+    int: ((int, float), "a whole number"),  # 2.0 is one, and 2.5 the method's own to refuse
+    float: ((int, float), "a number (1e-3 is text in YAML, 1.0e-3 is not)"),
+    bool: (bool, "true or false"),
+    str: (str, "a word"),
+}
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -40,6 +47,7 @@ def check_labels(rows: Sequence[dict[str, Any]], published: Published | None) ->
 
 def check_row(row: dict[str, Any]) -> None:
     """Check every value of a resolved row as what uses it does. Raises ValueError."""
+    _check_kinds(row)
     setting.check_row(row)
     where, training = f"{row['table']} ({row['method']})", row["training"]
     try:
@@ -48,6 +56,19 @@ def check_row(row: dict[str, Any]) -> None:
         _check_evaluation(row["evaluation"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def _check_kinds(row: dict[str, Any]) -> None:
+    """Check that the method's own parameters are of the kind that it takes, before they are compared with anything."""
+    parameters = importlib.import_module(f"pipeline.methods.{row['method']}").Parameters
+    for key, kind in get_type_hints(parameters).items():
+        value, allowed = row["parameters"].get(key), KINDS.get(kind)
+        if (
+            allowed
+            and key in row["parameters"]
+            and (not isinstance(value, allowed[0]) or (isinstance(value, bool) and kind is not bool))
+        ):
+            raise ValueError(f"{row['table']} ({row['method']}): {key} is {value!r}; allowed is {allowed[1]}")
 
 
 def _check_evaluation(block: dict[str, Any]) -> None:

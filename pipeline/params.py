@@ -114,7 +114,7 @@ def _experiment_row(params: dict[str, Any]) -> dict[str, Any]:
     own, known = (params["methods"][name]["parameters"] for name in (method, EXPERIMENT_METHOD))
     row = {key: value for key, value in given.items() if key in ROW_KEYS}
     for key in [key for key in given if key not in ROW_KEYS]:
-        choose(key, known, "params.yaml: unknown top-level key")
+        choose(key, [*ROW_KEYS, "scale", *known], "params.yaml: unknown top-level key")
         if given[key] != DEFAULT:
             if key not in own:
                 raise ValueError(f"{key}={given[key]}: method {method!r} has no {key!r}; it has: {', '.join(own)}")

@@ -77,10 +77,10 @@ class Board:
         """Show the states of the stage's cells by key."""
         counts = Counter(states.values())
         done = counts["done"] + counts["failed"] + counts["cancelled"]
-        text = ", ".join(
-            f"{counts[state]} {state}" for state in ("running", "queued", "failed", "cancelled") if counts[state]
-        )
-        text = f"{text} ({self._count_left()} of all tables left)"
+        words = {"running": "running", "queued": "queued", "missing": "not submitted"}
+        words |= {"failed": "failed", "cancelled": "cancelled"}
+        parts = [f"{counts[state]} {word}" for state, word in words.items() if counts[state]]
+        text = f"{', '.join(parts)} ({self._count_left() + counts['missing']} of all tables left)"
         self.bar.update(self.task, completed=done, total=len(states), states=text)
         self.lines.say(f"{self.title}: {done} of {len(states)} cells, {text}")
 

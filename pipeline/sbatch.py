@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cell import COUNTED
-from pipeline.slurm import max_array_size
+from pipeline.slurm import client_fault, max_array_size
 from pipeline.worker import Worker
 
 FOREVER_MIN = 60 * 24 * 365
 ATTEMPTS = 8
 PASSING = ("Socket timed out", "Unable to contact", "temporarily", "try again", "Connection refused", "Transport")
 """What sbatch says when its controller is busy or down for a while."""
+
+
+LASTING = ("configuration", "No such file", "cannot stat")
+"""What SLURM's tools say where they find no configuration, which no waiting mends."""
 
 
 class LaterError(RuntimeError):
@@ -89,7 +93,10 @@ class Queue:
         """
         largest = max_array_size()
         if largest is None:
-            raise LaterError("SLURM's controller does not say how large an array may be")
+            fault = client_fault()
+            if any(word in fault for word in LASTING):
+                raise RefusedError(f"SLURM cannot be asked from here: {fault}")
+            raise LaterError(f"SLURM's controller does not say how large an array may be: {fault}")
         size, throttle, sent = min(num_jobs, largest), self.site["workers"] or num_jobs, 0
         num_lanes = min(throttle, -(-num_jobs // size))
         self.lanes = [[] for _ in range(num_lanes)]

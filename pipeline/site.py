@@ -34,8 +34,9 @@ def load_site(root: Path) -> dict[str, Any]:
     if not isinstance(site, dict):
         raise ValueError(f"{path}: {site!r} is no mapping; it holds: {', '.join(SITE_KEYS)}")
     if set(site) != set(SITE_KEYS):
-        wrong = sorted(set(site) ^ set(SITE_KEYS))
-        raise ValueError(f"{path}: unknown or missing keys {wrong}; it holds: {', '.join(SITE_KEYS)}")
+        sides = {"unknown": set(site) - set(SITE_KEYS), "missing": set(SITE_KEYS) - set(site)}
+        wrong = "; ".join(f"{side}: {', '.join(sorted(map(str, keys)))}" for side, keys in sides.items() if keys)
+        raise ValueError(f"{path}: keys {wrong}; it holds: {', '.join(SITE_KEYS)}")
     if site["executor"] not in EXECUTORS:
         raise ValueError(f"{path}: executor {site['executor']!r}; allowed: {', '.join(EXECUTORS)}")
     _check_values(path, site)

@@ -194,6 +194,16 @@ def _configuration() -> str | None:
     return _told[0] if _told else None
 
 
+def client_fault() -> str:
+    """Return what SLURM's own tool says where it cannot ask the controller."""
+    command = ["scontrol", "show", "config"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S, check=False)
+    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return result.stderr.strip() if result.returncode else ""
+
+
 def cancel_jobs(numbers: list[str]) -> None:
     """Cancel jobs by id; ids that ended already do no harm."""
     if numbers:

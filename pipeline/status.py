@@ -87,8 +87,11 @@ def entries(root: Path) -> list[dict[str, Any]]:
 def find_cell(root: Path, store: Store, prefix: str) -> Cell:
     """Return the one cell whose key begins with `prefix`: of the current tables, else of the store, as older code has.
 
-    Raises ValueError where there is none, or several.
+    A table of one row (`experiment`) stands for its training. Raises ValueError where there is none, or several.
     """
+    rows = tables_of(root).get((current_scale(root), prefix), [])
+    if len(rows) == 1:
+        return chain(rows[0])[-2]
     cells = {cell.key: cell for rows in tables_of(root).values() for row in rows for cell in cells_of(row)}
     matches = [key for key in cells if key.startswith(prefix)]
     if not matches and prefix.isalnum():
@@ -97,7 +100,8 @@ def find_cell(root: Path, store: Store, prefix: str) -> Cell:
         matches = list(cells)
     if len(matches) != 1:
         found = ", ".join(key[:12] for key in matches) or "none"
-        raise ValueError(f"cell {prefix!r}: {len(matches)} cells of the current tables begin so ({found})")
+        where = "keys stand in reports/<scale>/metrics, `key` and `train_key` of each row"
+        raise ValueError(f"cell {prefix!r}: {len(matches)} cells of the current tables begin so ({found}); {where}")
     return cells[matches[0]]
 
 
@@ -119,7 +123,8 @@ def find_trained(root: Path, store: Store, name: str) -> Path:
     else:
         cell = find_cell(root, store, name)
     if cell.kind != "train" or not store.is_done(cell.key):
-        raise ValueError(f"{cell.name} is {store.state(cell.key)}; a train cell that is done has a network")
+        hint = f"; that of {cell.upstream[0][:12]}, perhaps" if cell.kind in ("evaluate", "reliability") else ""
+        raise ValueError(f"{cell.name} is {store.state(cell.key)}; a train cell that is done has a network{hint}")
     return store.done(cell.key)
 
 
@@ -149,11 +154,13 @@ def plan(root: Path, store: Store, targets: list[str]) -> list[dict[str, Any]]:
     What its missing cells take that no stage before it has too: `worker_s` of one worker and `gpu_hours` at this site,
     by past cells like them; `unknown` of them have no like.
     """
-    command = [sys.executable, "-c", _PLAN, str(root), *targets]
+    tables, scale, site, past = tables_of(root), current_scale(root), load_site(root), Past(store)
+    stages = [f"tables@{target}" if (scale, target) in tables else target for target in targets]
+    command = [sys.executable, "-c", _PLAN, str(root), *stages]
     result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        raise ValueError(f"DVC cannot plan {targets}: {result.stderr.strip()[-1000:]}")
-    tables, scale, site, past = tables_of(root), current_scale(root), load_site(root), Past(store)
+        fault = (result.stderr.strip().splitlines() or ["no word"])[-1]
+        raise ValueError(f"DVC cannot plan {' '.join(stages)}: {fault}; a target is a table or a stage of `dvc.yaml`")
     counted: set[str] = set()
     lines: list[dict[str, Any]] = []
     for stage, reasons in json.loads(result.stdout).items():

@@ -14,7 +14,9 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
 TABLES = ("table_6", "table_7", "table_a2", "experiment")
-LEFT_OUT = shutil.ignore_patterns("__pycache__", ".git", ".venv", "cache", "tmp", "data", "runs", ".*_cache", "smoke")
+LEFT_OUT = shutil.ignore_patterns(
+    *("__pycache__", ".git", ".venv", "cache", "tmp", "data", "runs", "own", ".*_cache", "smoke")
+)
 
 
 def copy_project(folder: Path) -> Path:

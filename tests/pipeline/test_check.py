@@ -114,6 +114,24 @@ def test_values_that_the_paper_has_no_word_for_have_a_label(spec: dict[str, Any]
     assert [{name: row["row"][name] for name in label} for row, label in zip(rows, labels, strict=True)] == labels
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("alpha0", "high", "alpha0 is 'high'; allowed is a number"),
+        ("weight", "1e-3", r"weight is '1e-3'; allowed is a number \(1e-3 is text in YAML, 1.0e-3 is not\)"),
+        ("num_anchors", [50], r"num_anchors is \[50\]; allowed is a whole number"),
+        ("dpa", 1, "dpa is 1; allowed is true or false"),
+        ("rank_low", True, "rank_low is True; allowed is a whole number"),
+        ("contrast", 3, "contrast is 3; allowed is a word"),
+    ],
+)
+def test_a_value_of_another_kind_is_named_with_what_is_allowed(key: str, value: Any, told: str) -> None:
+    row = experiment()
+    row["parameters"][key] = value
+    with pytest.raises(ValueError, match=rf"experiment \(u2pl\): {told}"):
+        check_row(row)
+
+
 def test_a_table_of_the_papers_has_the_papers_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

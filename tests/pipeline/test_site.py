@@ -15,7 +15,7 @@ from pipeline.site import num_gpus
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"wokers": 2}, r"unknown or missing keys \['wokers'\]"),
+        ({"wokers": 2}, "keys unknown: wokers; it holds"),
         ({"executor": "pbs"}, "executor 'pbs'; allowed: local, slurm$"),
         ({"executor": "debug"}, "executor 'debug'; allowed: local, slurm$"),  # submitit's: it runs nothing
         ({"parameters": None}, "parameters: None; allowed: a mapping"),

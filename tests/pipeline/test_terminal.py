@@ -104,8 +104,8 @@ def test_without_a_terminal_a_line_is_written_when_a_minute_is_over(
         assert Store(tmp_path).claim(key, "s")
     with progress.Board(Store(tmp_path), "train@table_1") as board:
         for now_s in (1030.0, 1061.0, 1090.0, 1122.0):  # noqa: B007
-            board.show({"a": "done", "b": "running", "c": "queued", "d": "failed"})
-    line = "train@table_1: 2 of 4 cells, 1 running, 1 queued, 1 failed (4 of all tables left)"
+            board.show({"a": "done", "b": "running", "c": "queued", "d": "failed", "g": "missing"})
+    line = "train@table_1: 2 of 5 cells, 1 running, 1 queued, 1 not submitted, 1 failed (5 of all tables left)"
     assert capsys.readouterr().err == f"1 min, {line}\n2 min, {line}\n"
 
 
