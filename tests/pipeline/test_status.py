@@ -1,0 +1,39 @@
+"""Cells and stages by the names that people type."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline import status
+from pipeline.__main__ import main
+from pipeline.cell import chain
+from tests.pipeline import test_steering
+from tests.pipeline.test_steering import Lab, finish
+
+lab = test_steering.lab
+
+
+def test_a_table_of_one_row_stands_for_its_training(lab: Lab) -> None:
+    (row,) = lab.rows("experiment")
+    assert status.find_cell(lab.root, lab.store, "experiment").key == chain(row)[-2].key
+
+
+def test_who_names_no_cell_is_told_where_keys_stand(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["why", "table_7"]) == 1
+    assert "keys stand in reports/<scale>/metrics, `key` and `train_key` of each row" in capsys.readouterr().err
+
+
+def test_who_names_an_evaluation_is_told_the_key_of_its_training(lab: Lab) -> None:
+    *_, train, evaluate = chain(lab.rows("experiment")[0])
+    finish(lab.store, evaluate)
+    with pytest.raises(ValueError, match=f"has a network; that of {train.key[:12]}, perhaps"):
+        status.find_trained(lab.root, lab.store, evaluate.key)
+
+
+def test_a_plan_takes_the_name_of_a_table_and_of_no_stage_says_so(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "load_site", lambda _: {})
+    with pytest.raises(
+        ValueError, match=r"DVC cannot plan tables@table_7 nosuch: .*; a target is a table or a stage"
+    ) as raised:
+        status.plan(lab.root, lab.store, ["table_7", "nosuch"])
+    assert "\n" not in str(raised.value)
