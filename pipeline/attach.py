@@ -64,6 +64,7 @@ def _run(kind: str, scale: str, table: str) -> int:
     every = {cell.key: cell for cells in before["the code or the weights"] for cell in cells}
     cells = {key: cell for key, cell in every.items() if cell.kind == kind}
     launcher = Launcher(root, scale, f"{kind}@{table}", keys=every)
+    earlier = sum(store.state(key) in ("failed", "cancelled") for key in cells)
     try:
         with Waiting(store, f"{scale}/{table}", every) as mark:
             failed = wait(store, cells, launcher, title=f"{kind}@{table}", mark=mark, root=root)
@@ -74,10 +75,9 @@ def _run(kind: str, scale: str, table: str) -> int:
     if failed:
         for key, reason in failed.items():
             print(f"{cells[key].name}: {reason['reason']}\n  log: {reason.get('log', '-')}", file=sys.stderr)
-        print(
-            f"{kind}@{table}: {len(failed)} of {len(cells)} cells failed; see `python -m pipeline retry`",
-            file=sys.stderr,
-        )
+        untried = f", {earlier} of them before this stage began and not tried again" if earlier else ""
+        told = f"{len(failed)} of {len(cells)} cells failed{untried}; see `python -m pipeline retry`"
+        print(f"{kind}@{table}: {told}", file=sys.stderr)
         return 1
     after = read_inputs(root, path)
     if edited := [name for name in before if after[name] != before[name]]:

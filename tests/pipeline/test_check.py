@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.utils.serialize import modify_yaml
 
 from pipeline.check import check_row, check_shown, check_table
 from pipeline.labels import row_label
@@ -185,3 +186,16 @@ def test_an_empty_list_in_a_table_is_refused(key: str) -> None:
     table = {"dataset": "voc_blender", "partition": ["1-4"], "method": "u2pl"} | {key: []}
     with pytest.raises(ValueError, match=rf"tables\.table_7: {key}: \[\]; allowed"):
         resolve_table(PARAMS | {"tables": {"table_7": table}}, "table_7")
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_dvc_writes_params_back_as_they_are(own: bool, tmp_path: Path) -> None:
+    """With the blocks of one's own, too: `dvc exp run -S` would rewrap what one has just edited."""
+    project = Path(__file__).parents[2]
+    text = (project / "params.yaml").read_text()
+    for place, block in (("tables:\n", "table.yaml"), ("scales:\n", "scale.yaml")) if own else ():
+        text = text.replace(f"\n{place}", f"\n{place}{(project / 'reports' / 'own' / block).read_text()}", 1)
+    (tmp_path / "params.yaml").write_text(text)
+    with modify_yaml(str(tmp_path / "params.yaml")) as params:
+        params["seed"] = params["seed"]
+    assert (tmp_path / "params.yaml").read_text() == text
