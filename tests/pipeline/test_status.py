@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline import status
+from pipeline import attach, status
 from pipeline.__main__ import main
 from pipeline.cell import chain
 from tests.pipeline import test_steering
@@ -37,3 +37,14 @@ def test_a_plan_takes_the_name_of_a_table_and_of_no_stage_says_so(lab: Lab, monk
     ) as raised:
         status.plan(lab.root, lab.store, ["table_7", "nosuch"])
     assert "\n" not in str(raised.value)
+
+
+def test_what_failed_before_a_stage_began_is_told_from_what_fails_now(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = chain(lab.rows("experiment")[0])
+    monkeypatch.setattr(attach, "read_inputs", lambda *_: {"the code or the weights": [cells]})
+    lab.store.fail(cells[-2].key, None, {"reason": "no luck"})
+    assert attach.run_stage("train", "smoke", "experiment") == 1
+    said = capsys.readouterr().err
+    assert "1 of 1 cells failed, 1 of them before this stage began and not tried again; see" in said
