@@ -44,7 +44,7 @@ RUN = {
     "dvc cache dir": None,
     "dvc config cache.shared group": None,
     "python -m pipeline plan": None,
-    "python -m pipeline plan [TARGET …]": "python -m pipeline plan tables@table_7",
+    "python -m pipeline plan [TABLE|STAGE …]": "python -m pipeline plan table_7",
     "python -m pipeline plan --scale paper": "python -m pipeline plan --scale smoke table_7 --out plan.md",
     "python -m pipeline plan --scale paper [TABLE …]": "python -m pipeline plan --scale smoke table_7",
     "python -m pipeline status [--watch]": "python -m pipeline status",
