@@ -14,9 +14,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
 TABLES = ("table_6", "table_7", "table_a2", "experiment")
-LEFT_OUT = shutil.ignore_patterns(
-    *("__pycache__", ".git", ".venv", "cache", "tmp", "data", "runs", "own", ".*_cache", "smoke")
-)
+LEFT_OUT = shutil.ignore_patterns("__pycache__", ".git", ".venv", "cache", "tmp", "data", "runs", ".*_cache", "smoke")
 
 
 def copy_project(folder: Path) -> Path:
@@ -32,7 +30,7 @@ def copy_project(folder: Path) -> Path:
 
 def _left_out(place: str, names: list[str]) -> set[str]:
     inside = Path(place).relative_to(PROJECT).parts
-    ignored = LEFT_OUT(place, names)
+    ignored = LEFT_OUT(place, names) | ({"own"} if not inside else set())  # somebody's photographs; not reports/own
     return (
         ignored if not inside or inside[0] in (".dvc", "reports") else {name for name in names if name == "__pycache__"}
     )
