@@ -61,14 +61,13 @@ def check_row(row: dict[str, Any]) -> None:
 def _check_kinds(row: dict[str, Any]) -> None:
     """Check that the method's own parameters are of the kind that it takes, before they are compared with anything."""
     parameters = importlib.import_module(f"pipeline.methods.{row['method']}").Parameters
-    for key, kind in get_type_hints(parameters).items():
-        value, allowed = row["parameters"].get(key), KINDS.get(kind)
-        if (
-            allowed
-            and key in row["parameters"]
-            and (not isinstance(value, allowed[0]) or (isinstance(value, bool) and kind is not bool))
-        ):
-            raise ValueError(f"{row['table']} ({row['method']}): {key} is {value!r}; allowed is {allowed[1]}")
+    kinds = get_type_hints(parameters)
+    for key, value in row["parameters"].items():
+        if kinds.get(key) not in KINDS:
+            continue
+        types, allowed = KINDS[kinds[key]]
+        if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
+            raise ValueError(f"{row['table']} ({row['method']}): {key} is {value!r}; allowed is {allowed}")
 
 
 def _check_evaluation(block: dict[str, Any]) -> None:

@@ -194,7 +194,7 @@ class Database:
         try:
             with _errors_named(self.uri):
                 return self.client.get_experiment(self.experiment) is not None
-        except UnreachableError:
+        except (RefusedError, UnreachableError):
             return False
 
     def find(self, key: str, store: str) -> tuple[str, dict[str, int]] | None:

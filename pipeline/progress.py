@@ -48,6 +48,10 @@ def follow(items: Iterable[Item], *, total: int, title: str) -> Iterator[Item]:
             yield item
 
 
+WORDS = {"missing": "not submitted"}
+"""What a stage that waits calls a state otherwise than the store does."""
+
+
 class Board:
     """A progress bar in a terminal; elsewhere one line a minute.
 
@@ -77,9 +81,8 @@ class Board:
         """Show the states of the stage's cells by key."""
         counts = Counter(states.values())
         done = counts["done"] + counts["failed"] + counts["cancelled"]
-        words = {"running": "running", "queued": "queued", "missing": "not submitted"}
-        words |= {"failed": "failed", "cancelled": "cancelled"}
-        parts = [f"{counts[state]} {word}" for state, word in words.items() if counts[state]]
+        shown = ("running", "queued", "missing", "failed", "cancelled")
+        parts = [f"{counts[state]} {WORDS.get(state, state)}" for state in shown if counts[state]]
         text = f"{', '.join(parts)} ({self._count_left() + counts['missing']} of all tables left)"
         self.bar.update(self.task, completed=done, total=len(states), states=text)
         self.lines.say(f"{self.title}: {done} of {len(states)} cells, {text}")

@@ -184,21 +184,21 @@ def max_array_size() -> int | None:
     return None if told is None else int(found.group(1)) if found else 1000
 
 
+CONFIGURATION = ["scontrol", "show", "config"]
 _told: list[str] = []
 
 
 def _configuration() -> str | None:
     """Return what SLURM says of itself; asked once, where it answers."""
-    if not _told and (answer := _output(["scontrol", "show", "config"])) is not None:
+    if not _told and (answer := _output(CONFIGURATION)) is not None:
         _told.append(answer)
     return _told[0] if _told else None
 
 
 def client_fault() -> str:
     """Return what SLURM's own tool says where it cannot ask the controller."""
-    command = ["scontrol", "show", "config"]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S, check=False)
+        result = _run(CONFIGURATION)
     except (FileNotFoundError, subprocess.TimeoutExpired) as error:
         return str(error)
     return result.stderr.strip() if result.returncode else ""
@@ -218,10 +218,14 @@ def cancel_pending(name: str) -> None:
 
 def _output(command: list[str]) -> str | None:
     try:
-        # Names of strangers' jobs are bytes in any encoding.
-        result = subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", timeout=COMMAND_S, check=False
-        )
+        result = _run(command)
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
     return result.stdout if result.returncode == 0 else None
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command of SLURM's; names of strangers' jobs are bytes in any encoding."""
+    return subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", timeout=COMMAND_S, check=False
+    )

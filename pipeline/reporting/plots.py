@@ -98,7 +98,7 @@ def _table_figures(grid: Grid, folder: Path) -> list[Plot]:
         plots += _class_plot(grid, folder)
     elif reference:
         words = f"{grid.title}: differences to “{reference}” in points, the paper's to its own. {measured_on(grid)}"
-        words += f" {RAN_AS}" if any(line.ran_as for line in grid.lines) else ""
+        words += f" {RAN_AS}." if any(line.ran_as for line in grid.lines) else ""
         figure = ablation_figure(grid)
         plots += _drawn(figure, folder / f"{grid.table}_ablation.svg", f"{name_of(grid.table)}. {words}", grid)
     return plots

@@ -26,7 +26,7 @@ OLDER_CODE_MEANS = "measured under older code: the cell has another key today"
 PLAIN = ("method", "variant")
 """Labels that stand for themselves in a phrase."""
 
-RAN_AS = "Labels are the paper's; this scale runs them relative to its own default."
+RAN_AS = "Labels are the paper's; this scale runs them relative to its own default"
 UNSET = "-"
 """A label that says: as by default."""
 
@@ -96,7 +96,7 @@ def description(grid: Grid) -> str:
     if grid.dataset in ROLES and any(column.endswith(")") for column in grid.columns):
         sentences.append("Counts in the heads are the paper's labelled images.")
     if any(line.ran_as for line in grid.lines):
-        sentences.append(f"{RAN_AS.removesuffix('.')}, as written behind.")
+        sentences.append(f"{RAN_AS}, as written behind.")
     return " ".join(sentences)
 
 
