@@ -17,6 +17,7 @@ from pipeline import doctor, status, steering
 from pipeline.garbage import KEPT_DAYS, find_garbage, remove, size_of
 from pipeline.ingester import follow_until_idle
 from pipeline.liveness import release_dead
+from pipeline.locks import NOT_MENDED
 from pipeline.project import enter_project
 from pipeline.store import Store, find_store
 
@@ -191,7 +192,8 @@ def _doctor(root: Path, store: Store, options: argparse.Namespace) -> int:
         print(json.dumps({"findings": findings, "mended": not options.dry_run}, indent=1))
     else:
         print(*findings, f"{len(findings)} findings" if findings else "nothing to mend", sep="\n")
-    return 1 if findings and options.dry_run else 0
+    left = findings if options.dry_run else [line for line in findings if line.endswith(NOT_MENDED)]
+    return 1 if left else 0
 
 
 def _gc(root: Path, store: Store, options: argparse.Namespace) -> None:

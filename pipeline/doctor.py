@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline import slurm
 from pipeline.files import modified
 from pipeline.liveness import find_dead, release_dead, user
-from pipeline.locks import stale_locks, torn_locks
+from pipeline.locks import NOT_MENDED, stale_locks, torn_locks
 from pipeline.store import Store, read_json
 from pipeline.waiting import STALE_S
 
@@ -21,7 +21,7 @@ OLD_S = 60.0
 
 
 def examine(root: Path, store: Store, *, mend: bool) -> list[str]:
-    """Return what is wrong, one line each, and mend it if `mend`."""
+    """Return what is wrong, one line each, and mend it if `mend`; what it cannot mend ends in NOT_MENDED."""
     findings = torn_locks(root, mend=mend)
     findings += stale_locks(root, mend=mend)
     dead, lines = _dead_cells(store, mend=mend)
@@ -95,7 +95,7 @@ def _foreign_checkpoints(store: Store, *, mend: bool) -> list[str]:
                 continue
             # Of a torn one torch says EINVAL: it seeks to before its beginning.
             if isinstance(fault, OSError) and fault.errno != errno.EINVAL:  # another day, another user may read it
-                findings.append(f"{path}: cannot be read ({fault}); kept")
+                findings.append(f"{path}: cannot be read ({fault}); kept, {NOT_MENDED}")
                 continue
             findings.append(f"{error}; {'dropped' if mend else 'to be dropped'}")
             if mend:
@@ -152,5 +152,5 @@ def _ingestion_fault(root: Path, store: Store) -> list[str]:
     try:
         tracking.ingest(store.root, status.entries(root))
     except (RuntimeError, ValueError, OSError) as error:  # what `main` would say in place of all findings
-        return [f"MLflow was not brought up to the store: {error}; not mended"]
+        return [f"MLflow was not brought up to the store: {error}; {NOT_MENDED}"]
     return []

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
-import math
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -27,11 +26,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.cell import digest
 from pipeline.data.batch import Batch
-from pipeline.data.partition import labelled_count
-from pipeline.labels import PUBLISHED_COUNTS, TRAINING_IMAGES
 from pipeline.measuring import evaluation_flop
 from pipeline.models.segnet import SegNet
-from pipeline.store import read_json
+from pipeline.steps import num_steps
 from pipeline.training.engine import Run, train_step
 from pipeline.training.execution import prepare
 from pipeline.training.setting import build_optimiser, make_setting
@@ -202,35 +199,6 @@ def random_batch(training: dict[str, Any], num_classes: int) -> Batch:
         valid=torch.ones(unlabelled, crop, crop, dtype=torch.bool),
         presence=torch.ones(unlabelled, num_classes, dtype=torch.bool),
     )
-
-
-def num_steps(row: dict[str, Any], data_root: Path | None = None) -> int:
-    """Return how many steps a row trains, its warm start included.
-
-    From the sizes of its lists below `data_root`, or before they are there from the published ones. Raises ValueError
-    for lists of one's own that are not there, where the schedule needs their sizes.
-    """
-    training = row["training"]
-    if training["steps_per_epoch"]:
-        return training["epochs"] * training["steps_per_epoch"]
-    labelled, unlabelled = _list_sizes(row, data_root)
-    if training["epoch_over"] == "labelled":
-        return training["epochs"] * math.ceil(labelled / training["labelled_batch"])
-    return training["epochs"] * ((unlabelled or labelled) // training["unlabelled_batch"])
-
-
-def _list_sizes(row: dict[str, Any], data_root: Path | None) -> tuple[int, int]:
-    dataset, partition = row["dataset"], row["partition"]
-    summary = data_root and read_json(data_root / "partitions" / dataset / "summary.json")
-    if summary and partition in summary["partitions"]:  # one that was added since has no lists yet
-        sizes = summary["partitions"][partition]
-        return sizes["labelled"], sizes["unlabelled"]
-    if dataset not in PUBLISHED_COUNTS:
-        raise ValueError(f"the lists of {dataset} are not there yet, and nobody published their sizes")
-    known = PUBLISHED_COUNTS[dataset]
-    pool = known.get("full", TRAINING_IMAGES[dataset])  # of a seeded partition: what it labels some of
-    labelled = known[partition] if partition in known else labelled_count(pool, partition)
-    return labelled, TRAINING_IMAGES[dataset] - labelled
 
 
 def forecast(tables: dict[str, list[tuple[str, dict[str, Any]]]], data_root: Path | None = None) -> list[Forecast]:

@@ -15,6 +15,9 @@ import yaml
 from pipeline.adopt import LOCKS
 from pipeline.store import write_json
 
+NOT_MENDED = "not mended"
+"""How a finding of `doctor` ends that needs somebody."""
+
 
 def keep_lock(root: Path) -> None:
     """Keep copies of all dvc.lock while nobody writes them: DVC rewrites them in place, so a kill can tear one."""
@@ -47,7 +50,7 @@ def torn_locks(root: Path, *, mend: bool) -> list[str]:
         if lock_is_whole(lock):
             continue
         if runs:
-            findings.append(f"{lock}: torn, or written just now; left alone while a `dvc` runs here")
+            findings.append(f"{lock}: torn, or written just now; while a `dvc` runs here {NOT_MENDED}")
             continue
         name, kept = lock.relative_to(root).as_posix(), _kept(root, lock)
         command = ["git", "show", f"HEAD:./{name}"]  # without `./` from git's root, which may lie above

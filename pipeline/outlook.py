@@ -95,9 +95,9 @@ def plan_markdown(scale: str, found: list[Forecast], *, tflops: float, sizes: st
     lines = [f"# What scale `{scale}` will cost, counted", "", _row(head), _row(["---", *["---:"] * (len(head) - 1)])]
     for line in [*found, total(found)]:
         hours = (line.flop + line.evaluation_flop) / (tflops * 1e12) / 3600
-        work = [f"{flop / 1e15:,.0f}" for flop in (line.flop, line.evaluation_flop)]
-        memory = [f"{line.rank_bytes[num] / 2**30:.1f}" for num in ranks]
-        lines.append(_row([line.table, f"{line.trainings:,}", f"{line.steps:,}", *work, f"{hours:,.0f}", *memory]))
+        work = [_short(amount) for amount in (line.flop / 1e15, line.evaluation_flop / 1e15, hours)]
+        memory = [_short(line.rank_bytes[num] / 2**30, decimals=1) for num in ranks]
+        lines.append(_row([line.table, f"{line.trainings:,}", f"{line.steps:,}", *work, *memory]))
     return "\n".join([*lines, "", *ASSUMED]).format(tflops=tflops, sizes=sizes) + "\n"
 
 
@@ -109,6 +109,10 @@ def _training(row: dict[str, Any]) -> str:
 def _sizes(rows: Iterable[dict[str, Any]], data_root: Path) -> str:
     sizes = {data_of(row): image_size(row, data_root) for row in rows}
     return ", ".join(f"{name} {height}x{width}" for name, (height, width) in sizes.items())
+
+
+def _short(amount: float, *, decimals: int = 0) -> str:
+    return f"{amount:,.{decimals}f}" if amount >= 1 else f"{amount:.2g}"
 
 
 def _row(cells: list[str]) -> str:

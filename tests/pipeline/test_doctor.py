@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import slurm
+from pipeline import doctor, slurm
+from pipeline.__main__ import main
 from pipeline.doctor import _foreign_checkpoints, examine
 from pipeline.liveness import user
-from pipeline.locks import keep_lock, lock_is_whole
+from pipeline.locks import NOT_MENDED, keep_lock, lock_is_whole
 from pipeline.store import Store, write_json
 from pipeline.tracking import ingest
 from tests.pipeline.conftest import Lab
@@ -54,7 +55,7 @@ def test_a_dvc_lock_that_may_be_half_written_is_left_to_the_dvc_that_runs(tmp_pa
         (finding,) = examine(tmp_path, store, mend=True)
         assert (tmp_path / "dvc.lock").read_text() == WHOLE[:20]
         dvc.communicate(b"\n")
-    assert finding.endswith("left alone while a `dvc` runs here")
+    assert finding.endswith("while a `dvc` runs here not mended")
     assert "torn; dropped" in examine(tmp_path, store, mend=True)[0]
 
 
@@ -112,7 +113,7 @@ def test_a_checkpoint_that_cannot_be_read_is_not_called_torn(
     with monkeypatch.context() as patched:
         patched.setattr(*where, fail)
         (finding,) = _foreign_checkpoints(store, mend=True)
-    assert finding == f"{path}: cannot be read ([Errno {fault}] {os.strerror(fault)}); kept"
+    assert finding == f"{path}: cannot be read ([Errno {fault}] {os.strerror(fault)}); kept, not mended"
     assert _foreign_checkpoints(store, mend=True) == []
     assert path.exists()
 
@@ -241,8 +242,6 @@ def test_a_sound_project_needs_nothing(tmp_path: Path, store: Store) -> None:
 
 @pytest.mark.parametrize("command", ["plan", "status", "logs", "why", "cancel", "retry", "doctor", "track", "ui"])
 def test_every_command_explains_itself(command: str) -> None:
-    from pipeline.__main__ import main
-
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
     assert ended.value.code == 0
@@ -260,3 +259,15 @@ def test_outside_a_project_a_command_says_so(tmp_path: Path) -> None:
     )
     assert result.returncode == 1
     assert "run inside the project" in result.stderr
+
+
+def test_a_finding_that_nobody_mended_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / ".dvc").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for findings, expected in (([], 0), (["a: torn; dropped"], 0), (["a: torn; dropped", f"b: {NOT_MENDED}"], 1)):
+        monkeypatch.setattr(doctor, "examine", lambda *_, found=findings, **__: found)
+        assert main(["doctor"]) == expected
+        assert capsys.readouterr().out.splitlines()[:-1] == (findings or [])

@@ -10,11 +10,10 @@ import torch
 from torch import nn
 
 from pipeline.cell import chain
-from pipeline.forecast import LiveBytes, NetworkBytes, StepCost, forecast, num_steps, step_cost, total
+from pipeline.forecast import LiveBytes, NetworkBytes, StepCost, forecast, step_cost, total
 from pipeline.measuring import evaluation_flop, image_flop, image_size
 from pipeline.models.segnet import Output, SegNet
 from pipeline.params import all_tables, load_params, resolve_table
-from pipeline.store import write_json
 from pipeline.training.cost import unit_flop
 
 PROJECT = Path(__file__).parents[2]
@@ -24,25 +23,6 @@ def row_of(method: str, *, scale: str = "smoke", **changes: Any) -> dict[str, An
     params = load_params(PROJECT / "params.yaml") | {"scale": scale, "method": method} | changes
     (row,) = resolve_table(params, "experiment")
     return row
-
-
-def test_steps_are_those_of_the_published_lists() -> None:
-    assert num_steps(row_of("u2pl", scale="paper")) == 80 * ((10582 - 2646) // 16)
-    assert num_steps(row_of("u2pl", scale="paper", dataset="voc_classic", partition="1-16")) == 52_400
-    assert num_steps(row_of("suponly", scale="paper", dataset="voc_classic", partition="1-16")) == 480
-    assert num_steps(row_of("u2pl", scale="embedded")) == 440
-
-
-def test_a_partition_that_was_added_since_the_lists_were_written_counts_as_if_there_were_none(tmp_path: Path) -> None:
-    facts = {"train": 10582, "val": 1449, "partitions": {"1-4": {"labelled": 100, "unlabelled": 50}}}
-    write_json(tmp_path / "partitions" / "voc_blender" / "summary.json", facts)
-    listed, added = (row_of("suponly", scale="paper", dataset="voc_blender") for _ in range(2))
-    added["partition"] = "1-5"
-    assert num_steps(listed, tmp_path) == 80 * 7  # of 100 images, 16 at once
-    assert num_steps(added, tmp_path) == num_steps(added)
-    write_json(tmp_path / "partitions" / "folder" / "summary.json", facts)
-    with pytest.raises(ValueError, match="lists of folder are not there yet"):
-        num_steps(added | {"dataset": "folder"}, tmp_path)
 
 
 def test_live_bytes_rise_with_what_is_made_and_fall_with_what_is_dropped() -> None:
