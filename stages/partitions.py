@@ -7,8 +7,8 @@ from typing import Any
 
 from pipeline.data.partition import write_partitions
 from pipeline.guard import steady
+from pipeline.own_images import check_own_images
 from pipeline.params import load_params
-from pipeline.unmatched import tell_unmatched
 
 CODE = Path("pipeline/data")
 
@@ -19,7 +19,7 @@ def main(scale: str, dataset: str) -> int:
     try:
         data = read_data(scale, dataset)
         with steady(CODE, root / data["source"], values=lambda: read_data(scale, dataset)):
-            tell_unmatched(data, root / data["source"])
+            check_own_images(data, root / data["source"])
             write_partitions(data, dataset, root=root, out=root / "partitions" / dataset)
     except (OSError, ValueError) as error:
         print(f"partitions@{dataset}: {error}", file=sys.stderr)
