@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ def resolve_table(params: dict[str, Any], table: str) -> list[dict[str, Any]]:
     rows: all such lists have one length and are read side by side; null means "as the method has it".
     """
     if table == EXPERIMENT:
-        return [_resolve(params, _experiment_row(params), table, {})]
+        row = _experiment_row(params)
+        labels = ("method", "variant") if row.get("variant", DEFAULT) != DEFAULT else ()
+        return [_resolve(params, row, table, labels)]
     spec = params["tables"][choose(table, params["tables"], "tables")]
     if empty := [key for key, value in spec.items() if value == []]:
         raise ValueError(f"tables.{table}: {', '.join(empty)}: []; allowed: a value, or a list of some")
@@ -122,7 +125,7 @@ def _experiment_row(params: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _resolve(params: dict[str, Any], row: dict[str, Any], table: str, varied: dict[str, Any]) -> dict[str, Any]:
+def _resolve(params: dict[str, Any], row: dict[str, Any], table: str, varied: Iterable[str]) -> dict[str, Any]:
     """Lay the four blocks over each other and describe the result. See the module docstring."""
     where = f"tables.{table}"
     method = choose(row.get("method"), params["methods"], f"{where}.method")

@@ -7,7 +7,8 @@ the unlabelled loss into the encoder; the main decoder's last layer learns from 
 Batch normalisation: labelled and unlabelled images are two forwards, both with gradient; no other. Differs from the
 paper: DeepLabv3+ instead of PSPNet; what is perturbed is the map before the 1 x 1 classifier, and auxiliary decoders
 are 1 x 1 convolutions, as in the CPS authors' port (TorchSemiSeg); the loss is taken at stride 4.
-Differs from the released code: guided cut-out by class, VAT without finite difference; padding does not count.
+Differs from the released code: guided cut-out by class, VAT without finite difference; padding does not count. Of that
+port the bootstrapped cross-entropy is not the default: like all rows, it trains by the table's criterion.
 """
 
 from __future__ import annotations

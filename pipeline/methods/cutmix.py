@@ -6,8 +6,8 @@ image is replaced by the same region of the next one, labels alike (French et al
 Batch normalisation: the student takes labelled and mixed images in one forward; the teacher, in eval mode, the clean
 unlabelled ones. Differs from the paper: it gives neither box nor probability; both are the released code's (half of
 the area, half of the steps). Differs from the released code: none was released for this row; it is U2PL's less its
-contrast and its entropy filter. Differs from French et al.: hard labels without confidence weighting, and partners from
-the same batch.
+contrast, its entropy filter and its teacher's second pass, which gives that teacher statistics of its own. Differs from
+French et al.: hard labels without confidence weighting, and partners from the same batch.
 """
 
 from __future__ import annotations

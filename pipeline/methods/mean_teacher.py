@@ -5,7 +5,8 @@ student sees the same images, not mixed: CutMix without mixing, or U2PL with not
 
 Batch normalisation: the student takes labelled and unlabelled images in one forward; the teacher, in eval mode, the
 unlabelled ones. Differs from the paper: it says no more than "identical except …"; whether U2PL's entropy filter was
-active in its baseline is not said, and it is not here. Differs from the released code: none was released for this row.
+active in its baseline is not said, and it is not here; the teacher's statistics are an average of the student's, U2PL's
+observes its own in a second pass. Differs from the released code: none was released for this row.
 Differs from Tarvainen & Valpola (2017): hard labels and cross-entropy instead of an L2 consistency, no ramp.
 """
 

@@ -269,30 +269,3 @@ def test_a_missing_or_torn_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("scale: [")
     with pytest.raises(ValueError, match="not readable as YAML"):
         load_params(tmp_path / "params.yaml")
-
-
-def test_the_official_variant_is_the_authors_settings() -> None:
-    for name, block in load_params(PROJECT / "params.yaml")["methods"].items():
-        official = getattr(importlib.import_module(f"pipeline.methods.{name}"), "OFFICIAL", None)
-        if official is not None:
-            changed = block["parameters"] | block["variants"]["official"].get("parameters", {})
-            plain = {key: list(value) if isinstance(value, tuple) else value for key, value in official.items()}
-            assert {key: changed[key] for key in plain} == plain, name
-
-
-@pytest.mark.parametrize(
-    "method", ["cct", "gct", "pseudoseg", "pc2seg", "cps", "ael", "u2pl_ael", "unimatch", "unimatch_v2", "augseg"]
-)
-def test_an_official_variant_changes_settings_and_can_be_built(method: str) -> None:
-    params = load_params(PROJECT / "params.yaml")
-    names = [name for name in params["methods"][method]["variants"] if name.startswith("official")]
-    assert "official" in names
-    for variant in ["default", *names]:
-        dataset = "cityscapes" if variant.endswith("cityscapes") else "voc_blender"
-        params["tables"]["mine"] = {"dataset": dataset, "partition": "1-8", "method": method, "variant": variant}
-        (row,) = resolve_table(params, "mine")
-        check_row(row)
-        if variant == "default":
-            default = row
-        else:
-            assert (row["parameters"], row["training"]) != (default["parameters"], default["training"])
