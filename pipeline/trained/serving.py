@@ -20,8 +20,8 @@ class Served(PythonModel):
         """Load the program that was exported with the model."""
         self.program = torch.export.load(context.artifacts["program"]).module()
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
-        """Return the class of every pixel."""
+    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> Any:
+        """Return the class of every pixel. Of another hint than an array MLflow would make a schema, and complain."""
         images = torch.from_numpy(np.asarray(model_input)).permute(0, 3, 1, 2).float()  # (B, 3, height, width)
         with torch.no_grad():
             return self.program(images).argmax(1).to(torch.uint8).numpy()

@@ -52,7 +52,9 @@ def test_the_onnx_file_gives_the_networks_logits_for_any_batch(folder: Path, tmp
 
 
 @pytest.mark.slow
-def test_the_mlflow_model_is_logged_to_its_run_and_served(folder: Path, tmp_path: Path) -> None:
+def test_the_mlflow_model_is_logged_to_its_run_and_served(
+    folder: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     store = Store(tmp_path / "cells")
     store.root.mkdir()
     key = json.loads((folder / "cell.json").read_text())["key"]
@@ -61,6 +63,7 @@ def test_the_mlflow_model_is_logged_to_its_run_and_served(folder: Path, tmp_path
     database.set_status(run, "FINISHED", end_ms=2000)
     program = tmp_path / "out"
     saved, logged, card = export_as("mlflow", folder, program, choice=CHOICE, size=SIZE, store=store)
+    assert not [warning for warning in recwarn if "ype hint" in str(warning.message)]
     found = database.client.get_run(run)
     assert (found.info.status, found.info.end_time) == ("FINISHED", 2000)
     assert [f"models:/{output.model_id}" for output in found.outputs.model_outputs] == [logged]
