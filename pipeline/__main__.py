@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import doctor, status, steering
+from pipeline.cell import cells_of
 from pipeline.garbage import KEPT_DAYS, find_garbage, remove, size_of
 from pipeline.ingester import follow_until_idle
 from pipeline.liveness import release_dead
@@ -71,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("cell", help="the first characters of its key")
     added.add_argument("-f", "--follow", action="store_true", help="until the cell ends; not with --json")
     command("why", _why, "where a cell's result comes from").add_argument("cell")
-    command("cancel", _cancel, "stop the cells of a table, or one cell; checkpoints stay").add_argument("target")
+    added = command("cancel", _cancel, "stop the cells of tables, or single cells; checkpoints stay")
+    added.add_argument("targets", nargs="+")
     added = command("retry", _retry, "forget failures and cancellings, all or of a table or cell: they run again")
     added.add_argument("target", nargs="?")
     added = command("gc", _gc, "remove what the store keeps for no current table; only says it without --force")
@@ -179,7 +181,7 @@ def _why(root: Path, store: Store, options: argparse.Namespace) -> None:
 
 
 def _cancel(root: Path, store: Store, options: argparse.Namespace) -> None:
-    print(steering.cancel(root, store, options.target))
+    print(steering.cancel(root, store, options.targets))
 
 
 def _retry(root: Path, store: Store, options: argparse.Namespace) -> None:
@@ -199,7 +201,10 @@ def _doctor(root: Path, store: Store, options: argparse.Namespace) -> int:
 def _gc(root: Path, store: Store, options: argparse.Namespace) -> None:
     if not options.days >= 0:
         raise ValueError(f"--days is {options.days:g}; allowed: 0 and above")
-    needed = {cell.key for rows in status.tables_of(root).values() for row in rows for cell in status.cells_of(row)}
+    tables, faults = status.listings(root)
+    if faults:
+        raise ValueError(f"what is needed is not known: {'; '.join(faults)}")
+    needed = {cell.key for rows in tables.values() for row in rows for cell in cells_of(row)}
     garbage = find_garbage(store, needed, root=root, days=options.days, done=options.done)
     freed = remove(garbage) if options.force else sum(map(size_of, garbage))
     names = [str(folder.relative_to(store.root)) for folder in garbage]

@@ -19,7 +19,8 @@ from typing import Any
 from pipeline.cell import Cell, digest
 from pipeline.guard import read_inputs
 from pipeline.ingester import start_ingester
-from pipeline.liveness import is_here, process_alive, release_dead, user
+from pipeline.liveness import INTERRUPTED, release_dead
+from pipeline.origin import is_here, process_alive, user
 from pipeline.results import link_weights, write_metrics, write_reliability
 from pipeline.store import Store, find_store, read_json
 from pipeline.waiting import Waiting
@@ -187,6 +188,8 @@ def interrupt(store: Store, cells: dict[str, Cell], *, root: Path) -> None:
             continue
         if not is_here(record) or not ours.items() <= record.items():
             continue
+        with contextlib.suppress(OSError):
+            (folder / INTERRUPTED).touch()  # what they did not begin is not counted against it
         for job in jobs["jobs"]:
             if process_alive(int(job), record, later_s=60):
                 with contextlib.suppress(ProcessLookupError, PermissionError):  # it ended; its number is another's

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from pipeline import slurm
 from pipeline.files import modified
-from pipeline.liveness import find_dead, release_dead, user
+from pipeline.liveness import find_dead, release_dead
 from pipeline.locks import NOT_MENDED, stale_locks, torn_locks
+from pipeline.origin import user
 from pipeline.store import Store, read_json
 from pipeline.waiting import STALE_S
 
@@ -37,18 +38,14 @@ def _dead_cells(store: Store, *, mend: bool) -> tuple[set[str], list[str]]:
     """Find cells whose worker or submission is gone; also return their keys."""
     found = release_dead(store) if mend else find_dead(store)
     verb = "released" if mend else "to be released"
+    held = {key: f"its worker, job {holder['job']} on {holder['host']}, is gone" for key, holder in found.holders}
+    claimed = {key: f"its submission {submission} is gone" for key, submission in found.claims}
+    empty = dict.fromkeys(found.empty, "who has it is not written down, as after a power cut")
     lines = [
-        f"cell {key[:12]}: its worker, job {holder['job']} on {holder['host']}, is gone; {verb}"
-        for key, holder in found.holders
+        f"cell {key[:12]}: {what}; {f'SLURM does not say yet why, {NOT_MENDED}' if key in found.postponed else verb}"
+        for key, what in (claimed | empty | held).items()
     ]
-    held = {key for key, _ in found.holders}
-    lines += [
-        f"cell {key[:12]}: its submission {submission} is gone; {verb}"
-        for key, submission in found.claims
-        if key not in held
-    ]
-    lines += [f"cell {key[:12]}: who has it is not written down, as after a power cut; {verb}" for key in found.empty]
-    return held | {key for key, _ in found.claims}, lines
+    return {*held, *claimed}, lines
 
 
 def _orphan_jobs(store: Store, dead: set[str], *, mend: bool) -> list[str]:

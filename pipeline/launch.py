@@ -22,14 +22,15 @@ from pipeline.adopt import adopt
 from pipeline.attach import GROWN, LATER, RETRY_S
 from pipeline.cell import COUNTED, PACKAGE, Cell, cells_of, digest, forget_code, read_rows
 from pipeline.guard import check_copies, data_stages, data_state
-from pipeline.liveness import origin, surplus, user
+from pipeline.liveness import surplus
 from pipeline.losses import memory_losses
 from pipeline.models.prepare import prepare_weights
+from pipeline.origin import origin, user
 from pipeline.provenance import source_state
 from pipeline.pulse import begin_pulse
-from pipeline.sbatch import LaterError, Queue, RefusedError, num_workers
+from pipeline.sbatch import LaterError, Queue, RefusedError, num_workers, shares
 from pipeline.site import MAX_DOUBLINGS, load_site, resources
-from pipeline.slurm import JOB_PREFIX
+from pipeline.slurm import JOB_PREFIX, cluster
 from pipeline.store import Store, find_store, write_json
 
 CHANGED = "the code, weights or images changed while cells were being submitted; run it again"
@@ -66,7 +67,9 @@ def launch(root: Path, scale: str, stage: str, *, waited_for: str) -> list[str]:
     stale = read_plan(plan, stage)
     prefixes = ("warm_start@", "train@", "evaluate@", "reliability@")
     tables = dict.fromkeys(name.split("@")[1] for name in stale if name.startswith(prefixes))
-    listed = [row for name in tables for row in read_rows(root / "reports" / scale / "cells" / f"{name}.json")]
+    listings = {name: root / "reports" / scale / "cells" / f"{name}.json" for name in tables}
+    # One that dvc.yaml was given during this run has none yet.
+    listed = [row for name, path in listings.items() if name == table or path.exists() for row in read_rows(path)]
     chains = [(row, cells_of(row)) for row in listed]
     own = {cell.key for row, chain in chains if row["table"] == table for cell in chain}
     if digest(sorted(own)) != waited_for:
@@ -105,11 +108,13 @@ def submit(
     ready = _ready(store, cells)
     prepare_weights(cell.values["model"] for cell in ready if cell.kind in ("warm_start", "train"))
     common = _facts(store, root) | {"site": site, "data_root": str(data_root), "data": data or {}}
-    common["tables"] = _check_keys(rows, cells)
+    common |= {"tables": _check_keys(rows, cells), "cluster": cluster() if site["executor"] == "slurm" else None}
     grown = memory_losses(store)
     classes = _classes(site, ready, grown)
-    for parameters, members in classes:
+    sizes = [sum(cell.kind in COUNTED for cell in members) for _, members in classes]
+    for (parameters, members), workers in zip(classes, shares(site, sizes), strict=True):
         record = common | {"submission": uuid.uuid4().hex[:12], "parameters": parameters}
+        record |= {"site": site | {"workers": workers}}
         record |= {"job_name": f"{JOB_PREFIX}{record['submission']}", "time": store.now(), "clock": time.time()}
         try:
             if _send(store, record, members):

@@ -6,24 +6,26 @@ drivers that find the same loss one counts it.
 
 from __future__ import annotations
 
-import socket
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from pipeline import slurm
 from pipeline.cell import COUNTED
 from pipeline.losses import count_loss, count_unbegun
+from pipeline.origin import is_here, is_of_before, process_alive, user
 from pipeline.pulse import is_silent
 from pipeline.store import Store, read_json
 
 Chain = Mapping[str, tuple[str, list[str]]]
 """The cells of a submission: key -> kind and the keys before it."""
+
+
+INTERRUPTED = "interrupted"
+"""The file that says of a submission's workers that Ctrl-C ended them."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,15 @@ class Outline:
 @dataclass(frozen=True)
 class Dead:
     """Cells whose worker is gone, claims (key, submission) that nobody will live up to, submissions without a job left,
-    and cells whose claim or holder is empty: it was young when the power went.
+    and cells whose claim or holder is empty: it was young when the power went. `postponed` are those of them which wait
+    until SLURM says why their job ended.
     """
 
     holders: list[tuple[str, dict[str, Any]]]
     claims: list[tuple[str, str]]
     ended: set[str]
     empty: list[str]
+    postponed: frozenset[str] = frozenset()
 
 
 def find_dead(store: Store) -> Dead:
@@ -93,7 +97,7 @@ def _given_up(
 
 
 def release_dead(store: Store) -> Dead:
-    """Let go of what died, and return what was found."""
+    """Let go of what died, and return what was found, with what has to wait."""
     dead = find_dead(store)
     numbers = sorted({holder["job"] for _, holder in dead.holders if not _is_local(holder)})
     causes = slurm.causes_of_death(store, numbers) if numbers else {}
@@ -107,13 +111,14 @@ def release_dead(store: Store) -> Dead:
     unbegun = _unbegun(store, dead)
     for submission, keys in _by_submission(dead.claims).items():
         if submission in unbegun and unbegun[submission] is None:
-            continue  # it has to be asked again, later
+            postponed |= set(keys)
+            continue
         let_go = [
             key for key in keys if key not in postponed and store.holder(key) is None and store.unclaim(key, submission)
         ]
         if facts := unbegun.get(submission):
             count_unbegun(store, let_go, facts)
-    return dead
+    return replace(dead, postponed=frozenset(postponed))
 
 
 def _by_submission(claims: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
@@ -124,18 +129,25 @@ def _by_submission(claims: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _unbegun(store: Store, dead: Dead) -> dict[str, dict[str, Any] | None]:
-    """Return how the first job of each of SLURM's submissions ended of which none took a cell, None where not known."""
+    """Return how the first job of each submission ended of which none took a cell, None where that is not known yet."""
     submissions = dead.ended & {submission for _, submission in dead.claims}
     lines = store.executions() if submissions else []
-    first, begun = {}, {line.get("submission") for line in lines if line["event"] in ("start", "resume")}
+    begun = {line.get("submission") for line in lines if line["event"] in ("start", "resume")}
+    found: dict[str, dict[str, Any] | None] = {}
+    first: dict[str, str] = {}
     for name in submissions - begun:
         record, jobs = (read_json(store.submissions / name / file) for file in ("submission.json", "jobs.json"))
-        if record and record["site"]["executor"] == "slurm" and jobs and jobs["jobs"]:
+        if not record or not jobs or not jobs["jobs"]:
+            continue
+        if record["site"]["executor"] == "slurm":
             first[name] = jobs["jobs"][0]
+        else:
+            faultless = (store.submissions / name / INTERRUPTED).exists() or not is_here(record) or is_of_before(record)
+            found[name] = {"submission": name, "job": jobs["jobs"][0], "cause": "cluster" if faultless else "unknown"}
     causes = slurm.causes_of_death(store, sorted(first.values())) if first else {}
     if causes is None:
-        return dict.fromkeys(first)
-    return {name: {"submission": name, "job": job, "cause": causes[job]} for name, job in first.items()}
+        return found | dict.fromkeys(first)
+    return found | {name: {"submission": name, "job": job, "cause": causes[job]} for name, job in first.items()}
 
 
 def surplus(cells: Chain, queued: set[str], *, held: Iterable[str] = (), room: int) -> set[str]:
@@ -186,6 +198,8 @@ def holder_dead(store: Store, holder: dict[str, Any]) -> bool:
         alive = process_alive(holder["pid"], holder)
         # Another user's process may be hidden from us.
         return not alive and (holder.get("user") in (None, user()) or is_silent(store, holder["submission"]))
+    if not slurm.is_here(holder):
+        return False
     live = slurm.live_jobs(store, since=holder["time"] + slurm.GRACE_S)
     if live is None or any(holder["job"] in numbers for numbers in live.values()):
         return False
@@ -195,59 +209,6 @@ def holder_dead(store: Store, holder: dict[str, Any]) -> bool:
 def _is_visible(record: dict[str, Any]) -> bool:
     """Return whether `squeue` shows us the jobs of this record's user, so that absence means something."""
     return record.get("user") in (None, user()) or slurm.sees_everybody()
-
-
-@cache
-def user() -> str:
-    """Return the name of this process's user."""
-    return psutil.Process().username()
-
-
-def place() -> dict[str, str]:
-    """Return what tells processes apart that may bear one number: the host, and the container in it."""
-    namespace = Path("/proc/self/ns/pid")
-    return {"host": socket.gethostname(), "namespace": str(namespace.readlink()) if namespace.is_symlink() else ""}
-
-
-def is_here(record: dict[str, Any]) -> bool:
-    """Tell whether the process numbers of a record are this machine's: of its host, and of its container."""
-    here = place()
-    return here.items() <= ({"namespace": here["namespace"]} | record).items()  # older records have none
-
-
-def origin() -> dict[str, Any]:
-    """Return what a record says of where it was written, for `is_here` and `process_alive`.
-
-    It goes with the record's `clock`, taken at the same moment: a clock that is put right moves the boot's time too.
-    """
-    return place() | {"boot": psutil.boot_time(), "boot_id": _boot_id()}
-
-
-def _boot_id() -> str:
-    """Return what tells one run of this machine from the next; nothing where its system does not say."""
-    path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text(encoding="ascii").strip() if path.exists() else ""
-
-
-def process_alive(pid: int, record: dict[str, Any], *, later_s: float = 1.0) -> bool:
-    """Tell whether a process of this host lives that was there when a record was written, or `later_s` after that.
-
-    Times are taken from the boot, as the clock then was: where it is put right, the boot's moves too. What was written
-    before the machine last started is dead.
-    """
-    if record.get("boot_id") and record["boot_id"] != _boot_id():
-        return False
-    try:
-        process, boot = psutil.Process(pid), psutil.boot_time()
-        written = clock(record) - record.get("boot", boot)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() - boot <= written + later_s
-    except psutil.NoSuchProcess:
-        return False
-
-
-def clock(record: dict[str, Any]) -> float:
-    """Return when a record was written, by the clock of its host."""
-    return record.get("clock", record["time"])  # absent in what older versions wrote
 
 
 def read_outline(folder: Path) -> Outline | None:
@@ -279,6 +240,8 @@ def live_workers(store: Store, outline: Outline) -> int | None:
         alive = [process_alive(int(job), record, later_s=60) for job in (jobs or {"jobs": []})["jobs"]]
         hidden = record.get("user") not in (None, user()) and not is_silent(store, outline.folder.name)
         return None if any(alive) or hidden else 0
+    if not slurm.is_here(record):
+        return None
     # By name: that finds orphans, whose submission was cut off before their ids were written down.
     live = slurm.live_jobs(store, since=(jobs or record)["time"] + slurm.GRACE_S)
     if live is None or (record["job_name"] not in live and not _is_visible(record)):

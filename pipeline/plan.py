@@ -116,10 +116,17 @@ def _changes(stage: Stage, *, but: Sequence[str]) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the plan as JSON: `python -m pipeline.plan ROOT [FALLBACK]`, for the `dvc` process above."""
-    root, fallback = Path(arguments[0]), arguments[1] if len(arguments) > 1 else None
+    """Print the plan as JSON: `python -m pipeline.plan ROOT [FALLBACK]`, for the `dvc` process above, or
+    `python -m pipeline.plan ROOT --targets [TARGET …]`, for a `dvc repro` of these.
+    """
+    root, given = Path(arguments[0]), arguments[1:]
     gc.disable()  # a sixth of the time: YAML makes very many objects, and the process ends soon
-    command, folder = dvc_command() or (None, str(root))
+    command: list[str] | None
+    if given[:1] == ["--targets"]:
+        command, folder, fallback = ["dvc", "repro", *given[1:]], str(root), None
+    else:
+        command, folder = dvc_command() or (None, str(root))
+        fallback = given[0] if given else None
     if Path(folder).is_relative_to(root.resolve()):  # which may have a dvc.yaml of its own
         os.chdir(folder)
     json.dump(stale_stages(root, command, fallback), sys.stdout)

@@ -12,16 +12,21 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.cell import NO_CONTENT
 from pipeline.spool import Record, read
 from pipeline.store import read_json
 
 Entry = Mapping[str, Any]
 """A row of a table: `table`, `scale`, `name` (for people), `train_key`, `evaluate_key`, `warm_start_keys`."""
 
-UNTOLD = ("versions", "started", "ended", "token", "time", "name", "pid")
+UNTOLD = (
+    *("versions", "started", "ended", "token", "time", "name", "pid"),
+    *("boot", "boot_id", "namespace", "clock"),
+)
 """Facts about a result that are no tags of a run."""
 
 
@@ -32,6 +37,17 @@ class Point(NamedTuple):
     value: float
     time_ms: int
     step: int
+
+
+@dataclass
+class Parcel:
+    """What is to be sent of one run, and what is known of the run once it is sent."""
+
+    key: str
+    run: dict[str, Any]
+    points: list[Point] = field(default_factory=list)
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 class Cells:
@@ -94,7 +110,7 @@ class Cells:
         name = entries[0]["name"] if entries else " ".join(words) or key[:8]
         if self.kind(key)[0] == "warm_start":
             name = f"warm start {values.get('initialisation', 0)} of {name}"
-        return name, dict(_flat(values, ""))
+        return name, dict(_flat(_decisive(values), ""))
 
     def records(self, key: str, start: int = 0) -> Iterator[Record]:
         """Yield the lines of a cell's spool from byte `start` on."""
@@ -171,6 +187,16 @@ def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
+
+
+def _decisive(values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what may differ under one key, and what MLflow would refuse a second time: where files lie."""
+    decisive = dict(values)
+    if "data" in values:
+        decisive["data"] = {name: value for name, value in values["data"].items() if name not in NO_CONTENT}
+    if not str(values.get("model", {}).get("weights", "")).isidentifier():
+        decisive["model"] = {name: value for name, value in values.get("model", {}).items() if name != "weights"}
+    return decisive
 
 
 def _names(folder: Path) -> set[str]:

@@ -55,6 +55,23 @@ def num_workers(site: dict[str, Any], kinds: list[str]) -> int:
     return -(-counted // site["pack"]) if site["pack"] else min(site["workers"] or counted, counted)
 
 
+def shares(site: dict[str, Any], sizes: list[int]) -> list[int | None]:
+    """Return how many workers each class of so many trainings may have at once: of the site's, and at least one.
+
+    None: any number.
+    """
+    limit = site["workers"] or (None if site["executor"] == "slurm" else num_cores())
+    if limit is None or len(sizes) == 1:
+        return [site["workers"]] * len(sizes)
+    found: list[int | None] = []
+    left, room = sum(max(size, 1) for size in sizes), max(limit, len(sizes))
+    for number, size in enumerate(sizes, start=1):
+        share = min(max(1, round(room * max(size, 1) / left)), room - (len(sizes) - number))  # one for each after it
+        found.append(share)
+        room, left = room - share, left - max(size, 1)
+    return found
+
+
 def num_cores() -> int:
     """Return how many cores this process may use: of a shared node a job has some, as `taskset` gives some."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS

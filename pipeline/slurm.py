@@ -1,20 +1,24 @@
 """What SLURM is asked: which of our jobs wait, run or ended, and how large an array may be. As seldom as possible.
 
 All drivers of a store share one answer of `squeue`, also the answer that there is none: at most one is asked for in
-SQUEUE_S, and none while another process still waits for it. `sacct` is asked as seldom, only about jobs that died and
-that the controller has forgotten.
+SQUEUE_S, and none while another process still waits for it. Where users may not see each other's jobs, each has an
+answer of their own, and so has each of several clusters. `sacct` is asked as seldom, only about jobs that died and that
+the controller has forgotten.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import re
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import try_lock
+from pipeline.origin import user
 from pipeline.store import Store, read_json, write_json
 
 SQUEUE_S = 30.0
@@ -27,6 +31,9 @@ GRACE_S = 60.0
 """How long a job may be unknown to `squeue` after its submission."""
 
 COMMAND_S = 60.0
+HABITS = ("SQUEUE_", "SACCT_", "SCANCEL_")
+"""How the variables begin in which a user keeps options of SLURM's commands."""
+
 FIELDS = "Name:|,JobArrayID:|,State:|,exit_code:|,UserName:|,WorkDir:"
 ENDED = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
@@ -56,12 +63,12 @@ class Job:
 
 
 def jobs(store: Store, since: float = 0.0) -> list[Job] | None:
-    """Return everybody's jobs for cells, those that ended some minutes ago included.
+    """Return the jobs for cells that this user may see, those that ended some minutes ago included.
 
     The answer may be SQUEUE_S old but was asked after `since` (the store's clock). None where SLURM gives no answer,
     or none so young: then nothing is known, and nothing may be called dead.
     """
-    path = store.root / "squeue.json"
+    path = _answer(store)
     known = read_json(path)
     if not _is_young(store, known):
         try:
@@ -89,6 +96,12 @@ def live_jobs(store: Store, since: float = 0.0) -> dict[str, list[str]] | None:
     return live
 
 
+def _answer(store: Store) -> Path:
+    """Return the file of the answer that this process may use."""
+    whose = (cluster(), None if sees_everybody() else user())
+    return store.root / ".".join(["squeue", *filter(None, whose), "json"])
+
+
 def _is_young(store: Store, known: dict[str, Any] | None) -> bool:
     return known is not None and 0 <= store.now() - known["time"] <= SQUEUE_S
 
@@ -113,7 +126,7 @@ def _ask_for_all(store: Store, path: Path) -> dict[str, Any] | None:
 def _ask(store: Store) -> dict[str, Any]:
     """Return the answer of `squeue`, or that it gave none, and when."""
     asked = store.now()
-    listing = _output(["squeue", "-h", "-r", "-t", "all", "-O", FIELDS])
+    listing = _output(["squeue", "-a", "-h", "-r", "-t", "all", "-O", FIELDS])  # -a: in hidden partitions too
     known: dict[str, Any] = {"time": store.now(), "jobs": None}  # of no answer: when it was given up
     if listing is not None:
         ours = [line.strip().split("|", 5) for line in listing.splitlines() if line.startswith(JOB_PREFIX)]
@@ -184,15 +197,28 @@ def max_array_size() -> int | None:
     return None if told is None else int(found.group(1)) if found else 1000
 
 
+def cluster() -> str | None:
+    """Return the name of the cluster that is asked; None where it does not answer."""
+    found = re.search(r"ClusterName\s*=\s*(\S+)", _configuration() or "")
+    return found.group(1) if found else None
+
+
+def is_here(record: dict[str, Any]) -> bool:
+    """Return whether the jobs of a record are those of the cluster that is asked; older records do not say."""
+    return record.get("cluster") in (None, cluster())
+
+
 CONFIGURATION = ["scontrol", "show", "config"]
-_told: list[str] = []
+_told: dict[str, str | None] = {}
+_asked: dict[str, float] = {}
 
 
 def _configuration() -> str | None:
-    """Return what SLURM says of itself; asked once, where it answers."""
-    if not _told and (answer := _output(CONFIGURATION)) is not None:
-        _told.append(answer)
-    return _told[0] if _told else None
+    """Return what SLURM says of itself; asked once where it answers, else as seldom as `squeue`."""
+    began = time.monotonic()
+    if _told.get("config") is None and began - _asked.get("config", -SQUEUE_S) >= SQUEUE_S:
+        _told["config"], _asked["config"] = _output(CONFIGURATION), time.monotonic()
+    return _told.get("config")
 
 
 def client_fault() -> str:
@@ -207,13 +233,12 @@ def client_fault() -> str:
 def cancel_jobs(numbers: list[str]) -> None:
     """Cancel jobs by id; ids that ended already do no harm."""
     if numbers:
-        subprocess.run(["scancel", *numbers], capture_output=True, timeout=COMMAND_S, check=False)
+        _output(["scancel", *numbers])
 
 
 def cancel_pending(name: str) -> None:
     """Cancel those jobs of a name that have not begun."""
-    if _output(["scancel", "--state=PENDING", f"--name={name}"]) is None:
-        return
+    _output(["scancel", "--state=PENDING", f"--name={name}"])
 
 
 def _output(command: list[str]) -> str | None:
@@ -225,7 +250,10 @@ def _output(command: list[str]) -> str | None:
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command of SLURM's; names of strangers' jobs are bytes in any encoding."""
-    return subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", timeout=COMMAND_S, check=False
-    )
+    """Run a command of SLURM's as if its user had no habits: SQUEUE_PARTITION, say, would hide jobs from everybody.
+
+    Names of strangers' jobs are bytes in any encoding.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(HABITS)}
+    options: dict[str, Any] = {"encoding": "utf-8", "errors": "replace", "timeout": COMMAND_S, "env": environment}
+    return subprocess.run(command, capture_output=True, check=False, **options)

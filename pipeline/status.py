@@ -1,4 +1,4 @@
-"""What stands where: the tables' cells by state, the plan of a `dvc repro`, and where a result comes from."""
+"""What stands where: the tables' cells by state, the plan of a `dvc repro`, and which cell a name means."""
 
 from __future__ import annotations
 
@@ -26,33 +26,45 @@ def tables_of(root: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """Return the resolved rows of every table whose cells were written, by (scale, table).
 
     Tables on folders of one's own are left out where those are not: their cells have no key without them. So are, and
-    said once on stderr, rows of which the method or a field is missing.
+    said once on stderr, listings that cannot be read and rows of which the method or a field is missing.
     """
+    tables, faults = listings(root)
+    for fault in faults:
+        _tell(fault)
+    return tables
+
+
+def listings(root: Path) -> tuple[dict[tuple[str, str], list[dict[str, Any]]], list[str]]:
+    """Return the rows as `tables_of` does, and what had to be left out and why."""
     found = (root / "reports").glob("*/cells/*.json")
     # `experiment` last of its scale: a cell that it shares is known by its row in another table.
     paths = sorted(found, key=lambda path: (path.parent.parent.name, path.stem == "experiment", path.stem))
-    tables = {}
+    tables, faults = {}, []
     for path in paths:
         try:
             rows = read_rows(path)
         except ValueError as error:
-            _leave_out(f"{error}; left out, `dvc repro -f cells` at its scale writes it again")
+            faults.append(str(error))
             continue
         if all(folder_is_here(row, root) for row in rows):
-            kept = [row for number, row in enumerate(rows, start=1) if _has_cells(row, f"{path}: row {number}")]
+            wrong = {number: fault for number, row in enumerate(rows) if (fault := _fault(row))}
+            faults += [f"{path}: row {number + 1} {fault}; {REMEDY}" for number, fault in wrong.items()]
+            kept = [row for number, row in enumerate(rows) if number not in wrong]
             if kept or not rows:
                 tables[path.parent.parent.name, path.stem] = kept
-    return tables
+    return tables, faults
 
 
-def _has_cells(row: dict[str, Any], place: str) -> bool:
-    """Tell whether a row has cells by the present code; say it where it has none."""
+REMEDY = "`dvc repro -f cells` at its scale writes it again"
+
+
+def _fault(row: dict[str, Any]) -> str | None:
+    """Return why a row has no cells by the present code, or None."""
     try:
         _make_cells(json.dumps(row))
     except NO_CELLS as error:
-        _leave_out(f"{place} left out ({type(error).__name__}: {error}); `dvc repro cells` writes it again")
-        return False
-    return True
+        return f"({type(error).__name__}: {error})"
+    return None
 
 
 @cache
@@ -62,9 +74,9 @@ def _make_cells(row: str) -> None:
 
 
 @cache
-def _leave_out(line: str) -> None:
+def _tell(fault: str) -> None:
     """Say once what is left out, however often it is looked at."""
-    print(line, file=sys.stderr)
+    print(f"left out: {fault}", file=sys.stderr)
 
 
 def entries(root: Path) -> list[dict[str, Any]]:
@@ -101,7 +113,7 @@ def find_cell(root: Path, store: Store, prefix: str) -> Cell:
     if len(matches) != 1:
         found = ", ".join(key[:12] for key in matches) or "none"
         where = "keys stand in reports/<scale>/metrics, `key` and `train_key` of each row"
-        raise ValueError(f"cell {prefix!r}: {len(matches)} cells of the current tables begin so ({found}); {where}")
+        raise ValueError(f"cell {prefix!r}: {len(matches)} cells begin so ({found}); {where}")
     return cells[matches[0]]
 
 
@@ -156,7 +168,7 @@ def plan(root: Path, store: Store, targets: list[str]) -> list[dict[str, Any]]:
     """
     tables, scale, site, past = tables_of(root), current_scale(root), load_site(root), Past(store)
     stages = [f"tables@{target}" if (scale, target) in tables else target for target in targets]
-    command = [sys.executable, "-c", _PLAN, str(root), *stages]
+    command = [sys.executable, "-m", "pipeline.plan", str(root), "--targets", *stages]
     result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         fault = (result.stderr.strip().splitlines() or ["no word"])[-1]
@@ -187,9 +199,3 @@ def _ahead(past: Past, site: dict[str, Any], cells: list[Cell]) -> dict[str, Any
     facts = {"worker_s": round(sum(seconds for _, seconds in known)), "unknown": len(cells) - len(known)}
     source = NONE_HAS_RUN if facts["unknown"] else MEDIAN
     return facts | {"gpu_hours": gpu_s / 3600, "source": source}
-
-
-_PLAN = (
-    "import json, sys; from pathlib import Path; from pipeline.plan import stale_stages;"
-    "json.dump(stale_stages(Path(sys.argv[1]), ['dvc', 'repro', *sys.argv[2:]]), sys.stdout)"
-)

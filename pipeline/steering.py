@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline import slurm
 from pipeline.cell import Cell, cells_of
-from pipeline.liveness import user
+from pipeline.origin import user
 from pipeline.provenance import patch_path
 from pipeline.status import current_scale, find_cell, tables_of
 from pipeline.store import Store, read_json
@@ -66,26 +66,28 @@ def explain(root: Path, store: Store, prefix: str) -> dict[str, Any]:
     return facts
 
 
-def cancel(root: Path, store: Store, target: str) -> str:
-    """Cancel the cells of a table of the current scale, or one cell and what comes after it; return what happened.
+def cancel(root: Path, store: Store, targets: Sequence[str]) -> str:
+    """Cancel the cells of tables of the current scale, or single cells and what comes after them; say what happened.
 
-    Cells that another live table needs are spared. Raises ValueError for a single cell that two live tables need.
+    Cells that another live table needs are spared. Raises ValueError for a single cell that several live tables need.
     """
-    scale, tables = current_scale(root), tables_of(root)
-    live = live_needs(store)
-    if (scale, target) in tables:
-        cells = [cell for row in tables[scale, target] for cell in cells_of(row)]
-        ours = (f"{scale}/{target}", frozenset(cell.key for cell in cells))
-        needed = {key for need in live if need != ours for key in need[1]}
-    else:
-        cells = _with_later(find_cell(root, store, target), tables.values())
-        needed = set()
-        users = [name for name, keys in live if cells[0].key in keys]
-        if len(users) > 1:
-            raise ValueError(f"{cells[0].name} is spared: {', '.join(users)} need it; cancel all but one of them")
-    stopped = _stop(store, {cell.key: cell for cell in cells}, needed)
-    spared = len({cell.key for cell in cells} & needed)
-    return f"{stopped} cells cancelled until `retry`, {spared} spared that another live table needs"
+    scale, tables, live = current_scale(root), tables_of(root), live_needs(store)
+    cells: dict[str, Cell] = {}
+    ours: set[tuple[str, frozenset[str]]] = set()
+    for target in targets:
+        if (scale, target) in tables:
+            found = [cell for row in tables[scale, target] for cell in cells_of(row)]
+            ours.add((f"{scale}/{target}", frozenset(cell.key for cell in found)))
+        else:
+            found = _with_later(find_cell(root, store, target), tables.values())
+            users = [name for name, keys in live if found[0].key in keys]
+            if len(users) > 1:
+                raise ValueError(f"{found[0].name} is spared: {', '.join(users)} need it; cancel these tables together")
+            ours |= {need for need in live if found[0].key in need[1]}
+        cells |= {cell.key: cell for cell in found}
+    needed = {key for need in live if need not in ours for key in need[1]}
+    stopped = _stop(store, cells, needed)
+    return f"{stopped} cells cancelled until `retry`, {len(cells.keys() & needed)} spared that another live table needs"
 
 
 def _with_later(first: Cell, tables: Iterable[list[dict[str, Any]]]) -> list[Cell]:

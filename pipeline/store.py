@@ -145,11 +145,6 @@ class Store:
         """Give up the claim of a submission on a cell, if it still has it; None: an empty one. Its checkpoint stays."""
         return withdraw(self._claim(key), "submission", submission)
 
-    def release(self, key: str) -> None:
-        """Take the cell away from whoever has it, so that it can be claimed again. Its checkpoint stays."""
-        (self.work(key) / "holder.json").unlink(missing_ok=True)
-        self._claim(key).unlink(missing_ok=True)
-
     def retry(self, key: str) -> None:
         """Forget a failure or a cancelling, and the claim behind it; a worker that still holds the cell goes on."""
         owner = self.owner(key)  # a driver that finds the failure gone may claim it anew at once
@@ -216,6 +211,8 @@ class Store:
             for leftover in (*(done / name for name in NOT_KEPT), *done.glob(".*")):  # those of killed writers
                 leftover.unlink(missing_ok=True)
             self._claim(key).unlink(missing_ok=True)
+            for state in ("failed", "cancelled"):  # an evaluation ends all the same
+                (self.root / state / f"{key}.json").unlink(missing_ok=True)
             self.log_execution(key, "done", {"state": result["state"]})
         except OSError as error:
             raise UnloggedError(*error.args) from error

@@ -23,12 +23,11 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from pipeline.database import Database, RefusedError, UnreachableError, locked, set_aside_if_broken, tracking_uri
-from pipeline.runs import Cells, Entry, Point
+from pipeline.runs import Cells, Entry, Parcel, Point
 from pipeline.spool import fresh
 from pipeline.store import read_json, write_json
 
@@ -83,17 +82,6 @@ def rebuild(store: Path, entries: Iterable[Entry] = (), *, uri: str | None = Non
         _forget(ingester.folder)
         lock.truncate(0)  # another ingester, if one is alive, reads its state anew
     return ingester.work()
-
-
-@dataclass
-class Parcel:
-    """What is to be sent of one run, and what is known of the run once it is sent."""
-
-    key: str
-    run: dict[str, Any]
-    points: list[Point] = field(default_factory=list)
-    params: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
 
 
 class Ingester:
@@ -160,6 +148,10 @@ class Ingester:
             return
         with self.kept_apart(key):
             parcel = self._described(key, tables)
+            if self._began_anew(parcel):
+                self.database.delete(parcel.run["run_id"])
+                self._drop(key)
+                parcel = self._described(key, tables)
             self._add_curves(parcel)
             for result in results:
                 self._add_result(parcel, result)
@@ -182,8 +174,7 @@ class Ingester:
             LOG.warning("MLflow took nothing of the run of %s: %s", key, error)
         except RefusedError as error:
             LOG.warning("MLflow refused the run of %s: %s", key, error)
-            self.runs.pop(key, None)
-            (self.folder / f"{key}.json").unlink(missing_ok=True)
+            self._drop(key)
 
     def _described(self, key: str, tables: list[str]) -> Parcel:
         """Begin a parcel for the run of a cell with its params and tables, where they were not sent."""
@@ -211,12 +202,22 @@ class Ingester:
         self._save(key, run | {"described": False, "results": [], "tables": []})
         return self.runs[key]
 
+    def _began_anew(self, parcel: Parcel) -> bool:
+        """Tell whether the spool is another one than was sent: data changed, and nothing went on from what it gave.
+
+        A power cut shortens a spool too; that one begins as before.
+        """
+        offset = parcel.run["offset"]
+        first = next(self.cells.records(parcel.key, offset), None) if offset else None
+        return first is not None and first.end <= offset and first.time_ms != parcel.run.get("first_ms", first.time_ms)
+
     def _add_curves(self, parcel: Parcel) -> None:
         """Add what the spool holds beyond what was sent; of a long one, deliver meanwhile."""
         last = dict(parcel.run["last"])
         for record in self.cells.records(parcel.key, parcel.run["offset"]):
             new = fresh(record, last).items()
             parcel.points += [Point(name, value, record.time_ms, record.step) for name, value in new]
+            parcel.run.setdefault("first_ms", record.time_ms)
             parcel.run |= {"offset": record.end, "last": dict(last)}
             if len(parcel.points) >= BATCH:
                 self._deliver(parcel)
@@ -242,7 +243,8 @@ class Ingester:
             end_ms = max(child["end_ms"] for child in self.runs.values() if parcel.key in child["tables"])
         else:
             tags, end_ms = self.cells.circumstances(parcel.key, status)
-            parcel.tags |= tags
+            was = {"reason": "", "log": ""} if parcel.run["status"] == "FAILED" else {}  # it holds no more
+            parcel.tags |= was | tags
         parcel.run |= {"status": status, "end_ms": end_ms}
 
     def _deliver(self, parcel: Parcel) -> None:
@@ -273,6 +275,11 @@ class Ingester:
             ended = [status for status in ("FAILED", "KILLED") if status in statuses.values()]
             found[table] = "RUNNING" if live else ended[0] if ended else "KILLED" if missing else "FINISHED"
         return found
+
+    def _drop(self, key: str) -> None:
+        """Forget a run: the next pass with news of its cell makes it again."""
+        self.runs.pop(key, None)
+        (self.folder / f"{key}.json").unlink(missing_ok=True)
 
     def _save(self, key: str, run: dict[str, Any]) -> None:
         write_json(self.folder / f"{key}.json", run)

@@ -23,7 +23,7 @@ from submitit.helpers import DelayedSubmission
 from pipeline.cell import COUNTED, Cell, from_json
 from pipeline.files import in_utf8
 from pipeline.guard import changed_data
-from pipeline.liveness import origin, user
+from pipeline.origin import origin, user
 from pipeline.provenance import provenance
 from pipeline.pulse import pulse
 from pipeline.stopping import Stop, StoppedError, or_cancelled
@@ -58,7 +58,7 @@ class Worker:
             signal.signal(signum, stop.set)
         store, published = Store(Path(self.store_root)), 0
         store.share_with_group()
-        if join_team() == 0:
+        if (rank := join_team()) == 0:
             published = run_submission(store, self.submission, limit=self.limit, stop=stop)
             announce(None)
         else:
@@ -70,7 +70,7 @@ class Worker:
             )
         if stop.signal == signal.SIGUSR2 and callable(requeue):
             requeue(signal.SIGUSR2, None)  # submitit's own: asks SLURM to queue this job again
-        if stop():
+        if stop() and (rank == 0 or stop.signal != signal.SIGUSR2):  # another's exit may end the one that requeues
             sys.exit(143)
         return published
 
@@ -85,9 +85,10 @@ def run_submission(store: Store, submission: str, *, limit: int | None, stop: St
     cells = [from_json(cell) for cell in record["cells"]]
     job = job_id(record)
     holder = {"submission": submission, "pid": os.getpid(), "job": job, "user": user()}
+    holder |= {"cluster": record.get("cluster")}
     on_slurm = record["site"]["executor"] == "slurm"
     if on_slurm:
-        _drop_own(store, cells, job)
+        _drop_own(store, cells, holder)
     with contextlib.nullcontext() if on_slurm else pulse(store.submissions / submission):
         return _run_ready(store, cells, record, holder, limit=limit, stop=stop)
 
@@ -112,8 +113,8 @@ def _run_ready(
         if taken is not None:
             begun, pause_s = begun + (taken[0].kind in COUNTED), POLL_S
             published += run_cell(store, taken, record, stop=stop)
-        elif exhausted or not waiting:
-            break
+        elif exhausted or not waiting or not Path(record["data_root"]).exists():
+            break  # also where the workspace is gone: others have the cells before those that wait
         else:
             _doze(max(pause_s, (time.monotonic() - began) / BUSY_SHARE), stop)
             pause_s = min(1.5 * pause_s, LONGEST_POLL_S)
@@ -190,8 +191,8 @@ def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, s
         result["provenance"]["cpu_s"] = round(time.process_time() - spent_s, 2)  # of this process alone
         store.publish(cell.key, token, result)
     except StoppedError:
-        if changed_data(cell.values, record):  # nothing may go on from what was computed with it
-            (work / "checkpoint.pt").unlink(missing_ok=True)
+        if changed_data(cell.values, record):
+            _forget_training(work)
         with contextlib.suppress(TakenOverError):
             store.drop(cell.key, token)
         return False
@@ -209,7 +210,7 @@ def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, s
             store.unclaim(cell.key, holder["submission"])
         elif (cause := explain(error, work)) is not None:
             if isinstance(cause, DataChangedError) or changed_data(cell.values, record):
-                (work / "checkpoint.pt").unlink(missing_ok=True)
+                _forget_training(work)
             _record_crash(store, cell, token, cause)
         else:  # the cell stays held: whoever finds the job gone asks SLURM why
             print(f"{cell.name}: another rank is gone ({error})", flush=True)
@@ -225,6 +226,12 @@ def _check_data(cell: Cell, record: dict[str, Any]) -> None:
         places = " and ".join(map(str, changed))
         hint = "let `dvc repro` restore it, then `python -m pipeline retry`"
         raise DataChangedError(f"{places} changed after the cell was submitted: {hint}")
+
+
+def _forget_training(work: Path) -> None:
+    """Remove what was computed with data that changed meanwhile: nothing may go on from it."""
+    for name in ("checkpoint.pt", "spool.jsonl"):
+        (work / name).unlink(missing_ok=True)
 
 
 def _record_crash(store: Store, cell: Cell, token: str, error: Exception) -> None:
@@ -266,9 +273,9 @@ def compute(
         raise StoppedError(f"{cell.name}: stopped at a step boundary") from None
 
 
-def _drop_own(store: Store, cells: list[Cell], job: str) -> None:
+def _drop_own(store: Store, cells: list[Cell], me: dict[str, Any]) -> None:
     """Let go of what an earlier life of this job held: it was requeued, and goes on from the checkpoint."""
     for cell in cells:
         holder = store.holder(cell.key)
-        if holder is not None and holder["job"] == job:
+        if holder is not None and all(holder.get(name) == me[name] for name in ("job", "cluster")):
             store.lose(cell.key, holder["token"])

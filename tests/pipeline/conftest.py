@@ -92,6 +92,12 @@ class Lab:
         )
 
 
+def let_go(store: Store, key: str) -> None:
+    """Take a cell away from whoever has it."""
+    (store.work(key) / "holder.json").unlink(missing_ok=True)
+    (store.root / "claims" / f"{key}.json").unlink(missing_ok=True)
+
+
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import attach, liveness
+from pipeline.origin import user
 from pipeline.store import Store, read_json, write_json
 from tests.pipeline import test_launch
 from tests.pipeline.test_launch import SUBMIT, finished, send, sleeper, until
@@ -54,7 +55,7 @@ except KeyboardInterrupt:
 
 def submitted(store: Store, project: Path, jobs: list[str], **other: str) -> None:
     """Write down a submission `s` of this driver, or of one that differs so, with these jobs."""
-    now, ours = time.time(), {"host": socket.gethostname(), "root": str(project), "user": liveness.user()}
+    now, ours = time.time(), {"host": socket.gethostname(), "root": str(project), "user": user()}
     record = {"site": {"executor": "local"}, "time": now, "clock": now} | ours | other
     write_json(store.submissions / "s" / "submission.json", record)
     write_json(store.submissions / "s" / "jobs.json", {"jobs": jobs, "time": now})

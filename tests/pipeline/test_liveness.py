@@ -32,10 +32,10 @@ def chain_of(number: int) -> list[Cell]:
     return [warm, train, cell("evaluate", number, train)]
 
 
-def submitted(store: Store, chains: list[list[Cell]], *, pack: int | None, user: str | None = None) -> None:
+def submitted(store: Store, chains: list[list[Cell]], *, pack: int | None, **facts: Any) -> None:
     """Write down a submission `s` that owns these cells, some time ago."""
     cells = [cell for cells in chains for cell in cells]
-    record = {"host": "elsewhere", "pid": 1, "time": store.now() - 1000, "job_name": "cells-s", "user": user}
+    record = {"host": "elsewhere", "pid": 1, "time": store.now() - 1000, "job_name": "cells-s"} | facts
     site = {"site": {"executor": "slurm", "pack": pack}, "cells": [cell.to_json() for cell in cells]}
     write_json(store.submissions / "s" / "submission.json", record | site)
     write_json(store.submissions / "s" / "jobs.json", {"jobs": [], "time": store.now() - 1000})

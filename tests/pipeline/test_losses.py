@@ -13,9 +13,11 @@ import pytest
 from pipeline import worker
 from pipeline.cell import Cell
 from pipeline.doctor import examine
-from pipeline.liveness import find_dead, origin, process_alive, release_dead
+from pipeline.liveness import INTERRUPTED, find_dead, release_dead
 from pipeline.losses import MAX_LOST
+from pipeline.origin import origin, process_alive
 from pipeline.pulse import SILENT_S
+from pipeline.spool import Spool, curves
 from pipeline.store import Store, write_json
 from tests.pipeline import test_shared_store
 from tests.pipeline.test_launch import sleeper
@@ -116,3 +118,56 @@ def test_a_cell_whose_data_went_with_the_workspace_that_submitted_it_is_left_to_
     submitted_here(store, cells)
     assert run(store) == 0
     assert {store.state(one.key) for one in cells} == {"missing"}
+
+
+def test_a_worker_whose_workspace_is_gone_waits_for_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, train = Store(tmp_path / "cells"), sleeper(0)
+    after = Cell("evaluate", train.values, (train.key,), "e" * 64)
+
+    def compute(*_: Any, **__: Any) -> dict[str, Any]:
+        raise FileNotFoundError("nowhere/voc")
+
+    monkeypatch.setattr(worker, "compute", compute)
+    submitted_here(store, [train, after])
+    assert run(store) == 0  # and comes back
+    assert (store.state(train.key), store.owner(after.key)) == ("missing", "s")
+
+
+def test_nothing_of_what_was_computed_with_changed_data_goes_into_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, one, changed = Store(tmp_path / "cells"), sleeper(0), [[], [tmp_path / "voc"]]
+
+    def compute(_: Cell, *__: Any, work: Path, **___: Any) -> dict[str, Any]:
+        Spool(work / "spool.jsonl").append(10, {"val/miou": 99.0 if changed else 41.0})
+        return {"state": "done"}
+
+    monkeypatch.setattr(worker, "compute", compute)
+    monkeypatch.setattr(worker, "changed_data", lambda *_: changed.pop(0) if changed else [])
+    submitted_here(store, [one], data_root=tmp_path)
+    assert run(store) == 0  # its data changed while it ran
+    assert "changed after the cell was submitted" in (store.failure(one.key) or {})["reason"]
+    store.retry(one.key)
+    store.claim(one.key, "s")
+    assert run(store) == 1
+    assert curves(store.done(one.key) / "spool.jsonl") == {"val/miou": [(10, 41.0)]}
+
+
+@pytest.mark.parametrize(("interrupted", "state"), [(False, "failed"), (True, "missing")])
+def test_workers_of_this_machine_that_end_before_they_begin_fail_their_cells_unless_ctrl_c_ended_them(
+    interrupted: bool, state: str, tmp_path: Path
+) -> None:
+    store, one = Store(tmp_path / "cells"), cell("sleep", 0)
+    for name in "abc":
+        record = origin() | {"clock": time.time(), "time": store.now(), "pid": 2**22 + 1, "job_name": f"cells-{name}"}
+        record |= {"site": {"executor": "local", "pack": None}, "cells": [one.to_json()]}
+        write_json(store.submissions / name / "submission.json", record)
+        write_json(store.submissions / name / "jobs.json", {"jobs": [str(2**22 + 1)], "time": store.now()})
+        if interrupted:
+            (store.submissions / name / INTERRUPTED).touch()
+        assert store.claim(one.key, name)
+        release_dead(store)
+    assert store.state(one.key) == state
+    assert {line["event"] for line in store.executions()} == {"unbegun"} | ({"failed"} if state == "failed" else set())

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline import liveness
-from pipeline.liveness import find_dead, origin, place
+from pipeline.liveness import find_dead
+from pipeline.origin import origin, place, process_alive
 from pipeline.pulse import begin_pulse
 from pipeline.store import Store
 from tests.pipeline.test_liveness import cell, hold, submitted
@@ -29,10 +29,10 @@ def test_a_clock_that_was_put_right_kills_nobody(step_s: float, monkeypatch: pyt
     """The boot's time and a process's are counted back from the clock, and move with it."""
     record = origin() | {"clock": time.time(), "time": 0.0}
     me, boot = psutil.Process(), psutil.boot_time()
-    assert liveness.process_alive(me.pid, record)
+    assert process_alive(me.pid, record)
     began = me.create_time()
     monkeypatch.setattr(psutil, "boot_time", lambda: boot + step_s)
     monkeypatch.setattr(psutil.Process, "create_time", lambda _: began + step_s)
-    assert liveness.process_alive(me.pid, record)
+    assert process_alive(me.pid, record)
     monkeypatch.setattr(psutil.Process, "create_time", lambda _: time.time() + step_s + 5)
-    assert not liveness.process_alive(me.pid, record)
+    assert not process_alive(me.pid, record)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline import tracking
+from tests.pipeline.conftest import let_go
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Lab
@@ -79,7 +80,7 @@ def test_the_status_of_a_run_follows_the_store_through_a_cells_life(lab: Lab) ->
     assert lab.runs()["a"]["tags"]["job"] == "7_1"
     lab.store.drop("a", token)
     assert status() == ("SCHEDULED", "RUNNING")
-    lab.store.release("a")
+    let_go(lab.store, "a")
     assert status() == ("KILLED", "KILLED")
     lab.store.fail("a", lab.begin("a"), {"reason": "MemoryError: 3 GiB", "log": "log.txt"})
     assert status() == ("FAILED", "FAILED")
@@ -87,6 +88,25 @@ def test_the_status_of_a_run_follows_the_store_through_a_cells_life(lab: Lab) ->
     lab.store.retry("a")
     lab.finish("a")
     assert status() == ("FINISHED", "FINISHED")
+    assert lab.runs()["a"]["tags"]["reason"] == ""
+
+
+def test_what_may_differ_under_one_key_is_no_param_which_mlflow_would_refuse_to_change(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"data": {"name": "own", "path": "a", "partitions": ["1-4"]}, "model": {"width": 8, "weights": "/a.pth"}}
+    monkeypatch.setattr(lab, "VALUES", lab.VALUES | values, raising=False)
+    token = lab.begin("a")
+    tracking.ingest(lab.store.root, [lab.entry("a")])
+    lab.store.drop("a", token)
+    values = {"data": {"name": "own", "path": "b", "partitions": ["1-8"]}, "model": {"width": 8, "weights": "/b.pth"}}
+    monkeypatch.setattr(lab, "VALUES", lab.VALUES | values, raising=False)
+    lab.finish("a")
+    tracking.ingest(lab.store.root, [lab.entry("a"), lab.entry("a", "table_4")])
+    run = lab.runs()["a"]
+    assert (run["status"], run["params"]["data.name"], run["params"]["model.width"]) == ("FINISHED", "own", "8")
+    assert not {"data.path", "data.partitions", "model.weights"} & set(run["params"])
+    assert run["tags"]["table.table_4"] == "true"
 
 
 def test_a_table_is_judged_by_its_rows_of_today_and_not_by_cells_of_older_code(lab: Lab) -> None:
@@ -108,7 +128,7 @@ def test_a_run_of_a_cell_that_the_store_lost_is_not_left_running(lab: Lab) -> No
     tracking.ingest(lab.store.root)
     assert lab.runs()["a"]["status"] == "RUNNING"
     shutil.rmtree(lab.store.work("a"))
-    lab.store.release("a")
+    let_go(lab.store, "a")
     tracking.ingest(lab.store.root)
     assert lab.runs()["a"]["status"] == "KILLED"
 

@@ -15,7 +15,9 @@ import pytest
 
 from pipeline import launch, liveness, slurm
 from pipeline.cell import Cell, digest
+from pipeline.origin import user
 from pipeline.store import Store, write_json
+from tests.pipeline.conftest import let_go
 
 SKEWS_S = (-600, 600)
 
@@ -27,7 +29,7 @@ def sleeper(number: int) -> Cell:
 
 def job(name: str, number: str, state: str = "RUNNING", status: int = 0) -> str:
     """A line of `squeue`."""
-    return f"{name}|{number}|{state}|{status}|{liveness.user()}|/nowhere\n"
+    return f"{name}|{number}|{state}|{status}|{user()}|/nowhere\n"
 
 
 @pytest.fixture
@@ -37,7 +39,11 @@ def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     command.parent.mkdir()
     command.write_text(f"#!/bin/sh\ncat {listing}\n")
     command.chmod(0o755)
+    silent = command.with_name("scontrol")
+    silent.write_text("#!/bin/sh\nexit 1\n")
+    silent.chmod(0o755)
     listing.write_text("")
+    slurm._told.clear()
     monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
     monkeypatch.setattr(slurm, "SQUEUE_S", 0.0)
     monkeypatch.setattr(slurm, "GRACE_S", 0.5)
@@ -205,7 +211,7 @@ def begin(store: Store, cells: list[Cell]) -> None:
 def go_on(store: Store, cells: list[Cell]) -> None:
     """Take the abandoned cell over as a driver does, and publish all that is not done."""
     store.share_with_group()
-    store.release(cells[1].key)
+    let_go(store, cells[1].key)
     for cell in cells[1:]:
         assert store.claim(cell.key, "second")
         token = store.hold(cell.to_json(), {"submission": "second", "host": "n1", "pid": 1, "job": "8_1"})

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from pipeline.launch import load_site
+from pipeline.sbatch import shares
 from pipeline.site import num_gpus
 
 
@@ -68,3 +69,26 @@ def test_a_site_file_that_is_no_mapping_is_named(text: str, message: str, projec
 )
 def test_the_gpus_of_a_job_are_counted_however_slurm_is_asked_for_them(asked: dict[str, Any], num: int) -> None:
     assert num_gpus({"nodes": 2} | asked) == num
+
+
+@pytest.mark.parametrize(
+    ("workers", "sizes", "expected"),
+    [
+        (64, [4, 96], [3, 61]),
+        (4, [1, 1, 1000], [1, 1, 2]),
+        (2, [5, 5, 5], [1, 1, 1]),  # each has one
+        (10, [0, 9], [1, 9]),  # evaluations alone
+        (None, [5, 7], [None, None]),
+        (8, [30], [8]),
+    ],
+)
+def test_the_classes_of_a_submission_share_the_sites_workers(
+    workers: int | None, sizes: list[int], expected: list[int | None]
+) -> None:
+    found = shares({"executor": "slurm", "workers": workers}, sizes)
+    assert found == expected
+
+
+def test_on_one_machine_the_classes_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.sbatch.num_cores", lambda: 8)
+    assert shares({"executor": "local", "workers": None}, [3, 1]) == [6, 2]

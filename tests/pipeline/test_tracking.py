@@ -59,6 +59,23 @@ def test_a_spool_that_a_power_cut_shortened_and_training_wrote_again_doubles_not
     assert lab.points("a", "loss/supervised") == [(step, 1 / step) for step in range(1, 13)]
 
 
+def test_a_training_that_began_anew_is_a_run_that_begins_anew(lab: Lab) -> None:
+    """Its data had changed: nothing of what that gave is shown."""
+    token = lab.begin("a")
+    Spool(lab.store.work("a") / "spool.jsonl").append(1, {"loss/supervised": 99.0})
+    Spool(lab.store.work("a") / "spool.jsonl").append(2, {"loss/supervised": 99.0})
+    tracking.ingest(lab.store.root)
+    (lab.store.work("a") / "spool.jsonl").unlink()
+    time.sleep(0.002)
+    lab.spool("a", range(1, 2))
+    tracking.ingest(lab.store.root)
+    lab.spool("a", range(2, 6))
+    lab.store.publish("a", token, lab.TRAINED)
+    tracking.ingest(lab.store.root)
+    assert lab.runs()["a"]["status"] == "FINISHED"
+    assert lab.points("a", "loss/supervised") == [(step, 1 / step) for step in range(1, 6)]
+
+
 def test_non_finite_values_reach_the_database_once(lab: Lab) -> None:
     lab.begin("a")
     Spool(lab.store.work("a") / "spool.jsonl").append(1, {"x": math.nan, "y": math.inf})

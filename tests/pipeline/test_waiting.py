@@ -46,6 +46,49 @@ def test_a_cancelled_experiment_takes_no_other_along(lab: Lab) -> None:
         assert live_needs(lab.store) == [("smoke/experiment", {"b", "c"})]
 
 
+def test_tables_that_spare_each_others_cells_are_cancelled_together(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for table in ("table_4", "table_7"):
+        lab.submit(table)
+    shared = lab.keys("table_4") & lab.keys("table_7")
+    for key in (lab.keys("table_4") | lab.keys("table_7")) - shared:
+        write_json(lab.store.done(key) / "result.json", {})
+    for table in ("table_4", "table_7"):
+        assert main(["cancel", table]) == 0
+    assert capsys.readouterr().out.count(f"0 cells cancelled until `retry`, {len(shared)} spared") == 2
+    assert main(["cancel", sorted(shared)[0]]) == 1
+    assert "cancel these tables together" in capsys.readouterr().err
+    assert main(["cancel", "table_4", "table_7"]) == 0
+    assert lab.states(shared) == {"cancelled"}
+
+
+def test_a_cancelled_cell_that_ends_all_the_same_is_done_and_no_more(lab: Lab) -> None:
+    cells = lab.submit("experiment")
+    token = lab.store.hold(cells[-1].to_json(), {"submission": "experiment", "host": "n1", "pid": 1, "job": "7_0"})
+    assert token
+    lab.store.cancel(cells[-1].key, {"reason": "x"})
+    lab.store.publish(cells[-1].key, token, {"state": "done"})  # evaluations do not look whether they are to stop
+    assert lab.store.cancelled(cells[-1].key) is None
+    assert [name for name, _ in live_needs(lab.store)] == ["smoke/experiment"]
+
+
+def test_gc_removes_nothing_where_a_listing_cannot_be_read(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    listing = lab.root / "reports" / "embedded" / "cells" / "table_7.json"
+    done = [lab.store.done(key) for key in lab.keys("table_7", "embedded")]
+    for folder in done:
+        write_json(folder / "result.json", {})
+        for path in (folder / "result.json", folder):
+            os.utime(path, (1e9, 1e9))
+    text = listing.read_text()
+    listing.write_text(f"<<<<<<< HEAD\n{text}")
+    assert main(["gc", "--done", "--force"]) == 1
+    assert "what is needed is not known" in capsys.readouterr().err
+    listing.write_text(text)
+    assert main(["gc", "--done", "--force"]) == 0
+    assert all(folder.exists() for folder in done)
+
+
 def test_what_a_table_waits_for_is_no_garbage_although_a_cell_of_it_is_cancelled(lab: Lab) -> None:
     done = lab.store.done("a")
     write_json(done / "result.json", {})

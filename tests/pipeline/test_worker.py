@@ -18,10 +18,10 @@ from pipeline.worker import Stop, job_id, run_submission
 from tests.pipeline.test_launch import sleeper
 
 
-def submitted(store: Store, cells: list[Cell], *, executor: str = "local") -> None:
+def submitted(store: Store, cells: list[Cell], *, executor: str = "local", data_root: Path = Path("nowhere")) -> None:
     """Write down a submission `s` that owns these cells."""
     record = {"cells": [cell.to_json() for cell in cells], "threads": 1, "site": {"executor": executor}}
-    write_json(store.submissions / "s" / "submission.json", record | {"data_root": "nowhere"})
+    write_json(store.submissions / "s" / "submission.json", record | {"data_root": str(data_root)})
     for cell in cells:
         store.claim(cell.key, "s")
 

@@ -17,6 +17,7 @@ import pytest
 from pipeline.__main__ import main
 from pipeline.cell import chain
 from pipeline.store import Store, find_store, read_json, write_json
+from tests.pipeline.conftest import let_go
 from tests.slurm.driving import (
     assert_same_bits,
     edit,
@@ -60,7 +61,7 @@ def test_doctor_cancels_jobs_without_a_cell_but_none_of_another_store(
     send(site, other, root=theirs.root)
     orphans, spared = jobs_of(ours), jobs_of(theirs)
     for cell in mine:
-        ours.release(cell.key)
+        let_go(ours, cell.key)
     assert main(["doctor", "--dry-run"]) == 1
     assert all(cluster.states(job) == ["PENDING"] for job in orphans)
     capsys.readouterr()

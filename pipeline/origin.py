@@ -1,0 +1,68 @@
+"""Whose record it is: user, machine and container that wrote it, and whether a process of it still lives."""
+
+from __future__ import annotations
+
+import socket
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+@cache
+def user() -> str:
+    """Return the name of this process's user."""
+    return psutil.Process().username()
+
+
+def place() -> dict[str, str]:
+    """Return what tells processes apart that may bear one number: the host, and the container in it."""
+    namespace = Path("/proc/self/ns/pid")
+    return {"host": socket.gethostname(), "namespace": str(namespace.readlink()) if namespace.is_symlink() else ""}
+
+
+def is_here(record: dict[str, Any]) -> bool:
+    """Tell whether the process numbers of a record are this machine's: of its host, and of its container."""
+    here = place()
+    return here.items() <= ({"namespace": here["namespace"]} | record).items()  # older records have none
+
+
+def origin() -> dict[str, Any]:
+    """Return what a record says of where it was written, for `is_here` and `process_alive`.
+
+    It goes with the record's `clock`, taken at the same moment: a clock that is put right moves the boot's time too.
+    """
+    return place() | {"boot": psutil.boot_time(), "boot_id": _boot_id()}
+
+
+def _boot_id() -> str:
+    """Return what tells one run of this machine from the next; nothing where its system does not say."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text(encoding="ascii").strip() if path.exists() else ""
+
+
+def is_of_before(record: dict[str, Any]) -> bool:
+    """Tell whether a record of this machine was written before it last started."""
+    return bool(record.get("boot_id")) and record["boot_id"] != _boot_id()
+
+
+def process_alive(pid: int, record: dict[str, Any], *, later_s: float = 1.0) -> bool:
+    """Tell whether a process of this host lives that was there when a record was written, or `later_s` after that.
+
+    Times are taken from the boot, as the clock then was: where it is put right, the boot's moves too. What was written
+    before the machine last started is dead.
+    """
+    if is_of_before(record):
+        return False
+    try:
+        process, boot = psutil.Process(pid), psutil.boot_time()
+        written = clock(record) - record.get("boot", boot)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() - boot <= written + later_s
+    except psutil.NoSuchProcess:
+        return False
+
+
+def clock(record: dict[str, Any]) -> float:
+    """Return when a record was written, by the clock of its host."""
+    return record.get("clock", record["time"])  # absent in what older versions wrote
