@@ -15,9 +15,10 @@ from typing import Any
 import yaml
 
 from pipeline.cell import NO_CELLS, Cell, cells_of, chain, read_rows
-from pipeline.files import link_or_copy
-from pipeline.store import Store, read_json
+from pipeline.files import link_or_copy, read_json
+from pipeline.store import Store
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LOCKS = ("dvc.lock", "reports/*/dvc.lock")
 CELL_STAGES = ("warm_start", "train")
 
@@ -61,7 +62,7 @@ def _read_lock(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return (yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader) or {}).get("stages", {})
+        return (yaml.load(path.read_text(encoding="utf-8"), LOADER) or {}).get("stages", {})
     except yaml.YAMLError:
         return {}  # torn: DVC says so itself, and `doctor` mends it
 

@@ -18,9 +18,10 @@ from urllib.parse import quote
 
 from pipeline.cell import chain
 from pipeline.database import UnreachableError
+from pipeline.files import read_json, write_json
 from pipeline.labels import VALUE_LABELS
 from pipeline.status import entries, tables_of
-from pipeline.store import Store, read_json, write_json
+from pipeline.store import Store
 from pipeline.tracking import Ingester
 
 LOG = logging.getLogger(__name__)

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cell import Cell, digest
+from pipeline.files import read_json
 from pipeline.guard import read_inputs
 from pipeline.ingester import start_ingester
 from pipeline.liveness import INTERRUPTED, release_dead
 from pipeline.origin import is_here, process_alive, user
 from pipeline.results import link_weights, write_metrics, write_reliability
-from pipeline.store import Store, find_store, read_json
+from pipeline.store import Store, find_store
 from pipeline.waiting import Waiting
 
 POLL_S = 0.25

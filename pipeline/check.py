@@ -17,10 +17,13 @@ from pipeline.training import setting
 
 KINDS: dict[type, tuple[Any, str]] = {
     int: ((int, float), "a whole number"),  # 2.0 is one, and 2.5 the method's own to refuse
-    float: ((int, float), "a number (1e-3 is text in YAML, 1.0e-3 is not)"),
+    float: ((int, float), "a number"),
     bool: (bool, "true or false"),
     str: (str, "a word"),
 }
+WORDS = ("scale_law", "epoch_over", "optimiser", "criterion", "precision", "loss_resolution")
+"""What of a schedule is told in words."""
+
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -59,7 +62,11 @@ def check_row(row: dict[str, Any]) -> None:
 
 
 def _check_kinds(row: dict[str, Any]) -> None:
-    """Check that the method's own parameters are of the kind that it takes, before they are compared with anything."""
+    """Check that values are of the kind that is taken, before they are compared with anything."""
+    for key, value in row["training"].items():
+        if isinstance(value, str) != (key in WORDS) or isinstance(value, dict | list):
+            allowed = "a word" if key in WORDS else "a number, true, false or null"
+            raise ValueError(f"{row['table']} ({row['method']}): training.{key} is {value!r}; allowed is {allowed}")
     parameters = importlib.import_module(f"pipeline.methods.{row['method']}").Parameters
     kinds = get_type_hints(parameters)
     for key, value in row["parameters"].items():
@@ -87,6 +94,9 @@ def _check_evaluation(block: dict[str, Any]) -> None:
 
 def check_shown(shown: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
     """Check what tables are to show of these rows. Raises ValueError."""
+    if unknown := set(shown) - {field.name for field in fields(Shown)}:
+        allowed = ", ".join(field.name for field in fields(Shown))
+        raise ValueError(f"shown: {', '.join(sorted(unknown))} not known; allowed: {allowed}")
     classes = Shown(**shown).classes
     num_classes = min((row["data"]["num_classes"] for row in rows), default=0)
     if classes is not None and not (classes and all(index in range(num_classes) for index in classes)):

@@ -10,11 +10,11 @@ import shutil
 from pathlib import Path
 
 from pipeline import slurm
-from pipeline.files import modified
+from pipeline.files import modified, read_json
 from pipeline.liveness import find_dead, release_dead
 from pipeline.locks import NOT_MENDED, stale_locks, torn_locks
 from pipeline.origin import user
-from pipeline.store import Store, read_json
+from pipeline.store import Store
 from pipeline.waiting import STALE_S
 
 OLD_S = 60.0

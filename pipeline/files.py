@@ -36,12 +36,17 @@ def modified(path: Path) -> float | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a small JSON file whole: a reader sees the old content or the new, never a part."""
+    """Write a small JSON file whole."""
+    write_bytes(path, json.dumps(value, indent=1).encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole: a reader sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

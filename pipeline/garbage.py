@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.cell import folder_is_here
-from pipeline.files import modified
+from pipeline.files import modified, read_json
 from pipeline.liveness import submission_alive
-from pipeline.store import Store, read_json
+from pipeline.store import Store
 from pipeline.waiting import needs
 
 KEPT_DAYS = 7.0

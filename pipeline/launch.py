@@ -21,6 +21,7 @@ from typing import Any
 from pipeline.adopt import adopt
 from pipeline.attach import GROWN, LATER, RETRY_S
 from pipeline.cell import COUNTED, PACKAGE, Cell, cells_of, digest, forget_code, read_rows
+from pipeline.files import write_json
 from pipeline.guard import check_copies, data_stages, data_state
 from pipeline.liveness import surplus
 from pipeline.losses import memory_losses
@@ -31,7 +32,7 @@ from pipeline.pulse import begin_pulse
 from pipeline.sbatch import LaterError, Queue, RefusedError, num_workers, shares
 from pipeline.site import MAX_DOUBLINGS, load_site, resources
 from pipeline.slurm import JOB_PREFIX, cluster
-from pipeline.store import Store, find_store, write_json
+from pipeline.store import Store, find_store
 
 CHANGED = "the code, weights or images changed while cells were being submitted; run it again"
 

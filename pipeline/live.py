@@ -16,9 +16,10 @@ from rich.live import Live
 from rich.table import Table
 
 from pipeline.cell import Cell, from_json
+from pipeline.files import read_json
 from pipeline.spool import read
 from pipeline.status import STATES, counts, tables_of
-from pipeline.store import Store, read_json
+from pipeline.store import Store
 
 REFRESH_S = 2.0
 STEP_OF = re.compile(r"step \d+ of (\d+)")

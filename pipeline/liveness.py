@@ -15,10 +15,11 @@ from typing import Any
 
 from pipeline import slurm
 from pipeline.cell import COUNTED
+from pipeline.files import read_json
 from pipeline.losses import count_loss, count_unbegun
 from pipeline.origin import is_here, is_of_before, process_alive, user
 from pipeline.pulse import is_silent
-from pipeline.store import Store, read_json
+from pipeline.store import Store
 
 Chain = Mapping[str, tuple[str, list[str]]]
 """The cells of a submission: key -> kind and the keys before it."""

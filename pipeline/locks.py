@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import yaml
 
-from pipeline.adopt import LOCKS
-from pipeline.store import write_json
+from pipeline.adopt import LOADER, LOCKS
+from pipeline.files import write_bytes, write_json
 
 NOT_MENDED = "not mended"
 """How a finding of `doctor` ends that needs somebody."""
@@ -23,18 +23,14 @@ def keep_lock(root: Path) -> None:
     """Keep copies of all dvc.lock while nobody writes them: DVC rewrites them in place, so a kill can tear one."""
     for lock in _all_locks(root):
         if lock_is_whole(lock):
-            kept = _kept(root, lock)
-            kept.parent.mkdir(exist_ok=True)
-            temporary = kept.with_suffix(".new")
-            shutil.copyfile(lock, temporary)
-            temporary.replace(kept)
+            write_bytes(_kept(root, lock), lock.read_bytes())
 
 
 def lock_is_whole(lock: Path) -> bool:
     """Tell whether dvc.lock reads as DVC wrote it, to the end of its last line."""
     try:
         text = lock.read_text(encoding="utf-8")
-        content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = yaml.load(text, Loader=LOADER)
     except (yaml.YAMLError, UnicodeDecodeError):
         return False
     return isinstance(content, dict) and "schema" in content and text.endswith("\n")

@@ -14,9 +14,9 @@ from pipeline.data import embedded_shapes, embedded_streets
 from pipeline.data.images import read_image
 from pipeline.data.layout import pairs, read_ids
 from pipeline.evaluation.predict import Evaluation, num_windows
+from pipeline.files import read_json
 from pipeline.labels import IMAGE_SIZES, VALIDATION_IMAGES
 from pipeline.models.build import ModelConfig, build_network
-from pipeline.store import read_json
 from pipeline.training.probe import NUM_IMAGES
 
 EPOCHS_KEPT = 2
@@ -24,7 +24,7 @@ EPOCHS_KEPT = 2
 
 EMBEDDED_SIZES = {"shapes": embedded_shapes.SIZE, "streets": embedded_streets.SIZE}
 
-COUNTED: dict[str, int] = {}
+_FORWARD_FLOP: dict[str, int] = {}
 """Operations of a forward pass by network and size: equal ones are counted once."""
 
 
@@ -73,8 +73,8 @@ def image_flop(row: dict[str, Any], mode: str, image: tuple[int, int]) -> float:
 def _forward_flop(row: dict[str, Any], height: int, width: int) -> int:
     config, num_classes = replace(ModelConfig(**row["model"]), weights=None), row["data"]["num_classes"]
     kind = digest([row["model"], num_classes, height, width])
-    if kind not in COUNTED:
+    if kind not in _FORWARD_FLOP:
         with torch.device("meta"), FlopCounterMode(display=False) as counter:
             build_network(config, num_classes=num_classes).eval().predict(torch.empty(1, 3, height, width))
-        COUNTED[kind] = counter.get_total_flops()
-    return COUNTED[kind]
+        _FORWARD_FLOP[kind] = counter.get_total_flops()
+    return _FORWARD_FLOP[kind]

@@ -74,7 +74,7 @@ def resolve_table(params: dict[str, Any], table: str) -> list[dict[str, Any]]:
         row = _experiment_row(params)
         labels = ("method", "variant") if row.get("variant", DEFAULT) != DEFAULT else ()
         return [_resolve(params, row, table, labels)]
-    spec = params["tables"][choose(table, params["tables"], "tables")]
+    spec = _spec(params, choose(table, params["tables"], "tables"))
     if empty := [key for key, value in spec.items() if value == []]:
         raise ValueError(f"tables.{table}: {', '.join(empty)}: []; allowed: a value, or a list of some")
     seeds = as_list(spec.get("seed", params["seeds"]))
@@ -92,6 +92,15 @@ def resolve_table(params: dict[str, Any], table: str) -> list[dict[str, Any]]:
     return rows
 
 
+def _spec(params: dict[str, Any], table: str) -> dict[str, Any]:
+    """Return what params.yaml says of a table. Raises ValueError where it does not say enough."""
+    spec = params["tables"][table]
+    needed = ("dataset", "partition", "method")
+    if not isinstance(spec, dict) or not spec.keys() >= set(needed):
+        raise ValueError(f"tables.{table}: {spec!r}; it needs {', '.join(needed)}")
+    return spec
+
+
 def as_list(value: Any) -> list[Any]:
     """Return a list as it is and anything else as a list of one."""
     return value if isinstance(value, list) else [value]
@@ -103,9 +112,10 @@ def all_tables(params: dict[str, Any]) -> list[str]:
     A table that names a `scale` is of that scale alone.
     """
     scale, tables = params["scales"][params["scale"]], []
-    for name, spec in params["tables"].items():
+    for name in params["tables"]:
+        spec = _spec(params, name)
         is_here = spec.get("scale", params["scale"]) == params["scale"]
-        if choose(spec.get("dataset"), PARTITIONS, f"tables.{name}.dataset") in scale and is_here:
+        if choose(spec["dataset"], PARTITIONS, f"tables.{name}.dataset") in scale and is_here:
             tables.append(name)
     return [*tables, EXPERIMENT]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.cell import Cell, chain, folder_is_here, read_rows
+from pipeline.cell import NO_CELLS, Cell, chain, folder_is_here, read_rows
 from pipeline.reporting.grid import build_grid
 from pipeline.reporting.paper import read_published
 from pipeline.reporting.rows import MISSING, NOISE_TABLE, Row, read_shown
@@ -48,7 +48,12 @@ def rows_so_far(store: Store, cells: Path) -> list[Row]:
         if not folder_is_here(row):
             rows.append(row | {"state": MISSING, "reason": why_missing(store, row)})
             continue
-        *warm, train, evaluate = chain(row)
+        try:
+            *warm, train, evaluate = chain(row)
+        except NO_CELLS as error:
+            reason = f"of another version ({type(error).__name__}: {error}); `dvc repro cells` writes it again"
+            rows.append(row | {"state": MISSING, "reason": reason})
+            continue
         if store.is_done(train.key) and store.is_done(evaluate.key):
             rows.append(measured_row(store, row))
         else:

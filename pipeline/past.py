@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.cell import NO_CONTENT, Cell, digest
-from pipeline.store import Store, read_json
+from pipeline.files import read_json
+from pipeline.store import Store
 
 DECISIVE = ("method", "dataset", "data", "model", "training", "evaluation")
 """The values that decide how long a cell takes; seeds and a method's own numbers matter little."""

@@ -8,12 +8,12 @@ import socket
 import subprocess
 import sys
 import time
-import uuid
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pipeline.cell import Cell
+from pipeline.files import write_bytes
 from pipeline.store import Store
 
 PACKAGES = ("torch", "torchvision", "numpy", "dvc", "submitit", "mlflow")
@@ -31,7 +31,8 @@ def source_state(store: Store, root: Path) -> dict[str, Any]:
     patch, difference = None, _git(root, "diff", "HEAD", "--binary", "--", ".", *NO_SOURCES)
     if difference:
         patch = hashlib.sha256(difference).hexdigest()[:16]
-        _keep(patch_path(store, patch), difference)
+        if not patch_path(store, patch).exists():
+            write_bytes(patch_path(store, patch), difference)
     dirty = bool(_git(root, "status", "--porcelain", "--", ".", *NO_SOURCES).strip())
     return {"commit": _git(root, "rev-parse", "HEAD").decode().strip() or None, "dirty": dirty, "patch": patch}
 
@@ -39,18 +40,6 @@ def source_state(store: Store, root: Path) -> dict[str, Any]:
 def patch_path(store: Store, name: str) -> Path:
     """Return where a patch is kept."""
     return store.root / "patches" / f"{name}.diff"
-
-
-def _keep(path: Path, content: bytes) -> None:
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _git(root: Path, *arguments: str) -> bytes:

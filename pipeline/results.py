@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline.adopt import manifest_entry
 from pipeline.cell import Cell, chain, read_rows
-from pipeline.store import Store, write_json
+from pipeline.files import write_json
+from pipeline.store import Store
 
 
 def link_weights(store: Store, cells: dict[str, Cell], folder: Path) -> None:

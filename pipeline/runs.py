@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.cell import NO_CONTENT
+from pipeline.files import read_json
 from pipeline.spool import Record, read
-from pipeline.store import read_json
 
 Entry = Mapping[str, Any]
 """A row of a table: `table`, `scale`, `name` (for people), `train_key`, `evaluate_key`, `warm_start_keys`."""

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import try_lock
+from pipeline.files import read_json, try_lock, write_json
 from pipeline.origin import user
-from pipeline.store import Store, read_json, write_json
+from pipeline.store import Store
 
 SQUEUE_S = 30.0
 """At most one `squeue`, and one `sacct`, in so many seconds, for all drivers of a store together."""

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cell import KINDS, NO_CELLS, Cell, cells_of, chain, folder_is_here, from_json, read_rows
+from pipeline.files import read_json
 from pipeline.past import Past
 from pipeline.site import load_site, num_gpus, resources
-from pipeline.store import Store, read_json
+from pipeline.store import Store
 
 MEDIAN = "median of past cells like them"
 NONE_HAS_RUN = "none like them has run"

@@ -14,10 +14,11 @@ from typing import Any
 
 from pipeline import slurm
 from pipeline.cell import Cell, cells_of
+from pipeline.files import read_json
 from pipeline.origin import user
 from pipeline.provenance import patch_path
 from pipeline.status import current_scale, find_cell, tables_of
-from pipeline.store import Store, read_json
+from pipeline.store import Store
 from pipeline.waiting import live_needs
 
 

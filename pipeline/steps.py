@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.partition import labelled_count
+from pipeline.files import read_json
 from pipeline.labels import PUBLISHED_COUNTS, TRAINING_IMAGES
-from pipeline.store import read_json
 
 
 def num_steps(row: dict[str, Any], data_root: Path | None = None) -> int:

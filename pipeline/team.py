@@ -19,7 +19,7 @@ from typing import Any
 import submitit
 from submitit.helpers import TorchDistributedEnvironment
 
-from pipeline.store import read_json, write_json
+from pipeline.files import read_json, write_json
 
 LAST_WORDS = "last-words.json"
 """Why a rank failed and its traceback, beside the checkpoint of its cell."""

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.database import Database, RefusedError, UnreachableError, locked, set_aside_if_broken, tracking_uri
+from pipeline.files import read_json, write_json
 from pipeline.runs import Cells, Entry, Parcel, Point
 from pipeline.spool import fresh
-from pipeline.store import read_json, write_json
 
 LOG = logging.getLogger(__name__)
 ENDED = ("FINISHED", "FAILED", "KILLED")

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from pipeline.files import modified
-from pipeline.store import Store, read_json, write_json
+from pipeline.files import modified, read_json, write_json
+from pipeline.store import Store
 
 BEAT_S = 20.0
 STALE_S = 120.0

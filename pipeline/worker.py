@@ -21,13 +21,13 @@ from typing import Any
 from submitit.helpers import DelayedSubmission
 
 from pipeline.cell import COUNTED, Cell, from_json
-from pipeline.files import in_utf8
+from pipeline.files import in_utf8, read_json
 from pipeline.guard import changed_data
 from pipeline.origin import origin, user
 from pipeline.provenance import provenance
 from pipeline.pulse import pulse
 from pipeline.stopping import Stop, StoppedError, or_cancelled
-from pipeline.store import Store, TakenOverError, UnloggedError, read_json
+from pipeline.store import Store, TakenOverError, UnloggedError
 from pipeline.team import LAST_WORDS, announce, explain, follow, join_team, team_size
 
 POLL_S, LONGEST_POLL_S = 0.2, 10.0

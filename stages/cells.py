@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 from pipeline.check import check_labels, check_shown, check_table
+from pipeline.files import write_json
 from pipeline.guard import steady
 from pipeline.params import all_tables, load_params, resolve_table
 from pipeline.reporting.paper import read_published
-from pipeline.store import write_json
 
 PUBLISHED = Path("reports/published")
 CODE = ("pipeline/params.py", "pipeline/labels.py", "pipeline/check.py", "pipeline/training/setting.py")

@@ -3,12 +3,12 @@
 import sys
 from pathlib import Path
 
+from pipeline.files import write_json
 from pipeline.guard import steady
 from pipeline.reporting.rows import figures_of, read_noise_rows, read_rows, read_shown
 from pipeline.reporting.tables import write_table
 from pipeline.reporting.tidy import cell_figures, label, write_plot_data
 from pipeline.spool import curves
-from pipeline.store import write_json
 
 READ = ("reports/published", "pipeline/reporting")
 

@@ -25,7 +25,7 @@ ARROWS = {
     "evaluation": {"evaluation", "models", "data"},
     "methods": {"training", "models", "data"},
     "reporting": {"reporting", "labels"},
-    "trained": {"trained", "reporting", "evaluation", "training", "models", "data", "store", "labels"},
+    "trained": {"trained", "reporting", "evaluation", "training", "models", "data", "files", "store", "labels"},
 }
 """What each folder of the package may import of the package."""
 

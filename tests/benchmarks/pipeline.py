@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 
 from pipeline.cell import cells_of, read_rows
+from pipeline.files import read_json
 from pipeline.sbatch import num_cores
-from pipeline.store import Store, find_store, read_json
+from pipeline.store import Store, find_store
 from tests.benchmarks.report import Figure, figures, write
 
 PAUSE_S = 600.0

@@ -14,9 +14,10 @@ import yaml
 from pipeline.adopt import adopt
 from pipeline.cell import Cell, cells_of, chain
 from pipeline.data.sources import OWN
+from pipeline.files import read_json, write_json
 from pipeline.params import load_params, resolve_table
 from pipeline.results import link_weights
-from pipeline.store import Store, read_json, write_json
+from pipeline.store import Store
 
 PROJECT = Path(__file__).parents[2]
 RESULT = {"state": "done", "steps": 4, "train_s": 1.0, "provenance": {"ended": 5.0}}

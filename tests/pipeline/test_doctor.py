@@ -16,9 +16,10 @@ import torch
 from pipeline import doctor, slurm
 from pipeline.__main__ import main
 from pipeline.doctor import _foreign_checkpoints, examine
+from pipeline.files import write_json
 from pipeline.locks import NOT_MENDED, keep_lock, lock_is_whole
 from pipeline.origin import user
-from pipeline.store import Store, write_json
+from pipeline.store import Store
 from pipeline.tracking import ingest
 from tests.pipeline.conftest import Lab
 

@@ -15,8 +15,8 @@ import pytest
 
 from pipeline import worker
 from pipeline.cell import Cell
-from pipeline.files import append_line, read_lines
-from pipeline.store import Store, write_json
+from pipeline.files import append_line, read_lines, write_json
+from pipeline.store import Store
 from pipeline.worker import Stop, run_submission
 from tests.pipeline.test_launch import sleeper
 

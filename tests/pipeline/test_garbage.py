@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.files import write_json
 from pipeline.garbage import find_garbage, remove
-from pipeline.store import Store, write_json
+from pipeline.store import Store
 from pipeline.waiting import Waiting
 
 

@@ -14,12 +14,13 @@ import pytest
 from pipeline import worker
 from pipeline.cell import Cell, chain, digest
 from pipeline.data.sources import folder_digest
+from pipeline.files import read_json, write_json
 from pipeline.guard import changed_data, check_copies, data_state, fingerprint
 from pipeline.launch import submit
 from pipeline.params import load_params, resolve_table
 from pipeline.provenance import provenance, versions
 from pipeline.results import measured_row
-from pipeline.store import Store, find_store, read_json, write_json
+from pipeline.store import Store, find_store
 
 RUN = """
 import sys

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from pipeline import ingester, tracking
-from pipeline.store import Store, write_json
+from pipeline.files import write_json
+from pipeline.store import Store
 
 
 @pytest.mark.parametrize(("pid", "ends"), [(2**22 + 1, True), (os.getpid(), False)])

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import attach, liveness
+from pipeline.files import read_json, write_json
 from pipeline.origin import user
-from pipeline.store import Store, read_json, write_json
+from pipeline.store import Store
 from tests.pipeline import test_launch
 from tests.pipeline.test_launch import SUBMIT, finished, send, sleeper, until
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import liveness
-from pipeline.store import Store, write_json
+from pipeline.files import write_json
+from pipeline.store import Store
 from pipeline.worker import Stop, run_submission
 from tests.pipeline import test_launch
 from tests.pipeline.test_launch import SUBMIT, finished, send, sleeper, until

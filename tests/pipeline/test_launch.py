@@ -22,10 +22,11 @@ import pytest
 
 from pipeline import attach, launch, liveness, losses, pulse
 from pipeline.cell import Cell, cells_of, digest
+from pipeline.files import read_json, write_json
 from pipeline.launch import take_snapshot
 from pipeline.params import resolve_table
 from pipeline.sbatch import num_cores
-from pipeline.store import Store, find_store, read_json, write_json
+from pipeline.store import Store, find_store
 from pipeline.worker import Stop, run_submission, take
 
 

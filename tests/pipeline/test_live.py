@@ -15,13 +15,14 @@ import pytest
 from pipeline import waiting
 from pipeline.cell import Cell, chain
 from pipeline.doctor import _leftovers
+from pipeline.files import read_json, write_json
 from pipeline.garbage import find_garbage
 from pipeline.live import running, show_status
 from pipeline.params import load_params, resolve_table
 from pipeline.partial import key_today, rows_so_far, tables_so_far, why_missing
 from pipeline.spool import Spool
 from pipeline.steering import _log_text
-from pipeline.store import Store, read_json, write_json
+from pipeline.store import Store
 from pipeline.waiting import Waiting, live_needs
 
 PROJECT = Path(__file__).parents[2]
@@ -204,6 +205,15 @@ def test_a_row_whose_folder_of_images_is_not_here_is_a_hole(store: Store, projec
     rows[0]["data"] |= {"name": "own", "path": "own/nowhere"}
     path.write_text(json.dumps(rows))
     assert rows_so_far(store, path)[0]["reason"] == "own/nowhere is not here"
+
+
+def test_a_row_of_another_version_is_a_hole(store: Store, project: Path) -> None:
+    path = project / "reports" / "smoke" / "cells" / "table_7.json"
+    rows = json.loads(path.read_text())
+    del rows[0]["networks"]
+    path.write_text(json.dumps(rows))
+    assert rows_so_far(store, path)[0]["reason"].startswith("of another version (KeyError: 'networks')")
+    assert len(tables_so_far(project, store, scale="smoke", tables=["table_7"])) == 1
 
 
 def test_a_row_of_the_page_says_why_it_is_open(store: Store) -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from pipeline import liveness, pulse, slurm
 from pipeline.cell import Cell, digest
+from pipeline.files import write_json
 from pipeline.liveness import release_dead, surplus
 from pipeline.pulse import begin_pulse
-from pipeline.store import Store, TakenOverError, write_json
+from pipeline.store import Store, TakenOverError
 from tests.pipeline import test_shared_store
 from tests.pipeline.test_shared_store import job
 

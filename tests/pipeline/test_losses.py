@@ -13,12 +13,13 @@ import pytest
 from pipeline import worker
 from pipeline.cell import Cell
 from pipeline.doctor import examine
+from pipeline.files import write_json
 from pipeline.liveness import INTERRUPTED, find_dead, release_dead
 from pipeline.losses import MAX_LOST
 from pipeline.origin import origin, process_alive
 from pipeline.pulse import SILENT_S
 from pipeline.spool import Spool, curves
-from pipeline.store import Store, write_json
+from pipeline.store import Store
 from tests.pipeline import test_shared_store
 from tests.pipeline.test_launch import sleeper
 from tests.pipeline.test_liveness import cell, submitted

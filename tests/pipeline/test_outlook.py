@@ -10,8 +10,9 @@ import pytest
 
 from pipeline import outlook, status
 from pipeline.cell import chain
+from pipeline.files import write_json
 from pipeline.params import resolve_table
-from pipeline.store import Store, write_json
+from pipeline.store import Store
 from tests.pipeline.test_past import ran
 
 
@@ -71,7 +72,7 @@ def test_rows_of_another_version_are_left_out_and_named_once(
     for _ in range(2):
         assert status.tables_of(tmp_path) == {("smoke", "table_7"): rows[2:]}
     told = capsys.readouterr().err.splitlines()
-    assert [line.partition(" left out")[0] for line in told] == [
+    assert [line.partition(" (")[0].removeprefix("left out: ") for line in told] == [
         f"{place}: row {number}" for place, number in ((path.with_name("table_4.json"), 1), (path, 1), (path, 2))
     ]
 

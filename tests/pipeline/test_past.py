@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cell import Cell, chain
+from pipeline.files import write_json
 from pipeline.params import resolve_table
 from pipeline.past import Past
-from pipeline.store import Store, write_json
+from pipeline.store import Store
 
 
 def ran(store: Store, cell: Cell, *, took_s: float) -> None:

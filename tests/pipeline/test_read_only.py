@@ -11,9 +11,10 @@ import pytest
 
 from pipeline import doctor, slurm
 from pipeline.doctor import examine
+from pipeline.files import write_json
 from pipeline.garbage import find_garbage
 from pipeline.live import running
-from pipeline.store import Store, write_json
+from pipeline.store import Store
 from tests.pipeline.test_live import hold
 from tests.pipeline.test_shared_store import as_user
 

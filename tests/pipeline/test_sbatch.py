@@ -13,9 +13,10 @@ import yaml
 
 from pipeline import attach, launch, sbatch
 from pipeline.cell import Cell, digest
+from pipeline.files import read_json
 from pipeline.liveness import release_dead
 from pipeline.sbatch import LaterError, RefusedError, is_limit
-from pipeline.store import Store, find_store, read_json
+from pipeline.store import Store, find_store
 
 SBATCH = """#!{python}
 import json, pathlib, re, sys

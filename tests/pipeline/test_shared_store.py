@@ -15,8 +15,9 @@ import pytest
 
 from pipeline import launch, liveness, slurm
 from pipeline.cell import Cell, digest
+from pipeline.files import write_json
 from pipeline.origin import user
-from pipeline.store import Store, write_json
+from pipeline.store import Store
 from tests.pipeline.conftest import let_go
 
 SKEWS_S = (-600, 600)

@@ -18,9 +18,10 @@ import pytest
 from pipeline import attach, steering, stopping, worker
 from pipeline.__main__ import main
 from pipeline.cell import Cell, chain
+from pipeline.files import write_json
 from pipeline.params import load_params, resolve_table
 from pipeline.provenance import source_state
-from pipeline.store import Store, find_store, write_json
+from pipeline.store import Store, find_store
 from pipeline.waiting import STALE_S, Waiting, live_needs
 from pipeline.worker import Stop, run_submission
 

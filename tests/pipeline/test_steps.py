@@ -8,9 +8,9 @@ import pytest
 
 from pipeline.data.partition import write_partitions
 from pipeline.data.sources import prepare
+from pipeline.files import write_json
 from pipeline.labels import PARTITIONS
 from pipeline.steps import num_steps
-from pipeline.store import write_json
 from tests.pipeline.test_forecast import row_of
 
 

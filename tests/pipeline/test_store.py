@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.store import Store, TakenOverError, find_store, read_json, write_json
+from pipeline.files import read_json, write_json
+from pipeline.store import Store, TakenOverError, find_store
 
 CELL = {"key": "k", "kind": "sleep", "values": {}, "upstream": []}
 HOLDER = {"submission": "s", "host": "here", "pid": 1, "job": "local-1"}

@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.__main__ import main
 from pipeline.cell import chain
+from pipeline.files import write_json
 from pipeline.garbage import find_garbage
 from pipeline.params import resolve_table
-from pipeline.store import write_json
 from pipeline.waiting import Waiting, live_needs
 from tests.pipeline import test_steering
 from tests.pipeline.test_steering import PARAMS, Lab

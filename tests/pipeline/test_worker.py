@@ -13,7 +13,8 @@ import pytest
 
 from pipeline import worker
 from pipeline.cell import Cell
-from pipeline.store import Store, write_json
+from pipeline.files import write_json
+from pipeline.store import Store
 from pipeline.worker import Stop, job_id, run_submission
 from tests.pipeline.test_launch import sleeper
 

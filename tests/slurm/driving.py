@@ -13,8 +13,9 @@ import yaml
 
 from pipeline import attach
 from pipeline.cell import Cell, chain, digest
+from pipeline.files import read_json
 from pipeline.params import load_params, resolve_table
-from pipeline.store import Store, find_store, read_json
+from pipeline.store import Store, find_store
 
 PROJECT = Path(__file__).parents[2]
 SUBMIT = """

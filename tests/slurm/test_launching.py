@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.store import Store, find_store, read_json
+from pipeline.files import read_json
+from pipeline.store import Store, find_store
 from tests.slurm.driving import SUBMIT, finish, send, sleeper, starts
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.store import Store, find_store, read_json
+from pipeline.files import read_json
+from pipeline.store import Store, find_store
 from tests.slurm.driving import (
     finish,
     most_at_once,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pipeline.cell import Cell, chain, read_rows
-from pipeline.store import read_json
+from pipeline.files import read_json
 from tests.slurm.driving import write_site
 from tests.test_end_to_end import Copy
 

@@ -11,9 +11,10 @@ import pytest
 
 from pipeline import attach
 from pipeline.cell import Cell, digest
+from pipeline.files import read_json
 from pipeline.launch import load_site, resources
 from pipeline.losses import MAX_LOST
-from pipeline.store import Store, find_store, read_json
+from pipeline.store import Store, find_store
 from tests.slurm.driving import PROJECT, finish, send, sleeper, write_site
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import pytest
 
 from pipeline.__main__ import main
 from pipeline.cell import chain
-from pipeline.store import Store, find_store, read_json, write_json
+from pipeline.files import read_json, write_json
+from pipeline.store import Store, find_store
 from tests.pipeline.conftest import let_go
 from tests.slurm.driving import (
     assert_same_bits,

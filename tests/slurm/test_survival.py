@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from pipeline.store import Store, find_store, read_json
+from pipeline.files import read_json
+from pipeline.store import Store, find_store
 from tests.slurm.driving import (
     assert_same_bits,
     checkpoint_often,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from pipeline.store import Store, find_store, read_json
+from pipeline.files import read_json
+from pipeline.store import Store, find_store
 from tests.slurm.driving import edit, events, finish, reached, send, sleeper, slow_down, starts, u2pl_cells
 
 if TYPE_CHECKING:

@@ -11,10 +11,11 @@ import torch
 
 from pipeline.cell import chain
 from pipeline.data.images import IGNORED
+from pipeline.files import write_json
 from pipeline.models.build import ModelConfig, build_network
 from pipeline.params import load_params, resolve_table
 from pipeline.reporting.classes import class_names
-from pipeline.store import Store, write_json
+from pipeline.store import Store
 from pipeline.trained.gallery import write_gallery
 from pipeline.trained.pictures import (
     POINTS_PER_CLASS,
