@@ -51,7 +51,7 @@ RUN = {
     "python -m pipeline tables [--scale S] [TABLE …]": "python -m pipeline tables --scale smoke table_7",
     "python -m pipeline logs [-f] KEY": "python -m pipeline logs $KEY",
     "python -m pipeline why KEY": "python -m pipeline why $KEY",
-    "python -m pipeline cancel TABLE|KEY": "python -m pipeline cancel table_7",
+    "python -m pipeline cancel TABLE|KEY …": "python -m pipeline cancel table_7",
     "python -m pipeline retry [TABLE|KEY]": "python -m pipeline retry table_7",
     "python -m pipeline retry": None,
     "python -m pipeline doctor": None,
