@@ -199,17 +199,17 @@ def holder_dead(store: Store, holder: dict[str, Any]) -> bool:
         alive = process_alive(holder["pid"], holder)
         # Another user's process may be hidden from us.
         return not alive and (holder.get("user") in (None, user()) or is_silent(store, holder["submission"]))
-    if not slurm.is_here(holder):
+    if not slurm.is_here(store, holder):
         return False
     live = slurm.live_jobs(store, since=holder["time"] + slurm.GRACE_S)
     if live is None or any(holder["job"] in numbers for numbers in live.values()):
         return False
-    return _is_visible(holder)
+    return _is_visible(store, holder)
 
 
-def _is_visible(record: dict[str, Any]) -> bool:
+def _is_visible(store: Store, record: dict[str, Any]) -> bool:
     """Return whether `squeue` shows us the jobs of this record's user, so that absence means something."""
-    return record.get("user") in (None, user()) or slurm.sees_everybody()
+    return record.get("user") in (None, user()) or slurm.sees_everybody(store)
 
 
 def read_outline(folder: Path) -> Outline | None:
@@ -241,11 +241,11 @@ def live_workers(store: Store, outline: Outline) -> int | None:
         alive = [process_alive(int(job), record, later_s=60) for job in (jobs or {"jobs": []})["jobs"]]
         hidden = record.get("user") not in (None, user()) and not is_silent(store, outline.folder.name)
         return None if any(alive) or hidden else 0
-    if not slurm.is_here(record):
+    if not slurm.is_here(store, record):
         return None
     # By name: that finds orphans, whose submission was cut off before their ids were written down.
     live = slurm.live_jobs(store, since=(jobs or record)["time"] + slurm.GRACE_S)
-    if live is None or (record["job_name"] not in live and not _is_visible(record)):
+    if live is None or (record["job_name"] not in live and not _is_visible(store, record)):
         return None
     num_jobs = len(live.get(record["job_name"], []))
     return num_jobs if num_jobs == 0 or record["site"].get("pack") else None

@@ -12,12 +12,11 @@ import errno
 import os
 import re
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import read_json, try_lock, write_json
+from pipeline.files import modified, read_json, try_lock, write_json
 from pipeline.origin import user
 from pipeline.store import Store
 
@@ -31,6 +30,7 @@ GRACE_S = 60.0
 """How long a job may be unknown to `squeue` after its submission."""
 
 COMMAND_S = 60.0
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 HABITS = ("SQUEUE_", "SACCT_", "SCANCEL_")
 """How the variables begin in which a user keeps options of SLURM's commands."""
 
@@ -68,13 +68,16 @@ def jobs(store: Store, since: float = 0.0) -> list[Job] | None:
     The answer may be SQUEUE_S old but was asked after `since` (the store's clock). None where SLURM gives no answer,
     or none so young: then nothing is known, and nothing may be called dead.
     """
-    path = _answer(store)
+    name = cluster(store)
+    if name is None:
+        return None
+    path = store.root / ".".join(["squeue", name, *([] if sees_everybody(store) else [user()]), "json"])
     known = read_json(path)
     if not _is_young(store, known):
         try:
             known = _ask_for_all(store, path)
         except OSError as error:
-            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            if error.errno not in READ_ONLY:
                 raise
             known = _unshared.get(store.root)
             if not _is_young(store, known):
@@ -94,12 +97,6 @@ def live_jobs(store: Store, since: float = 0.0) -> dict[str, list[str]] | None:
         if not job.ended:
             live.setdefault(job.name, []).append(job.number)
     return live
-
-
-def _answer(store: Store) -> Path:
-    """Return the file of the answer that this process may use."""
-    whose = (cluster(), None if sees_everybody() else user())
-    return store.root / ".".join(["squeue", *filter(None, whose), "json"])
 
 
 def _is_young(store: Store, known: dict[str, Any] | None) -> bool:
@@ -184,9 +181,9 @@ def _accounts(store: Store, numbers: list[str]) -> dict[str, str] | None:
     return {fields[0]: _cause(*fields[1:]) for fields in found if len(fields) == 3}
 
 
-def sees_everybody() -> bool:
+def sees_everybody(store: Store) -> bool:
     """Return whether `squeue` shows the jobs of all users: with PrivateData=jobs a colleague's seem to be gone."""
-    private = re.search(r"PrivateData\s*=\s*(\S+)", _configuration() or "")
+    private = re.search(r"PrivateData\s*=\s*(\S+)", _configuration(store) or "")
     return private is not None and "jobs" not in private.group(1).split(",")
 
 
@@ -197,28 +194,52 @@ def max_array_size() -> int | None:
     return None if told is None else int(found.group(1)) if found else 1000
 
 
-def cluster() -> str | None:
+def cluster(store: Store | None = None) -> str | None:
     """Return the name of the cluster that is asked; None where it does not answer."""
-    found = re.search(r"ClusterName\s*=\s*(\S+)", _configuration() or "")
-    return found.group(1) if found else None
+    told = _configuration(store)
+    found = re.search(r"ClusterName\s*=\s*(\S+)", told or "")
+    return None if told is None else found.group(1) if found else "cluster"
 
 
-def is_here(record: dict[str, Any]) -> bool:
+def is_here(store: Store, record: dict[str, Any]) -> bool:
     """Return whether the jobs of a record are those of the cluster that is asked; older records do not say."""
-    return record.get("cluster") in (None, cluster())
+    return record.get("cluster") in (None, cluster(store))
 
 
 CONFIGURATION = ["scontrol", "show", "config"]
-_told: dict[str, str | None] = {}
-_asked: dict[str, float] = {}
+_told: list[str] = []
 
 
-def _configuration() -> str | None:
-    """Return what SLURM says of itself; asked once where it answers, else as seldom as `squeue`."""
-    began = time.monotonic()
-    if _told.get("config") is None and began - _asked.get("config", -SQUEUE_S) >= SQUEUE_S:
-        _told["config"], _asked["config"] = _output(CONFIGURATION), time.monotonic()
-    return _told.get("config")
+def _configuration(store: Store | None = None) -> str | None:
+    """Return what SLURM says of itself. A process asks until it has an answer.
+
+    With a store, one process of its drivers at a time, and where there is no answer as seldom as `squeue`.
+    """
+    if _told:
+        return _told[0]
+    try:
+        answer = _output(CONFIGURATION) if store is None else _ask_courteously(store)
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        answer = _output(CONFIGURATION)
+    _told.extend([] if answer is None else [answer])
+    return answer
+
+
+def _ask_courteously(store: Store) -> str | None:
+    silent = store.root / "slurm.silent"
+    lock = try_lock(silent.with_suffix(".lock"))
+    if lock is None:
+        return None
+    with lock:
+        since = modified(silent)
+        answer = _output(CONFIGURATION) if since is None or not 0 <= store.now() - since <= SQUEUE_S else None
+        if answer is not None:
+            silent.unlink(missing_ok=True)
+        elif since is None or store.now() - since > SQUEUE_S:
+            silent.write_text(".", encoding="utf-8")
+        return answer
 
 
 def client_fault() -> str:

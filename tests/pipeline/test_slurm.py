@@ -31,7 +31,6 @@ def says(squeue: Path, **configuration: str) -> None:
     scontrol.write_text(f"#!/bin/sh\ncat <<'END'\n{lines}\nEND\n")
     scontrol.chmod(0o755)
     slurm._told.clear()
-    slurm._asked.clear()
 
 
 @pytest.mark.parametrize(("private", "shared"), [("jobs,usage", False), ("none", True)])
@@ -77,15 +76,19 @@ def test_a_users_habits_and_hidden_partitions_hide_no_job(
     assert list(slurm.live_jobs(Store(tmp_path / "cells")) or {}) == ["cells-s"]
 
 
-def test_a_controller_that_does_not_say_what_it_is_is_not_asked_all_the_time(
+def test_a_controller_that_does_not_answer_is_asked_as_seldom_as_the_queue_by_all_drivers_together(
     squeue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls, scontrol = tmp_path / "calls", squeue.parent / "bin" / "scontrol"
     scontrol.write_text(f"#!/bin/sh\necho asked >> {calls}\nexit 1\n")
-    slurm._asked.clear()
     monkeypatch.setattr(slurm, "SQUEUE_S", 30.0)
-    assert [slurm.cluster() for _ in range(3)] == [None] * 3
+    drivers = [Store(tmp_path / "cells") for _ in range(3)]
+    assert [slurm.jobs(store) for store in drivers] == [None] * 3
     assert calls.read_text().splitlines() == ["asked"]
+    says(squeue, ClusterName="alder")
+    assert slurm.jobs(drivers[0]) is None  # not yet
+    monkeypatch.setattr(slurm, "SQUEUE_S", -1.0)
+    assert slurm.jobs(drivers[0]) == []
 
 
 def test_what_has_to_wait_for_slurms_word_is_not_called_released(

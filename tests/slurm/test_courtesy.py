@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,10 +37,10 @@ sys.exit(len(attach.wait(Store(Path(store)), keyed, lambda: sys.exit("something 
 """A driver that waits for cells somebody submitted, and looks far more often than it may ask."""
 
 
-def note_calls(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[float]]:
+def note_calls(names: Sequence[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[float]]:
     """Put scripts of the same names before SLURM's commands in the path; return what reads when they were called."""
     (folder / "bin").mkdir()
-    for name in ("squeue", "sacct"):
+    for name in names:
         script = f'#!/bin/sh\necho {name} $(date +%s.%N) >> {folder}/calls\nexec /usr/bin/{name} "$@"\n'
         (folder / "bin" / name).write_text(script)
         (folder / "bin" / name).chmod(0o755)
@@ -55,7 +55,8 @@ def test_several_waiting_drivers_together_ask_no_more_often_than_one_may(
     cells, store = [sleeper(number, 16.0) for number in range(3)], Store(find_store(site))
     send(site, cells)
     cluster.wait_for(lambda: all(store.state(cell.key) == "running" for cell in cells))
-    calls = note_calls(tmp_path, monkeypatch)
+    names = ("squeue", "sacct") if answers else ("squeue", "sacct", "scontrol")  # which each driver asks once
+    calls = note_calls(names, tmp_path, monkeypatch)
     if not answers:
         cluster.stop("slurmctld")
     given = json.dumps([str(store.root), [cell.to_json() for cell in cells]])
