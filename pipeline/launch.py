@@ -264,7 +264,7 @@ def take_snapshot(store: Store) -> Path:
 
 
 def _is_code(path: Path) -> bool:
-    return path.is_file() and "__pycache__" not in path.parts and path.suffix in (".py", ".html", ".json", ".css")
+    return path.is_file() and "__pycache__" not in path.parts and path.suffix in (".py", ".j2", ".css")
 
 
 def main(arguments: list[str]) -> int:

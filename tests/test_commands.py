@@ -61,7 +61,7 @@ RUN = {
     "python -m pipeline export KEY DIR --size H W [--as onnx|mlflow]": (
         "python -m pipeline export $KEY exported --size 48 64 && test -s exported/README.md"
     ),
-    "python -m pipeline gc [--force]": "python -m pipeline gc --force",
+    "python -m pipeline gc [--done] [--force]": "python -m pipeline gc --done --force",
     "python -m pipeline track [--rebuild]": "python -m pipeline track",
     "python -m pipeline track --rebuild": None,
     'eval "$(python -m pipeline completion bash)"': 'eval "$(python -m pipeline completion bash)" && pipeline status',

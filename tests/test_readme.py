@@ -40,9 +40,9 @@ def test_a_named_file_is_there(path: str) -> None:
 
 
 def test_every_method_has_its_row() -> None:
-    methods = {path.stem for path in (PROJECT / "pipeline" / "methods").glob("*.py")} - {"__init__"}
-    assert methods == set(METHOD_LABELS)
-    assert all(f"`{method}`" in README for method in methods)
+    methods = {path.stem for path in (PROJECT / "pipeline" / "methods").glob("*.py")}
+    assert set(METHOD_LABELS) <= methods  # and one of somebody's own goes by its own name
+    assert all(f"`{method}`" in README for method in METHOD_LABELS)
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:repro|evaluate|tables)@(\w+)", README))))

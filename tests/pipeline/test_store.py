@@ -127,7 +127,7 @@ def test_a_small_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch
     path = tmp_path / "a.json"
     write_json(path, {"old": 1})
     with monkeypatch.context() as patch:
-        patch.setattr(json, "dump", lambda *_args, **_kwargs: 1 / 0)
+        patch.setattr(os, "fsync", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write_json(path, {"new": 2})
     assert read_json(path) == {"old": 1}
