@@ -1,4 +1,4 @@
-# One command for each thing a user does. `make repro` and `make test` work on a fresh clone with Python 3.11, git and make.
+# One command for each thing a user does. `make repro` and `make test` work on a fresh clone with Python 3.11 to 3.13, git and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -41,7 +41,7 @@ ui: $(READY)  ## the MLflow UI over this repository's runs
 
 # The environment: exact versions from requirements.lock; DVC links results instead of copying them.
 $(READY): requirements.lock
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, this is {sys.version}")'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and f"Python 3.11 to 3.13 is needed, this is {sys.version}")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/dvc config cache.type hardlink,copy

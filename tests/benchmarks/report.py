@@ -35,7 +35,7 @@ machine. *of baseline* is ours over the baseline; an aim is for that share.
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured figure. `floor` is what was counted, as bytes at a copy's speed; `aim` is of ours over the baseline."""
+    """One measured figure. `floor`: what was counted, as bytes at a copy's speed; `aim`: of ours over the baseline."""
 
     name: str
     ours: float
