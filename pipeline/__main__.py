@@ -1,7 +1,4 @@
-"""`python -m pipeline COMMAND`: see what would run, what runs, and why; stop it, take it up again, mend it.
-
-Exit status: 0 done; 1 something is wrong, and said on stderr; 2 the command line cannot be read; 130 Ctrl-C.
-"""
+"""What the commands of `python -m pipeline` do; which there are, and what they take, says `command_line`."""
 
 from __future__ import annotations
 
@@ -15,28 +12,23 @@ from typing import Any
 
 from pipeline import doctor, status, steering
 from pipeline.cell import cells_of
-from pipeline.garbage import KEPT_DAYS, find_garbage, remove, size_of
+from pipeline.command_line import make_parser
+from pipeline.garbage import find_garbage, remove, size_of
 from pipeline.ingester import follow_until_idle
 from pipeline.liveness import release_dead
 from pipeline.locks import NOT_MENDED
 from pipeline.project import enter_project
 from pipeline.store import Store, find_store
 
-TRAINED = "a train cell: the first characters of its key, a table of one row (`experiment`), or a copy of its folder"
-
-READERS = ("plan", "status", "tables", "logs", "doctor", "gc", "compare")
-"""The commands that can answer in JSON; `why` always does."""
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         root = enter_project(options)
         store = Store(find_store(root))
         store.share_with_group()
-        exit_status = options.run(root, store, options) or 0
+        exit_status = _runs()[options.command](root, store, options) or 0
         sys.stdout.flush()
         return exit_status
     except BrokenPipeError:
@@ -49,92 +41,34 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    description, _, epilog = (__doc__ or "").strip().partition("\n\n")
-    parser = argparse.ArgumentParser(prog="python -m pipeline", description=description, epilog=epilog)
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    def command(name: str, run: Callable[[Path, Store, Any], int | None], help_: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=help_, description=help_, epilog=epilog)
-        added.set_defaults(run=run)
-        if name in READERS:
-            added.add_argument("--json", action="store_true", help="for programs")
-        return added
-
-    added = command("plan", _plan, "what `dvc repro TARGET …` would run, and why")
-    _plan_options(added)
-    added = command("status", _status, "the cells of every table by state, and what runs now")
-    added.add_argument("--watch", action="store_true", help="again every two seconds")
-    added = command("tables", _tables, "tables from the cells that are done so far, with holes and their reasons")
-    added.add_argument("tables", nargs="*")
-    added.add_argument("--scale", help="default: that of params.yaml")
-    added = command("logs", _logs, "the log of a cell")
-    added.add_argument("cell", help="the first characters of its key")
-    added.add_argument("-f", "--follow", action="store_true", help="until the cell ends; not with --json")
-    command("why", _why, "where a cell's result comes from").add_argument("cell")
-    added = command("cancel", _cancel, "stop the cells of tables, or single cells; checkpoints stay")
-    added.add_argument("targets", nargs="+")
-    added = command("retry", _retry, "forget failures and cancellings, all or of a table or cell: they run again")
-    added.add_argument("target", nargs="?")
-    added = command("gc", _gc, "remove what the store keeps for no current table; only says it without --force")
-    added.add_argument("--force", action="store_true", help="remove it")
-    added.add_argument(
-        "--done", action="store_true", help="also finished cells that no current table of this clone needs"
-    )
-    added.add_argument(
-        "--days", type=float, default=KEPT_DAYS, help="spare what was touched since (default: %(default)g)"
-    )
-    added = command("doctor", _doctor, "find what a crash left behind, and mend it")
-    added.add_argument("--dry-run", action="store_true", help="only say it")
-    added = command("track", _track, "bring MLflow up to the store")
-    added.add_argument("--follow", action="store_true", help="until nothing runs any more")
-    added.add_argument("--rebuild", action="store_true", help="make the database again from the store")
-    added = command("compare", _compare, "two commits, or two scales, cell by cell")
-    for side in ("a", "b"):
-        added.add_argument(side, help="a commit (HEAD~1, HEAD:smoke) or a scale under reports/")
-    added.add_argument("tables", nargs="*")
-    added = command("predict", _predict, "masks and overlays for a folder of images, or the masks of val")
-    added.add_argument("cell", help=TRAINED)
-    _predict_options(added)
-    _choice_of_network(added)
-    added = command("export", _export, "a trained network as a program that needs torch alone, ONNX, or MLflow model")
-    added.add_argument("--as", dest="form", choices=("program", "onnx", "mlflow"), default="program")
-    added.add_argument("cell", help=TRAINED)
-    added.add_argument("out", type=Path)
-    added.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), default=(513, 513))
-    _choice_of_network(added)
-    command("ui", _ui, "open the MLflow UI").add_argument("--port", default="5000")
-    added = command("completion", _completion, "shell code that makes `pipeline` this program and completes its words")
-    added.add_argument("shell", choices=("bash", "zsh"))
-    return parser
+def _runs() -> dict[str, Callable[[Path, Store, Any], int | None]]:
+    """Return what runs each command, by its name."""
+    return {
+        "plan": _plan,
+        "status": _status,
+        "tables": _tables,
+        "logs": _logs,
+        "why": _why,
+        "cancel": _cancel,
+        "retry": _retry,
+        "gc": _gc,
+        "doctor": _doctor,
+        "track": _track,
+        "compare": _compare,
+        "predict": _predict,
+        "export": _export,
+        "ui": _ui,
+        "completion": _completion,
+    }
 
 
 def _completion(_root: Path, _store: Store, options: argparse.Namespace) -> None:
     import shtab
 
-    parser = _parser()
+    parser = make_parser()
     parser.prog = "pipeline"
     # A function: zsh looks through an alias, and would complete `python`.
     print('pipeline() { python -m pipeline "$@"; }', shtab.complete(parser, options.shell), sep="\n")
-
-
-def _plan_options(added: argparse.ArgumentParser) -> None:
-    added.add_argument("targets", nargs="*")
-    added.add_argument("--scale", help="instead: what all tables of a scale would cost, counted; takes minutes")
-    added.add_argument("--tflops", type=float, default=50.0, help="sustained TFLOP/s of a GPU (assumed: %(default)g)")
-    added.add_argument("--out", type=Path, help="with --scale: write it as Markdown to this file")
-
-
-def _predict_options(added: argparse.ArgumentParser) -> None:
-    which = added.add_mutually_exclusive_group(required=True)
-    which.add_argument("images", type=Path, nargs="?", help="a folder of images")
-    which.add_argument("--val", action="store_true", help="the images the cell is measured on, as it is measured")
-    added.add_argument("--out", type=Path, required=True)
-
-
-def _choice_of_network(added: argparse.ArgumentParser) -> None:
-    added.add_argument("--epoch", default="best", help="best or last")
-    added.add_argument("--network", default="deployed", help="deployed, student or teacher")
 
 
 def _plan(root: Path, store: Store, options: argparse.Namespace) -> None:

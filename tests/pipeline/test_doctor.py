@@ -241,13 +241,6 @@ def test_a_sound_project_needs_nothing(tmp_path: Path, store: Store) -> None:
     assert examine(tmp_path, store, mend=True) == []
 
 
-@pytest.mark.parametrize("command", ["plan", "status", "logs", "why", "cancel", "retry", "doctor", "track", "ui"])
-def test_every_command_explains_itself(command: str) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main([command, "--help"])
-    assert ended.value.code == 0
-
-
 def test_outside_a_project_a_command_says_so(tmp_path: Path) -> None:
     project = Path(__file__).parents[2]
     result = subprocess.run(

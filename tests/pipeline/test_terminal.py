@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pty
@@ -17,8 +18,9 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline import progress
-from pipeline.__main__ import main
+from pipeline.__main__ import _runs, main
 from pipeline.cell import chain
+from pipeline.command_line import make_parser
 from pipeline.store import Store
 from tests.pipeline.test_steering import Lab
 
@@ -190,6 +192,17 @@ def test_a_log_in_json_has_its_lines(
     monkeypatch.setattr("pipeline.__main__.find_store", lambda _root: tmp_path)
     assert main(["logs", key[:12], "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["lines"] == ["one", "two"]
+
+
+def test_every_command_and_all_it_takes_is_explained() -> None:
+    parser = make_parser()
+    (commands,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    assert set(commands.choices) == set(_runs()) == {choice.dest for choice in commands._choices_actions if choice.help}
+    for name, command in commands.choices.items():
+        assert command.description, name
+        silent = [action.dest for action in command._actions if action.help in (None, "", argparse.SUPPRESS)]
+        assert not silent, f"{name}: {silent}"
+        assert command.format_help().endswith("130 Ctrl-C.\n")
 
 
 def completed(*words: str) -> list[str]:
