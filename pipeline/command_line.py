@@ -42,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     added = commands.add("ui", "open the MLflow UI")
     added.add_argument("--port", default="5000", help="of this machine (default: %(default)s)")
     added = commands.add("completion", "shell code that makes `pipeline` this program and completes its words")
-    added.add_argument("shell", choices=("bash", "zsh"), help='the shell to read it: eval "$(…)"')
+    added.add_argument("shell", choices=("bash", "zsh"), help="the shell that is to read it")
     return commands.parser
 
 
