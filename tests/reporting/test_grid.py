@@ -150,20 +150,21 @@ def test_a_run_that_diverged_before_its_first_evaluation_is_a_hole(
     assert (found.measured, found.holes) == (None, ("diverged at step 12, before its first evaluation",))
 
 
+@pytest.mark.parametrize("spread", [[0.0], [-1.0, 0.0, 1.0]], ids=["one seed", "three seeds"])
 def test_a_gain_below_the_seeds_noise_is_marked_and_one_above_is_not(
-    make_grid: Callable[..., Grid], make_row: MakeRow
+    spread: list[float], make_grid: Callable[..., Grid], make_row: MakeRow
 ) -> None:
-    column = "1/8 (1323)"
-    seeds = [
-        make_row("table_x3", {"method": "MT"}, column, miou=miou, seed=s) for s, miou in enumerate([59.0, 60.0, 61.0])
-    ]
-    limit = 2 * 2**0.5
+    def seeds(table: str, method: str, values: list[float]) -> list[Row]:
+        where = table, {"method": method}, "1/8 (1323)"
+        return [make_row(*where, miou=miou, seed=seed) for seed, miou in enumerate(values)]
+
+    limit = 2 * (2 / len(spread)) ** 0.5
     for gain, is_noise in ((limit - 0.05, True), (limit + 0.05, False), (-limit + 0.05, True), (-limit - 0.05, False)):
-        base = make_row("table_2", {"method": "SupOnly"}, column, miou=60)
-        own = make_row("table_2", {"method": "MT"}, column, miou=60 + gain)
-        grid = make_grid("table_2", [base, own], noise_rows=seeds)
-        assert entry(grid, column, method="MT").is_noise == is_noise
-        assert not entry(grid, column, method="SupOnly").is_noise
+        rows = seeds("table_2", "SupOnly", [60 + each for each in spread])
+        rows += seeds("table_2", "MT", [60 + gain + each for each in spread])
+        grid = make_grid("table_2", rows, noise_rows=seeds("table_x3", "MT", [59.0, 60.0, 61.0]))
+        assert entry(grid, "1/8 (1323)", method="MT").is_noise == is_noise
+        assert not entry(grid, "1/8 (1323)", method="SupOnly").is_noise
 
 
 def test_without_seeds_anywhere_nothing_is_called_noise(
