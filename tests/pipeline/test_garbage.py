@@ -17,10 +17,13 @@ from pipeline.waiting import Waiting
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A store with old folders: two works, one claimed; a submission that runs, one that ended; snapshots of both."""
+    """A store with old folders: works that are needed, dropped, claimed, held (a cancelled cell, whose worker has it
+    still); a submission that runs, one that ended; snapshots of both.
+    """
     store = Store(tmp_path / "cells")
-    for key in ("needed", "dropped", "claimed"):
+    for key in ("needed", "dropped", "claimed", "held"):
         write_json(store.work(key) / "cell.json", {})
+    hold(store, "held")
     store.claim("claimed", "running")
     for name, job in (("running", os.getpid()), ("ended", 2**22 + 1)):
         record = {"site": {"executor": "local"}, "snapshot": f"of_{name}", "time": time.time()}
@@ -31,6 +34,11 @@ def store(tmp_path: Path) -> Store:
     for key in ("wanted", "unwanted"):
         write_json(store.done(key) / "result.json", {})
     return store
+
+
+def hold(store: Store, key: str) -> None:
+    token = store.hold({"key": key, "kind": "train"}, {"submission": "running", "host": "n1", "pid": 1, "job": "7"})
+    assert token is not None
 
 
 def names(garbage: list[Path]) -> list[str]:
@@ -73,3 +81,12 @@ def test_removing_tells_the_bytes_that_become_free_and_shared_files_free_none(st
     assert remove([folder]) == 500
     assert not folder.exists()
     assert (tmp_path / "in_the_dvc_cache").stat().st_size == 1000
+
+
+def test_what_a_worker_took_up_since_it_was_looked_at_is_not_removed(store: Store) -> None:
+    found = find_garbage(store, {"needed", "wanted"}, days=-1)
+    assert store.work("dropped") in found
+    hold(store, "dropped")
+    remove(found)
+    assert (store.work("dropped") / "holder.json").exists()
+    assert not (store.submissions / "ended").exists()

@@ -15,7 +15,7 @@ from pipeline.cell import Cell
 from pipeline.doctor import examine
 from pipeline.files import write_json
 from pipeline.liveness import INTERRUPTED, find_dead, release_dead
-from pipeline.losses import MAX_LOST
+from pipeline.losses import MAX_LOST, count_loss
 from pipeline.origin import origin, process_alive
 from pipeline.pulse import SILENT_S
 from pipeline.spool import Spool, curves
@@ -104,6 +104,39 @@ def test_a_cell_whose_jobs_end_again_and_again_before_they_take_it_fails(
         reason = (store.failure(one.key) or {})["reason"]
         assert reason.startswith("its job ended 3 times before it began, the last as 7_0: see ")
         assert reason.endswith("/submissions/s/jobs/*_log.err")
+
+
+def die(store: Store, key: str, *, checkpoint: int) -> None:
+    """Let a worker die without a word after a checkpoint of that time."""
+    path = store.work(key) / "checkpoint.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    os.utime(path, (checkpoint, checkpoint))
+    count_loss(store, key, {"host": "n1", "job": "7_0"}, cause="")
+
+
+def test_a_cell_that_gets_further_between_its_deaths_goes_on(tmp_path: Path) -> None:
+    store, key = Store(tmp_path / "cells"), "b" * 64
+    for death in range(2 * MAX_LOST):
+        die(store, key, checkpoint=1000 + death)
+        assert store.state(key) == "missing"
+    for _ in range(MAX_LOST - 1):  # and now no more
+        assert store.state(key) == "missing"
+        die(store, key, checkpoint=1000 + death)
+    assert store.state(key) == "failed"
+
+
+def test_after_a_retry_a_cell_has_as_many_deaths_as_before(tmp_path: Path) -> None:
+    store, key = Store(tmp_path / "cells"), "b" * 64
+    for _ in range(2):
+        for _ in range(MAX_LOST - 1):
+            die(store, key, checkpoint=1000)
+        assert store.state(key) == "missing"
+        store.retry(key)
+    for _ in range(MAX_LOST):
+        assert store.state(key) == "missing"
+        die(store, key, checkpoint=1000)
+    assert store.state(key) == "failed"
 
 
 def test_a_cell_whose_data_went_with_the_workspace_that_submitted_it_is_left_to_others(

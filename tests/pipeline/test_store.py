@@ -112,6 +112,17 @@ def test_a_failure_is_kept_with_its_reason_until_it_is_retried(store: Store) -> 
     assert store.state("k") == "missing"
 
 
+def test_a_retry_leaves_a_cell_to_the_worker_that_holds_it(store: Store) -> None:
+    """As where a driver claimed it anew after the failure, and a second `retry` comes."""
+    store.claim("k", "s")
+    token = store.hold(CELL, HOLDER)
+    store.retry("k")
+    assert (store.owner("k"), store.state("k")) == ("s", "running")
+    store.drop("k", str(token))
+    store.retry("k")
+    assert (store.owner("k"), store.state("k")) == (None, "missing")
+
+
 def test_a_resumed_cell_says_so_in_the_log(store: Store) -> None:
     store.claim("k", "s")
     token = store.hold(CELL, HOLDER)
