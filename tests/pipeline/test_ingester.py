@@ -1,9 +1,11 @@
-"""The ingester's end: when nothing is under way any more, also where those who began it are dead."""
+"""The ingester's end: when nothing is under way any more, also where those who began it are dead; and the last pass."""
 
 from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline import ingester, tracking
-from pipeline.files import write_json
+from pipeline.files import try_lock, write_json
 from pipeline.store import Store
 
 
@@ -34,3 +36,54 @@ def test_an_ingester_ends_where_driver_and_jobs_were_killed(
     monkeypatch.setattr(ingester, "IDLE_S", -1.0)
     ingester.follow_until_idle(store, tmp_path)
     assert looks == [ends] * 3
+
+
+def test_an_ingester_that_is_asked_to_finish_does_so_once_nothing_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only after the time that it waits for more."""
+    store, looks = Store(tmp_path / "cells"), []
+    store.claim("k", "s")
+
+    def follow(*_: Any, stop: Callable[[], bool]) -> None:
+        looks.append(stop())
+        (store.root / "tracking" / "finish").touch()
+        looks.append(stop())
+        store.unclaim("k", "s")
+        looks.append(stop())
+        (store.root / "tracking" / "finish").unlink()
+        looks.append(stop())
+
+    monkeypatch.setattr(tracking, "follow", follow)
+    monkeypatch.setattr(ingester, "IDLE_S", 1000.0)
+    ingester.follow_until_idle(store, tmp_path)
+    assert looks == [False, False, True, False]
+
+
+def test_the_last_stage_asks_the_ingester_to_finish_and_does_one_pass_after_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, events = Store(tmp_path / "cells"), list[str]()
+    mark = store.root / "tracking" / "finish"
+    mark.parent.mkdir(parents=True)
+    lock = try_lock(mark.with_name("ingester.lock"))
+    assert lock is not None
+
+    def follow() -> None:
+        until = time.monotonic() + 20
+        while not mark.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        events.append("asked" if mark.exists() else "not asked")
+        time.sleep(0.3)
+        events.append("ended")
+        lock.close()
+
+    def run(command: list[str], *, cwd: Path, **_: Any) -> None:
+        events.append(f"{' '.join(command[1:])} in {cwd}, {'still' if mark.exists() else 'no more'} asked")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    other = threading.Thread(target=follow)
+    other.start()
+    ingester.wait_for_ingester(store, tmp_path)
+    other.join()
+    assert events == ["asked", "ended", f"-m pipeline track in {tmp_path}, no more asked"]

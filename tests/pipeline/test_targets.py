@@ -21,6 +21,18 @@ def test_tables_that_share_cells_do_not_keep_them_from_being_cancelled_for_ever(
     assert lab.states(shared) == {"cancelled"}
 
 
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_cancelling_a_cell_cancels_what_comes_after_it_where_nobody_works_on_either(
+    lab: Lab, first: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor is there a worker to see that the cell before is cancelled."""
+    cells = lab.submit("experiment")
+    assert [cell.kind for cell in cells] == ["warm_start", "train", "evaluate"]
+    assert main(["cancel", cells[first].key]) == 0
+    states = [lab.store.state(cell.key) for cell in cells]
+    assert states == ["queued"] * first + ["cancelled"] * (3 - first)
+
+
 def test_a_cell_of_older_code_is_found_in_the_store(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     cell = Cell("train", lab.rows("table_4")[0] | {"was": "other"}, (), "0123abcd" * 8)
     finish(lab.store, cell)

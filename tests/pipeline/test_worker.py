@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline import worker
-from pipeline.cell import Cell
+from pipeline.cell import Cell, digest
 from pipeline.files import write_json
 from pipeline.store import Store
 from pipeline.worker import Stop, job_id, run_submission
@@ -61,6 +61,26 @@ def test_the_cell_of_another_host_whose_worker_has_the_same_number_stays_its_own
     store.hold(cells[0].to_json(), holder)
     assert run(store) == 1
     assert (store.holder(cells[0].key) or {})["host"] == "elsewhere"
+
+
+def test_a_worker_begins_as_many_trainings_as_it_may_and_evaluates_them(store: Store) -> None:
+    trained = [sleeper(number) for number in range(3)]
+    evaluated = [Cell("evaluate", one.values, (one.key,), digest(["evaluate", one.key])) for one in trained]
+    submitted(store, [*trained, *evaluated])
+    assert run_submission(store, "s", limit=1, stop=Stop()) == 2
+    assert sorted(store.state(one.key) for one in trained) == ["done", "queued", "queued"]
+    assert [store.state(one.key) for one in evaluated] == [store.state(one.key) for one in trained]
+    assert run_submission(store, "s", limit=2, stop=Stop()) == 4
+
+
+def test_a_worker_leaves_the_cells_of_its_list_that_another_submission_owns_meanwhile(store: Store) -> None:
+    cells = [sleeper(0), sleeper(1)]
+    submitted(store, cells)
+    store.unclaim(cells[0].key, "s")
+    store.claim(cells[0].key, "another")
+    assert run(store) == 1
+    assert [store.state(cell.key) for cell in cells] == ["queued", "done"]
+    assert store.owner(cells[0].key) == "another"
 
 
 def test_a_worker_whose_cell_another_host_published_meanwhile_goes_on_with_the_next(
