@@ -127,12 +127,15 @@ def test_edges_end_at_the_largest_entropy_and_certain_pixels_fall_into_the_lowes
 
 
 def smoke_cell(tmp_path: Path, table: str, partition: str) -> dict[str, Any]:
-    """An untrained network as `trained/weights.pt`, and the values of its cell."""
+    """Two untrained networks as `trained/weights.pt`, best and last epoch, and the values of their cell."""
     rows = resolve_table(load_params(PROJECT / "params.yaml") | {"scale": "smoke"}, table)
     row = next(row for row in rows if (row["method"], row["partition"]) == ("suponly", partition))
     torch.manual_seed(0)
-    state = build_network(ModelConfig(**row["model"]), num_classes=row["data"]["num_classes"]).state_dict()
-    torch.save({"best": {"student": state}, "last": {"student": state}}, tmp_path / "weights.pt")
+    networks = [
+        build_network(ModelConfig(**row["model"]), num_classes=row["data"]["num_classes"]) for _ in ("best", "last")
+    ]
+    best, last = (network.state_dict() for network in networks)
+    torch.save({"best": {"student": best}, "last": {"student": last}}, tmp_path / "weights.pt")
     return chain(row)[-1].values | {"unreliable_share": 0.2}
 
 
@@ -147,6 +150,7 @@ def test_a_cell_measures_the_other_training_images_and_val_as_evaluation_does(
     assert found["sets"]["val"]["num_images"] == len(open_validation(values, data_root))
     evaluated = evaluate_cell(values, data_root=data_root, trained=tmp_path)
     expected = evaluated["metrics"]["student"]["best"]["padding_ignored"]
+    assert expected["iou"] != evaluated["metrics"]["student"]["last"]["padding_ignored"]["iou"]
     assert found["sets"]["val"]["all"]["miou"] == pytest.approx(expected["miou"])
     assert found["sets"]["val"]["all"]["iou"] == expected["iou"]
 

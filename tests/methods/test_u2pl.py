@@ -144,6 +144,21 @@ def test_padding_is_learnt_only_where_it_is_asked_for(tiny: Any) -> None:
     assert values["learnt", "nothing"] == values["learnt", "everything"] == values["ignored", "everything"]
 
 
+@pytest.mark.parametrize("negatives", ["unreliable", "reliable", "all"])
+def test_padding_is_never_a_negative(tiny: Any, negatives: str) -> None:
+    """With a network that sees one pixel at a time, garbage in padding reaches the contrast as negatives alone."""
+    batch = tiny.make_batch()
+    garbage = torch.where(batch.valid[:, None], batch.unlabelled, 100 * torch.randn_like(batch.unlabelled))
+    found = []
+    for unlabelled in (batch.unlabelled, garbage):
+        torch.manual_seed(0)
+        method = tiny.make_method("u2pl", pointwise=True, negatives=negatives)
+        losses = tiny.losses(method, dataclasses.replace(batch, unlabelled=unlabelled))
+        found.append({name: loss.item() for name, loss in losses.items()})
+    assert found[0]["contrastive"] > 0
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+
+
 def test_released_semantics_are_valid_differ_from_the_papers_and_train(tiny: Any) -> None:
     default = tiny.PARAMETERS["u2pl"]
     assert not [key for key, value in RELEASED.items() if default[key] == value]

@@ -81,6 +81,19 @@ def test_valid_pixels_are_divided_at_the_percentile() -> None:
                 assert found.lowest[b, y, x] == (inside and value <= low)
 
 
+def test_a_pixel_exactly_at_a_percentile_is_among_the_lowest_but_neither_reliable_nor_unreliable() -> None:
+    """Of five values the percentiles 25 and 75 are two of them, and ties share their side."""
+    values = torch.tensor([[[0.5, 1.0, 0.25, 0.75, 0.0]]])
+    found = reliability(values, torch.ones_like(values, dtype=torch.bool), 0.25)
+    assert found.threshold == 0.75
+    assert found.lowest.flatten().tolist() == [False, False, True, False, True]
+    assert found.reliable.flatten().tolist() == [True, False, True, False, True]
+    assert found.unreliable.flatten().tolist() == [False, True, False, False, False]
+    same = reliability(torch.ones(1, 2, 3), torch.ones(1, 2, 3, dtype=torch.bool), 0.25)
+    assert same.lowest.all()
+    assert not (same.reliable | same.unreliable).any()
+
+
 def test_with_nothing_to_drop_every_valid_pixel_is_reliable() -> None:
     valid = torch.rand(1, 4, 4) < 0.5
     found = reliability(torch.rand(1, 4, 4), valid, 0.0)
