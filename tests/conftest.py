@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.params import load_params
+from tests.params import params_text, project_params
 
 PROJECT = Path(__file__).parents[1]
 
@@ -34,9 +34,7 @@ def environment_without_what_mlflow_leaves() -> Iterator[None]:
 @pytest.fixture
 def params() -> dict[str, Any]:
     """The project's own params.yaml at scale `smoke`."""
-    loaded = load_params(PROJECT / "params.yaml")
-    loaded["scale"] = "smoke"
-    return loaded
+    return project_params()
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +43,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pipeline.data.partition import write_partitions
     from pipeline.data.sources import prepare
 
-    scale = load_params(PROJECT / "params.yaml")["scales"]["smoke"]
+    scale = project_params()["scales"]["smoke"]
     root = tmp_path_factory.mktemp("data")
     for source, block in scale["sources"].items():
         prepare(block, root / source)
@@ -66,8 +64,8 @@ def make_project(folder: Path, data_root: Path) -> Path:
     """Make such a folder, and return it."""
     for name in ("slurm", "stages", "pipeline"):
         shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "test_cluster"))
-    for name in ("params.yaml", "dvc.yaml"):
-        shutil.copy(PROJECT / name, folder / name)
+    shutil.copy(PROJECT / "dvc.yaml", folder / "dvc.yaml")
+    (folder / "params.yaml").write_text(params_text())
     (folder / ".dvc").mkdir()
     (folder / "data").mkdir()
     (folder / "data" / "smoke").symlink_to(data_root)

@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.params import params_text
+
 PROJECT = Path(__file__).parents[1]
 TABLES = ("table_6", "table_7", "table_a2", "experiment")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", ".git", ".venv", "cache", "tmp", "data", "runs", ".*_cache", "smoke")
@@ -20,8 +22,7 @@ LEFT_OUT = shutil.ignore_patterns("__pycache__", ".git", ".venv", "cache", "tmp"
 def copy_project(folder: Path) -> Path:
     """Copy the project, without environment, history, cache and results, into a git repository of its own."""
     shutil.copytree(PROJECT, folder, ignore=_left_out, dirs_exist_ok=True)
-    params = folder / "params.yaml"
-    params.write_text(params.read_text().replace("\nscale: embedded", "\nscale: smoke", 1))
+    (folder / "params.yaml").write_text(params_text("smoke"))
     identity = ["-c", "user.name=smoke", "-c", "user.email=smoke@localhost"]
     for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "A copy to try"]):
         subprocess.run(["git", *command], cwd=folder, check=True)

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.data.layout import read_ids
 from pipeline.data.partition import write_partitions
-from pipeline.params import load_params
 from stages import partitions as partitions_stage
+from tests.params import FILE, project_params
 
 
 def test_the_stage_says_what_each_partition_holds(
@@ -18,7 +18,7 @@ def test_the_stage_says_what_each_partition_holds(
 ) -> None:
     (tmp_path / "data" / "smoke").mkdir(parents=True)
     (tmp_path / "data" / "smoke" / "voc").symlink_to(data_root / "voc")
-    (tmp_path / "params.yaml").symlink_to(Path(__file__).parents[2] / "params.yaml")
+    (tmp_path / "params.yaml").symlink_to(FILE)
     monkeypatch.chdir(tmp_path)
     assert partitions_stage.main("smoke", "voc_blender") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -49,7 +49,7 @@ def test_the_laptops_partitions_are_the_published_lists_as_far_as_there_are_phot
     dataset: str, expected: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATA_MIRROR", str(PHOTOGRAPHS))
-    scale = load_params(Path(__file__).parents[2] / "params.yaml")["scales"]["laptop"]
+    scale = project_params()["scales"]["laptop"]
     block = scale[dataset]["data"]
     (tmp_path / block["source"]).symlink_to(PHOTOGRAPHS / "voc256")
     write_partitions(scale["sources"][block["source"]] | block, dataset, root=tmp_path, out=tmp_path / "out")

@@ -19,7 +19,8 @@ from pipeline.data.open import open_batches
 from pipeline.data.partition import write_partitions
 from pipeline.data.published import Remote
 from pipeline.data.sources import prepare
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
+from tests.params import project_params
 
 PROJECT = Path(__file__).parents[2]
 NOBODY = 65534
@@ -61,7 +62,7 @@ def unprivileged(act: Callable[[], str]) -> str:
 
 
 def test_training_reads_it(read_only: Path) -> None:
-    params: dict[str, Any] = load_params(PROJECT / "params.yaml") | {"scale": "smoke"}
+    params: dict[str, Any] = project_params()
     (row,) = resolve_table(params, "experiment")
     values = chain(row)[-2].values
     labelled = values["training"]["labelled_batch"]
@@ -69,7 +70,7 @@ def test_training_reads_it(read_only: Path) -> None:
 
 
 def test_partitions_are_not_written_there_and_the_folder_is_named(read_only: Path) -> None:
-    scale = load_params(PROJECT / "params.yaml")["scales"]["smoke"]
+    scale = project_params()["scales"]["smoke"]
     block = scale["voc_blender"]["data"]
     data, out = scale["sources"][block["source"]] | block, read_only / "partitions" / "voc_blender"
     before = sorted(read_only.rglob("*"))

@@ -23,12 +23,13 @@ from pipeline.data.samples import Samples
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.predict import Evaluation
 from pipeline.models.build import ModelConfig, build_network
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
+from tests.params import project_params
 
 root, rank, ranks, *batches = Path(sys.argv[1]), *map(int, sys.argv[2:])
 if ranks > 1:
     torch.distributed.init_process_group("gloo", init_method=f"file://{root}/meet", rank=rank, world_size=ranks)
-row, *_ = resolve_table(load_params(Path("params.yaml")) | {"scale": "smoke"}, "table_1")
+row, *_ = resolve_table(project_params(), "table_1")
 torch.manual_seed(0)
 network = build_network(ModelConfig(**row["model"]), num_classes=21)
 with torch.no_grad():

@@ -24,7 +24,8 @@ from pipeline.evaluation.reliability import (
     reliability_cell,
 )
 from pipeline.models.build import ModelConfig, build_network
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
+from tests.params import project_params
 
 CLASSES = 5
 PROJECT = Path(__file__).parents[2]
@@ -128,7 +129,7 @@ def test_edges_end_at_the_largest_entropy_and_certain_pixels_fall_into_the_lowes
 
 def smoke_cell(tmp_path: Path, table: str, partition: str) -> dict[str, Any]:
     """Two untrained networks as `trained/weights.pt`, best and last epoch, and the values of their cell."""
-    rows = resolve_table(load_params(PROJECT / "params.yaml") | {"scale": "smoke"}, table)
+    rows = resolve_table(project_params(), table)
     row = next(row for row in rows if (row["method"], row["partition"]) == ("suponly", partition))
     torch.manual_seed(0)
     networks = [

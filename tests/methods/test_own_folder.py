@@ -12,8 +12,9 @@ from PIL import Image
 
 from pipeline.cell import Cell
 from pipeline.data.partition import write_partitions
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
 from pipeline.training.engine import start_run, train_step
+from tests.params import project_params
 
 PROJECT = Path(__file__).parents[2]
 METHODS = sorted(path.stem for path in (PROJECT / "pipeline" / "methods").glob("[a-z]*.py"))
@@ -42,7 +43,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_takes_a_step_where_unlabelled_images_have_no_mask(method: str, root: Path) -> None:
-    params = load_params(PROJECT / "params.yaml") | {"scale": "smoke", "method": method}
+    params = project_params(method=method)
     (row,) = resolve_table(params, "experiment")
     row["parameters"] |= {"image_labels": True} if method == "pseudoseg" else {}
     row["training"]["warm_start_epochs"] = 0

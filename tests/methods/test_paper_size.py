@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,11 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipeline.data.batch import Batch
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
 from pipeline.training.method import Progress
 from pipeline.training.setting import make_setting
-
-PARAMS = Path(__file__).parents[2] / "params.yaml"
+from tests.params import project_params
 
 
 class Copies(TorchDispatchMode):
@@ -52,7 +50,7 @@ def devices(tree: Any) -> set[str]:
 @cache
 def rows() -> dict[str, dict[str, Any]]:
     """One row of each method and data set at scale `paper`, weights left out."""
-    params = load_params(PARAMS) | {"scale": "paper"}
+    params = project_params("paper")
     found: dict[str, dict[str, Any]] = {}
     for table in ("table_x3", "table_3"):
         for row in resolve_table(params, table):

@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from pipeline.methods.u2pl import RELEASED, Method, Parameters
-from pipeline.params import load_params
 from pipeline.training import mixing
 from pipeline.training.entropy import reliability
+from tests.params import project_params
 
 
 def test_the_unsupervised_loss_weighs_reliable_pixels_by_the_inverse_of_their_share(tiny: Any) -> None:
@@ -172,7 +171,7 @@ def test_released_semantics_are_valid_differ_from_the_papers_and_train(tiny: Any
 
 
 def test_the_released_variant_of_the_parameter_file_is_these_values() -> None:
-    variants = load_params(Path(__file__).parents[2] / "params.yaml")["methods"]["u2pl"]["variants"]
+    variants = project_params()["methods"]["u2pl"]["variants"]
     assert variants["released"]["parameters"] == RELEASED
 
 

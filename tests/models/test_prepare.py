@@ -15,7 +15,7 @@ from pipeline.models.backbones.timm import TimmEncoder
 from pipeline.models.backbones.timm import build_encoder as build_timm
 from pipeline.models.build import ModelConfig, build_network
 from pipeline.models.prepare import models_of, prepare_weights
-from pipeline.params import load_params
+from tests.params import project_params
 
 PROJECT = Path(__file__).parents[2]
 BLOCKS = [1, 1, 1, 1]
@@ -89,7 +89,7 @@ def test_timms_weights_are_saved_once_and_loaded_key_by_key(mirror: Path, monkey
 
 
 def test_the_papers_scale_asks_for_resnet_101() -> None:
-    scales = load_params(PROJECT / "params.yaml")["scales"]
+    scales = project_params()["scales"]
     needed = [pretrained.published_file(m["weights"], m["encoder"]) for m in models_of(scales["paper"])]
     assert {path.name for path in needed} == {"resnet101-63fe2227.pth"}
     assert not any(m["weights"] in ("torchvision", "timm") for m in models_of(scales["embedded"]))

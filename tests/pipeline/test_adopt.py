@@ -15,9 +15,10 @@ from pipeline.adopt import adopt
 from pipeline.cell import Cell, cells_of, chain
 from pipeline.data.sources import OWN
 from pipeline.files import read_json, write_json
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
 from pipeline.results import link_weights
 from pipeline.store import Store
+from tests.params import project_params
 
 PROJECT = Path(__file__).parents[2]
 RESULT = {"state": "done", "steps": 4, "train_s": 1.0, "provenance": {"ended": 5.0}}
@@ -27,7 +28,7 @@ RESULT = {"state": "done", "steps": 4, "train_s": 1.0, "provenance": {"ended": 5
 def recorded(tmp_path: Path) -> tuple[Path, str]:
     """A project whose DVC cache holds one trained cell, and the cell's key. Its store is empty."""
     origin, root = Store(tmp_path / "elsewhere"), tmp_path / "project"
-    (row,) = resolve_table(load_params(PROJECT / "params.yaml"), "experiment")
+    (row,) = resolve_table(project_params("embedded"), "experiment")
     train = chain(row)[-2]
     files = {"weights.pt": tmp_path / "w", "spool.jsonl": tmp_path / "s"}
     for path in files.values():
@@ -103,7 +104,7 @@ def test_another_scale_a_lost_file_or_a_torn_lock_gives_nothing(recorded: tuple[
 
 
 def test_an_evaluation_is_a_recorded_row_whose_key_is_still_its_own(tmp_path: Path) -> None:
-    (row,) = resolve_table(load_params(PROJECT / "params.yaml"), "experiment")
+    (row,) = resolve_table(project_params("embedded"), "experiment")
     key, path = chain(row)[-1].key, tmp_path / "reports" / "embedded" / "metrics" / "experiment.json"
     row |= RESULT | {"metrics": {"student": {}}, "evaluate_s": 1.5}
     store = Store(tmp_path / "cells")
@@ -119,7 +120,7 @@ def test_an_evaluation_is_a_recorded_row_whose_key_is_still_its_own(tmp_path: Pa
 def test_a_row_or_file_that_is_of_no_use_any_more_is_named_and_hides_no_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (row,) = resolve_table(load_params(PROJECT / "params.yaml"), "experiment")
+    (row,) = resolve_table(project_params("embedded"), "experiment")
     key, reports, store = chain(row)[-1].key, tmp_path / "reports" / "embedded", Store(tmp_path / "cells")
     row |= RESULT | {"metrics": {}, "evaluate_s": 1.5, "key": key}
     absent = row | {"data": row["data"] | {"name": OWN, "path": str(tmp_path / "absent")}, "key": "b"}
@@ -142,7 +143,7 @@ def test_a_row_or_file_that_is_of_no_use_any_more_is_named_and_hides_no_other(
 
 
 def test_a_reliability_record_is_taken_over_while_its_row_has_its_key(tmp_path: Path) -> None:
-    rows = resolve_table(load_params(PROJECT / "params.yaml"), "table_1")
+    rows = resolve_table(project_params("embedded"), "table_1")
     [cell] = [cell for row in rows for cell in cells_of(row) if cell.kind == "reliability"]
     reports, store = tmp_path / "reports" / "embedded", Store(tmp_path / "cells")
     record = {"key": cell.key, "state": "done", "sets": {"val": {}}, "reliability_s": 2.0, "provenance": {"ended": 5.0}}

@@ -11,7 +11,8 @@ import torch
 
 from pipeline.cell import chain, weights_identity
 from pipeline.data.sources import folder_digest
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
+from tests.params import project_params
 
 PROJECT = Path(__file__).parents[2]
 
@@ -21,7 +22,7 @@ def own(tmp_path: Path) -> dict[str, Any]:
     """A row that trains on a folder of one's own."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "a.jpg").write_bytes(b"an image")
-    params = load_params(PROJECT / "params.yaml") | {"scale": "laptop"}
+    params = project_params("laptop")
     params["scales"]["laptop"]["sources"]["voc"]["path"] = str(tmp_path / "mine")
     return resolve_table(params, "experiment")[0]
 

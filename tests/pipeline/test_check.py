@@ -11,10 +11,11 @@ from dvc.utils.serialize import modify_yaml
 
 from pipeline.check import check_row, check_shown, check_table
 from pipeline.labels import row_label
-from pipeline.params import all_tables, load_params, resolve_table
+from pipeline.params import all_tables, resolve_table
 from stages import cells
+from tests.params import params_text, project_params
 
-PARAMS = load_params(Path(__file__).parents[2] / "params.yaml") | {"scale": "smoke"}
+PARAMS = project_params()
 
 
 def experiment() -> dict[str, Any]:
@@ -220,7 +221,7 @@ def test_an_empty_list_in_a_table_is_refused(key: str) -> None:
 def test_dvc_writes_params_back_as_they_are(own: bool, tmp_path: Path) -> None:
     """With the blocks of one's own, too: `dvc exp run -S` would rewrap what one has just edited."""
     project = Path(__file__).parents[2]
-    text = (project / "params.yaml").read_text()
+    text = params_text()
     for place, block in (("tables:\n", "table.yaml"), ("scales:\n", "scale.yaml")) if own else ():
         text = text.replace(f"\n{place}", f"\n{place}{(project / 'reports' / 'own' / block).read_text()}", 1)
     (tmp_path / "params.yaml").write_text(text)

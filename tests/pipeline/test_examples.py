@@ -10,8 +10,9 @@ import yaml
 
 from pipeline.cell import chain
 from pipeline.forecast import RANKS
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
 from pipeline.site import resources
+from tests.params import project_params
 
 PROJECT = Path(__file__).parents[2]
 CARD_GIB = 80e9 / 2**30
@@ -31,7 +32,7 @@ def kept_plan() -> dict[str, dict[int, float]]:
 
 def most_asked(site: dict[str, Any], table: str) -> float:
     """The GiB of a rank of this table's trainings, for the number of ranks that the site gives them."""
-    params, gib = load_params(PROJECT / "params.yaml") | {"scale": "paper"}, kept_plan()[table]
+    params, gib = project_params("paper"), kept_plan()[table]
     cells = [chain(row)[-2] for row in resolve_table(params, table)]
     asked = [resources(site, cell) for cell in cells]
     return max(gib[one.get("nodes", 1) * one.get("tasks_per_node", 1)] for one in asked)

@@ -13,14 +13,15 @@ from pipeline.cell import chain
 from pipeline.forecast import LiveBytes, NetworkBytes, StepCost, forecast, step_cost, total
 from pipeline.measuring import evaluation_flop, image_flop, image_size
 from pipeline.models.segnet import Output, SegNet
-from pipeline.params import all_tables, load_params, resolve_table
+from pipeline.params import all_tables, resolve_table
 from pipeline.training.cost import unit_flop
+from tests.params import project_params
 
 PROJECT = Path(__file__).parents[2]
 
 
 def row_of(method: str, *, scale: str = "smoke", **changes: Any) -> dict[str, Any]:
-    params = load_params(PROJECT / "params.yaml") | {"scale": scale, "method": method} | changes
+    params = project_params(scale, method=method, **changes)
     (row,) = resolve_table(params, "experiment")
     return row
 
@@ -87,7 +88,7 @@ def test_what_networks_keep_is_most_of_a_step_on_large_images() -> None:
     assert 0.5 * cost.peak_bytes < cost.network_bytes < cost.peak_bytes
 
 
-@pytest.mark.parametrize("method", sorted(load_params(PROJECT / "params.yaml")["methods"]))
+@pytest.mark.parametrize("method", sorted(project_params()["methods"]))
 def test_what_networks_keep_is_counted_however_a_method_calls_them(method: str) -> None:
     row = row_of(method)
     cost = step_cost(row | {"training": row["training"] | {"crop": 96, "precision": "float32"}})
@@ -162,7 +163,7 @@ def test_the_kept_plan_is_of_todays_tables_trainings_and_steps(monkeypatch: pyte
     """What its operations and bytes are takes minutes to count; a change of these is noticed with the others."""
     monkeypatch.setattr("pipeline.forecast.step_cost", lambda _row: StepCost(1, 1))
     monkeypatch.setattr("pipeline.forecast.evaluation_flop", lambda *_: 0.0)
-    params = load_params(PROJECT / "params.yaml") | {"scale": "paper"}
+    params = project_params("paper")
     tables = [table for table in all_tables(params) if table != "experiment"]
     lines = forecast({table: [(chain(row)[-2].key, row) for row in resolve_table(params, table)] for table in tables})
     kept = [

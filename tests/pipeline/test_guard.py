@@ -17,10 +17,11 @@ from pipeline.data.sources import folder_digest
 from pipeline.files import read_json, write_json
 from pipeline.guard import changed_data, check_copies, data_state, fingerprint
 from pipeline.launch import submit
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
 from pipeline.provenance import provenance, versions
 from pipeline.results import measured_row
 from pipeline.store import Store, find_store
+from tests.params import project_params
 
 RUN = """
 import sys
@@ -66,7 +67,7 @@ CELLS = "reports/smoke/cells/experiment.json"
 @pytest.fixture
 def ready(project: Path, data_root: Path) -> Path:
     """A copy of the project, data included, that can be edited."""
-    params = load_params(project / "params.yaml") | {"scale": "smoke"}
+    params = project_params()
     rows = resolve_table(params, "experiment")
     write_json(project / CELLS, rows)
     own, data = project / "data" / "smoke", rows[0]["data"]["source"]

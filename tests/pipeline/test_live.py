@@ -18,15 +18,16 @@ from pipeline.doctor import _leftovers
 from pipeline.files import read_json, write_json
 from pipeline.garbage import find_garbage
 from pipeline.live import running, show_status
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
 from pipeline.partial import key_today, rows_so_far, tables_so_far, why_missing
 from pipeline.spool import Spool
 from pipeline.steering import _log_text
 from pipeline.store import Store
 from pipeline.waiting import Waiting, live_needs
+from tests.params import project_params
 
 PROJECT = Path(__file__).parents[2]
-PARAMS = load_params(PROJECT / "params.yaml") | {"scale": "smoke"}
+PARAMS = project_params()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from pipeline.cell import chain
 from pipeline.params import all_tables, load_params, resolve_table
 from pipeline.training.setting import check_row
+from tests.params import params_text, project_params
 
 PROJECT = Path(__file__).parents[2]
 PUBLISHED = PROJECT / "reports" / "published"
@@ -43,13 +44,25 @@ def test_every_parameter_is_explained_at_the_first_method_that_has_it() -> None:
 
 def test_an_override_changes_one_line_of_the_file(tmp_path: Path) -> None:
     copy = tmp_path / "params.yaml"
-    copy.write_text((PROJECT / "params.yaml").read_text())
+    copy.write_text(params_text())
     apply_overrides(copy, ["alpha0=0.3"])
-    before, after = (PROJECT / "params.yaml").read_text().splitlines(), copy.read_text().splitlines()
+    before, after = params_text().splitlines(), copy.read_text().splitlines()
     assert len(before) == len(after)
     changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
     assert len(changed) == 1
     assert changed[0][1].startswith("alpha0: 0.3")
+
+
+def test_what_an_experiment_left_in_the_file_is_nothing_to_the_tests(tmp_path: Path) -> None:
+    """Nor to copies of the project that tests make."""
+    copy = tmp_path / "params.yaml"
+    copy.write_text(params_text())
+    given = ["alpha0=0.3", "weight=null", "method=ael", "variant=released", "dataset=cityscapes", "partition=1-2"]
+    apply_overrides(copy, [*given, "seed=3", "scale=smoke", "seeds=[1,2]", "shown.network=student"])
+    assert load_params(copy)["seeds"] == [1, 2]
+    assert params_text(text=copy.read_text()) == params_text()
+    copy.write_text(params_text("laptop", text=copy.read_text()))
+    assert load_params(copy) == project_params("laptop")
 
 
 def test_the_file_is_read_as_dvc_reads_it() -> None:
@@ -158,29 +171,28 @@ def test_defaults_are_those_of_table_a1() -> None:
     }
     with (PUBLISHED / "table_a1_hyperparameters.csv").open() as file:
         paper = {line["symbol"]: line["default"] for line in csv.DictReader(file)}
-    loaded = load_params(PROJECT / "params.yaml")
+    loaded = project_params("embedded")
     for symbol, key in symbols.items():
         text = paper[symbol]
         value = float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
         assert loaded["methods"]["u2pl"]["parameters"][key] == value, symbol
-        assert loaded[key] == "default", f"top-level {key}"
 
 
 def test_a_methods_block_has_the_fields_of_its_parameters() -> None:
-    for name, block in load_params(PROJECT / "params.yaml")["methods"].items():
+    for name, block in project_params()["methods"].items():
         module = importlib.import_module(f"pipeline.methods.{name}")
         assert set(block["parameters"]) == {field.name for field in fields(module.Parameters)}, name
 
 
 def test_every_method_file_has_its_block() -> None:
     files = {path.stem for path in (PROJECT / "pipeline" / "methods").glob("*.py")} - {"__init__"}
-    assert set(load_params(PROJECT / "params.yaml")["methods"]) == files
+    assert set(project_params()["methods"]) == files
 
 
 def test_released_semantics_are_the_modules_own() -> None:
     from pipeline.methods.u2pl import RELEASED
 
-    variants = load_params(PROJECT / "params.yaml")["methods"]["u2pl"]["variants"]
+    variants = project_params()["methods"]["u2pl"]["variants"]
     assert variants["released"]["parameters"] == RELEASED
     assert variants["released_cityscapes"]["parameters"] == RELEASED | {"contrast_weight": 0.125}
 
@@ -188,7 +200,7 @@ def test_released_semantics_are_the_modules_own() -> None:
 def test_dvc_yaml_has_every_table_with_its_data_set() -> None:
     items = YAML(typ="safe").load((PROJECT / "dvc.yaml").read_text())["vars"][2]["items"]
     extra = YAML(typ="safe").load((PROJECT / "reports" / "extra" / "dvc.yaml").read_text())["vars"][1]["items"]
-    loaded = load_params(PROJECT / "params.yaml")
+    loaded = project_params("embedded")
     assert {*items, *extra} == set(all_tables(loaded))
     assert list(items) == [table for table in all_tables(loaded) if table not in extra]
     for table, item in items.items():
@@ -198,7 +210,7 @@ def test_dvc_yaml_has_every_table_with_its_data_set() -> None:
 
 
 def test_a_table_of_one_scale_is_left_out_of_the_others() -> None:
-    loaded = load_params(PROJECT / "params.yaml")
+    loaded = project_params("embedded")
     items = YAML(typ="safe").load((PROJECT / "reports" / "laptop" / "dvc.yaml").read_text())["vars"][1]["items"]
     assert not set(items) & set(all_tables(loaded))
     at_laptop = loaded | {"scale": "laptop"}

@@ -12,15 +12,16 @@ import torch
 from pipeline.attach import write_reliability
 from pipeline.cell import RELIABILITY_OF, TABLE_A1_ALPHA0, cells_of, chain
 from pipeline.models.build import ModelConfig, build_network
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
 from pipeline.store import Store
 from pipeline.worker import Stop, compute
+from tests.params import project_params
 
 PROJECT = Path(__file__).parents[2]
 
 
 def rows_of(table: str) -> list[dict[str, Any]]:
-    return resolve_table(load_params(PROJECT / "params.yaml") | {"scale": "smoke"}, table)
+    return resolve_table(project_params(), table)
 
 
 @pytest.mark.parametrize("table", ["table_1", "table_2", "table_3"])

@@ -19,14 +19,15 @@ from pipeline import attach, steering, stopping, worker
 from pipeline.__main__ import main
 from pipeline.cell import Cell, chain
 from pipeline.files import write_json
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
 from pipeline.provenance import source_state
 from pipeline.store import Store, find_store
 from pipeline.waiting import STALE_S, Waiting, live_needs
 from pipeline.worker import Stop, run_submission
+from tests.params import params_text, project_params
 
 PROJECT = Path(__file__).parents[2]
-PARAMS = load_params(PROJECT / "params.yaml")
+PARAMS = project_params()
 
 
 class Lab:
@@ -34,8 +35,7 @@ class Lab:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        text = (PROJECT / "params.yaml").read_text()
-        (root / "params.yaml").write_text(text.replace(f"\nscale: {PARAMS['scale']}", "\nscale: smoke", 1))
+        (root / "params.yaml").write_text(params_text("smoke"))
         (root / "dvc.yaml").write_text("stages: {}\n")
         (root / ".dvc").mkdir()
         for scale in ("smoke", "embedded"):

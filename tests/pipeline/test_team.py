@@ -14,8 +14,9 @@ import yaml
 
 from pipeline.cell import Cell, chain
 from pipeline.liveness import release_dead
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
 from pipeline.store import Store
+from tests.params import project_params
 from tests.pipeline import test_launch
 from tests.pipeline.test_launch import send, until
 
@@ -36,9 +37,7 @@ def two_ranks(project: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def tiny_chain(**training: Any) -> list[Cell]:
-    params = load_params(Path(__file__).parents[2] / "params.yaml")
-    params["scale"], params["method"] = "smoke", "u2pl"
-    (row,) = resolve_table(params, "experiment")
+    (row,) = resolve_table(project_params(), "experiment")
     row["training"] |= {"labelled_batch": 2, "unlabelled_batch": 6, "crop": 32, "precision": "float32"} | training
     return chain(row)
 

@@ -10,21 +10,22 @@ import pytest
 
 from pipeline.check import check_table
 from pipeline.methods import ael
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
 from pipeline.training.setting import check_row
+from tests.params import project_params
 
 PROJECT = Path(__file__).parents[2]
 
 
 def row_of(method: str, variant: str = "default", *, dataset: str = "voc_blender", scale: str = "paper") -> Any:
-    params = load_params(PROJECT / "params.yaml") | {"scale": scale}
+    params = project_params(scale)
     params["tables"]["mine"] = {"dataset": dataset, "partition": "1-8", "method": method, "variant": variant}
     (row,) = resolve_table(params, "mine")
     return row
 
 
 def test_the_official_variant_is_the_authors_settings() -> None:
-    for name, block in load_params(PROJECT / "params.yaml")["methods"].items():
+    for name, block in project_params()["methods"].items():
         official = getattr(importlib.import_module(f"pipeline.methods.{name}"), "OFFICIAL", None)
         if official is not None:
             changed = block["parameters"] | block["variants"]["official"].get("parameters", {})
@@ -36,7 +37,7 @@ def test_the_official_variant_is_the_authors_settings() -> None:
     "method", ["cct", "gct", "pseudoseg", "pc2seg", "cps", "ael", "u2pl_ael", "unimatch", "unimatch_v2", "augseg"]
 )
 def test_an_official_variant_changes_settings_and_can_be_built(method: str) -> None:
-    params = load_params(PROJECT / "params.yaml")
+    params = project_params("embedded")
     names = [name for name in params["methods"][method]["variants"] if name.startswith("official")]
     assert "official" in names
     for variant in ["default", *names]:

@@ -14,8 +14,9 @@ import yaml
 from pipeline import attach
 from pipeline.cell import Cell, chain, digest
 from pipeline.files import read_json
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
 from pipeline.store import Store, find_store
+from tests.params import project_params
 
 PROJECT = Path(__file__).parents[2]
 SUBMIT = """
@@ -62,7 +63,7 @@ def u2pl_cells(**training: Any) -> list[Cell]:
 
 def u2pl_row(**training: Any) -> dict[str, Any]:
     """U2PL at toy size, with steps enough to interrupt it within an epoch, and queues that fill."""
-    params = load_params(PROJECT / "params.yaml") | {"scale": "smoke"}
+    params = project_params()
     (row,) = resolve_table(params, "experiment")
     schedule = {"steps_per_epoch": 25, "epochs": 10, "evaluate_every_epochs": 5, "unlabelled_batch": 4}
     row["training"] |= schedule | training

