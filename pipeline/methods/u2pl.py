@@ -52,7 +52,7 @@ RELEASED: dict[str, Any] = {
     "defect_labelled_negatives": True,
     "defect_unlabelled_negatives": True,
 }
-"""The values of `semantics: released` that differ from the paper's."""
+"""The values of `variant: released` that differ from the paper's."""
 
 
 @dataclass(frozen=True, kw_only=True)
