@@ -116,7 +116,7 @@ def test_status_0_is_done_1_something_wrong_and_said_2_not_readable(
 ) -> None:
     monkeypatch.chdir(PROJECT)
     assert main(["completion", "bash"]) == 0
-    assert main(["tables", "table_99"]) == 1
+    assert main(["tables", "--scale", "embedded", "table_99"]) == 1
     assert "table_99: no such table" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         main(["tables", "--no-such-option"])
@@ -169,7 +169,7 @@ def test_help_says_what_the_exit_status_means(capsys: pytest.CaptureFixture[str]
         assert all(words in said for words in ("0 done", "1 something", "2 the command", "130 Ctrl-C"))
 
 
-@pytest.mark.parametrize("command", [["tables", "table_7"], ["doctor", "--dry-run"], ["gc"]])
+@pytest.mark.parametrize("command", [["tables", "--scale", "embedded", "table_7"], ["doctor", "--dry-run"], ["gc"]])
 def test_what_reads_answers_in_json(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
