@@ -40,11 +40,15 @@ def params() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smoke scale's data and partitions, made once."""
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+def make_data(root: Path) -> Path:
+    """Make the smoke scale's data and partitions below a folder, and return it."""
     from pipeline.data.partition import write_partitions
     from pipeline.data.sources import prepare
 
     scale = project_params()["scales"]["smoke"]
-    root = tmp_path_factory.mktemp("data")
     for source, block in scale["sources"].items():
         prepare(block, root / source)
     for dataset in ("voc_classic", "voc_blender", "cityscapes"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -36,6 +36,16 @@ PAPER: dict[str, Any] = {
     "defect_labelled_negatives": False,
     "defect_unlabelled_negatives": False,
 }
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """What the loop computes, on one thread; torch is left as it was found."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
