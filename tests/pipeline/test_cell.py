@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pipeline.cell import chain, weights_identity
+from pipeline import cell
+from pipeline.cell import chain, code_hash, forget_code, weights_identity
 from pipeline.data.sources import folder_digest
 from pipeline.params import resolve_table
 from tests.params import project_params
@@ -30,7 +33,7 @@ def own(tmp_path: Path) -> dict[str, Any]:
 def keys(row: dict[str, Any]) -> list[str]:
     folder_digest.cache_clear()
     weights_identity.cache_clear()
-    return [cell.key for cell in chain(row)]
+    return [one.key for one in chain(row)]
 
 
 def with_data(row: dict[str, Any], **values: str) -> dict[str, Any]:
@@ -67,3 +70,104 @@ def test_a_row_of_a_table_is_a_chain_whose_cells_build_on_each_other(own: dict[s
     assert (warm.kind, train.kind, evaluate.kind) == ("warm_start", "train", "evaluate")
     assert train.upstream == (warm.key,)
     assert evaluate.upstream == (train.key,)
+
+
+TRAINED = {"warm_start", "train suponly", "train ael", "train u2pl"}
+MEASURED = {"evaluate", "reliability"}
+IMPORTED_BY = {
+    "training/engine.py": TRAINED,
+    "training/schedule.py": TRAINED,
+    "training/teacher.py": TRAINED - {"warm_start"},  # by the methods
+    "training/mixing.py": {"train ael", "train u2pl"},
+    "training/class_bank.py": {"train ael"},  # by the method's adaptive.py
+    "training/memory.py": {"train u2pl"},  # by pixel_contrast.py, by the method
+    "methods/u2pl.py": {"train u2pl"},
+    "methods/cutmix.py": set(),
+    "models/decoder.py": TRAINED | MEASURED,  # by segnet.py, by build.py
+    "models/backbones/timm.py": set(),  # of the other backbone
+    "evaluation/confusion.py": TRAINED | MEASURED,  # the loop measures too
+    "evaluation/reliability.py": {"reliability"},
+    "data/augment.py": TRAINED | MEASURED,
+    "data/download.py": set(),
+    "evaluation/predictions.py": set(),
+}
+"""Of some files, by which of these kinds of cells they are imported, through whatever others."""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the code, which keys are made from."""
+    copied = tmp_path / "pipeline"
+    shutil.copytree(PROJECT / "pipeline", copied, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(cell, "PACKAGE", copied)
+    yield copied
+    forget_code()
+
+
+def code() -> dict[str, str]:
+    """The hash of the code of each kind of cell."""
+    forget_code()
+    trained = {f"train {method}": code_hash("train", method, "resnet") for method in ("suponly", "ael", "u2pl")}
+    return trained | {kind: code_hash(kind, "", "resnet") for kind in ("warm_start", "evaluate", "reliability")}
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name in before | after if before.get(name) != after.get(name)}
+
+
+@pytest.mark.parametrize("file", IMPORTED_BY)
+def test_a_statement_changes_the_code_of_those_kinds_that_import_it(file: str, package: Path) -> None:
+    before = code()
+    with (package / file).open("a") as source:
+        source.write("\nADDED = 1\n")
+    assert changed(before, code()) == IMPORTED_BY[file]
+
+
+def with_other_words(text: str) -> str:
+    """The same code with other docstrings, comments and empty lines."""
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            number = node.body[0].lineno - 1
+            lines[number] = lines[number].replace('"""', '"""In other words: ', 1)
+    return "\n".join(["# A comment.", "", *lines, "", "", "# Another.", ""])
+
+
+def test_comments_docstrings_and_layout_change_no_code(package: Path) -> None:
+    before = code()
+    for path in package.rglob("*.py"):
+        text = path.read_text()
+        path.write_text(with_other_words(text))
+        assert text.count("In other words") < path.read_text().count("In other words") or not text
+    assert code() == before
+
+
+def test_code_outside_the_science_changes_no_code(package: Path) -> None:
+    before = code()
+    for path in package.rglob("*.py"):
+        if path.relative_to(package).parts[0] not in cell.SCIENCE:
+            path.write_text(path.read_text() + "\nADDED = 1\n")
+    assert code() == before
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "expected"),
+    [
+        ("parameters", {"alpha0": 0.3}, ["train", "evaluate"]),
+        ("evaluation", {"select": "padding_background"}, ["train", "evaluate"]),  # of which epoch is kept
+        ("evaluation", {"select_mode": "whole"}, ["train", "evaluate"]),
+        ("training", {"evaluate_every_epochs": 2}, ["train", "evaluate"]),
+        ("training", {"lr": 0.5}, ["warm_start", "train", "evaluate"]),
+        ("training", {"epochs": 50}, ["warm_start", "train", "evaluate"]),  # the schedule is the whole run's
+        ("model", {"dropout": 0.5}, ["warm_start", "train", "evaluate"]),
+        ("data", {"order": "independent"}, ["warm_start", "train", "evaluate"]),
+    ],
+    ids=str,
+)
+def test_a_value_changes_the_keys_of_the_cells_that_read_it_and_of_those_after(
+    section: str, change: dict[str, Any], expected: list[str], params: dict[str, Any]
+) -> None:
+    (row,) = resolve_table(params, "experiment")
+    assert row[section] | change != row[section]
+    pairs = zip(chain(row), chain(row | {section: row[section] | change}), strict=True)
+    assert [before.kind for before, after in pairs if before.key != after.key] == expected
