@@ -173,13 +173,3 @@ PARAMETERS |= {
 
 HOST_DECISIONS: dict[str, str] = {}
 """Methods whose definition needs a value on the host, which fake tensors refuse: name -> what for."""
-
-LOOKS_AROUND: dict[str, str] = {
-    "unimatch": "the blur, and the image's mean grey in the contrast, of the colour view",
-    "unimatch_v2": "the same",
-    "augseg": "the same, and the histogram of autocontrast and equalise",
-    "gct": "the flaw detector's convolutions and norms",
-    "pseudoseg": "the mean grey in the contrast of the colour view, and the attention's batch norm",
-    "pc2seg": "the mean grey in the contrast of the colour view",
-}
-"""Methods in which padding reaches other pixels by more than the student's own convolutions: name -> through what."""

@@ -20,7 +20,7 @@ from pipeline.training.method import Method, Progress, Setting
 
 FOLDER = Path(__file__).parent
 TABLE = runpy.run_path(str(FOLDER / "parameters.py"))
-PARAMETERS, HOST_DECISIONS, LOOKS_AROUND = TABLE["PARAMETERS"], TABLE["HOST_DECISIONS"], TABLE["LOOKS_AROUND"]
+PARAMETERS, HOST_DECISIONS = TABLE["PARAMETERS"], TABLE["HOST_DECISIONS"]
 METHODS = sorted(
     path.stem for path in (FOLDER.parents[1] / "pipeline" / "methods").glob("*.py") if path.stem != "__init__"
 )

@@ -187,6 +187,11 @@ def test_best_and_last_are_measured_for_student_and_teacher(tmp_path: Path, data
     measured = evaluate_cell(evaluate.values, data_root=data_root, trained=runner.work(train))["metrics"]
     assert set(measured) == {"student", "teacher"}
     assert measured["teacher"]["best"]["padding_ignored"]["miou"] == pytest.approx(result["best_miou"])
+    seen = curves(runner.work(train) / "spool.jsonl")
+    for name, by_epoch in measured.items():
+        points = dict(seen[f"val/{name}_miou"])
+        for epoch, at in (("best", result["best_step"]), ("last", result["steps"])):
+            assert by_epoch[epoch]["padding_ignored"]["miou"] == pytest.approx(points[at]), (name, epoch)
 
 
 def test_the_key_of_a_cell_changes_with_what_it_reads_and_with_nothing_else() -> None:
