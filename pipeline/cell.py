@@ -191,14 +191,17 @@ def _parse(path: Path, mtime_ns: int, size: int) -> tuple[str, list[Path]]:
     tree, modules = ast.parse(path.read_text(encoding="utf-8"), filename=str(path)), []
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            value = first.value if isinstance(first, ast.Expr) else None
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                node.body = node.body[1:]
+            node.body = [statement for statement in node.body if not _is_said(statement)]
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
             module = PACKAGE.parent.joinpath(*(node.module or "").split("."))
             modules += [module, *(module / alias.name for alias in node.names)]
     return ast.dump(tree), modules
+
+
+def _is_said(statement: ast.stmt) -> bool:
+    """Tell whether a statement is a string alone: a docstring, or the words under a constant."""
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def forget_code() -> None:

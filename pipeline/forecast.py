@@ -148,7 +148,8 @@ def step_cost(row: dict[str, Any]) -> StepCost:
     """Return what one step of a resolved row costs at its true sizes: forward, backward, optimiser, teacher."""
     mode = FakeTensorMode()
     run = synthetic_run(row, mode)
-    known = [*run.method.parameters(), *run.method.buffers(), *vars(run.batches(run.step)).values()]
+    momenta = [tensor for state in run.optimiser.state.values() for tensor in state.values()]
+    known = [*run.method.parameters(), *run.method.buffers(), *vars(run.batches(run.step)).values(), *momenta]
     with mode, LiveBytes(known) as memory:
         with FlopCounterMode(display=False) as counter:
             train_step(run)  # the optimiser's own state lives from here on

@@ -153,6 +153,9 @@ def _resolve(params: dict[str, Any], row: dict[str, Any], table: str, varied: It
     layers = [block.get("training") and {"training": block["training"]}]
     if variant != "default":
         layers.append(block["variants"][choose(variant, block.get("variants", {}), f"{where}.variant of {method}")])
+    for place, layer in (("common", scale["common"]), (dataset, scale[dataset])):
+        for name in layer.get("methods", {}):
+            choose(name, params["methods"], f"scales.{params['scale']}.{place}.methods")
     layers += [
         layer["methods"][method] for layer in (scale["common"], scale[dataset]) if method in layer.get("methods", {})
     ]

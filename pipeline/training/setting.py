@@ -75,7 +75,8 @@ def make_criterion(training: dict[str, Any]) -> Criterion:
 def build_optimiser(method: Method, training: dict[str, Any]) -> torch.optim.Optimizer:
     """Return the optimiser over everything that learns, one group for each learning-rate factor.
 
-    Weight decay is on every parameter, norms and biases included, as released.
+    Weight decay is on every parameter, norms and biases included, as released. SGD's momenta are there from the
+    start, 0: its fused step refuses parameters of which some had no gradient before, as heads in a warm start.
     """
     groups: dict[float, list[torch.nn.Parameter]] = {}
     for name, parameter in method.named_parameters():
@@ -85,7 +86,10 @@ def build_optimiser(method: Method, training: dict[str, Any]) -> torch.optim.Opt
     decay = training["weight_decay"]
     if training["optimiser"] == "sgd":
         momentum = training["momentum"]
-        return torch.optim.SGD(parameters, lr=training["lr"], momentum=momentum, weight_decay=decay, fused=True)
+        optimiser = torch.optim.SGD(parameters, lr=training["lr"], momentum=momentum, weight_decay=decay, fused=True)
+        for parameter in (member for members in groups.values() for member in members if momentum):
+            optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimiser
     return torch.optim.AdamW(parameters, lr=training["lr"], weight_decay=decay, fused=True)
 
 

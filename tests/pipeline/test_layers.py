@@ -138,3 +138,10 @@ def test_a_misspelt_block_is_refused_with_what_is_allowed(place: str, mine: dict
     allowed = "data, model, training, evaluation, parameters"
     with pytest.raises(ValueError, match=rf"^tables\.mine: 'parameter' is not known; allowed: {allowed}$"):
         resolve_table(mine, "mine")
+
+
+@pytest.mark.parametrize("place", ["common", "voc_blender"])
+def test_a_misspelt_method_of_a_scale_is_refused(place: str, mine: dict[str, Any]) -> None:
+    put(mine, f"scales.smoke.{place}.methods", u2p={"parameters": {"decay": 0.5}})
+    with pytest.raises(ValueError, match=rf"scales\.smoke\.{place}\.methods: 'u2p' is not known; allowed: suponly, "):
+        resolve_table(mine, "mine")

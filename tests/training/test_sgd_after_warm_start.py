@@ -10,10 +10,8 @@ import pytest
 from tests.training.test_loop_record import cells_of, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-REASON = "torch's fused SGD refuses a group of which some parameters have a momentum and others none yet"
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason=REASON)
 @pytest.mark.parametrize(
     ("method", "training"),
     [
