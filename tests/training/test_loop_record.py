@@ -18,12 +18,12 @@ import pytest
 import torch
 
 from pipeline.cell import Cell, chain
-from pipeline.params import load_params, resolve_table
+from pipeline.params import resolve_table
 from pipeline.spool import curves
 from pipeline.training import engine
 from pipeline.training.engine import train_cell
+from tests.params import project_params
 
-PROJECT = Path(__file__).parents[2]
 RECORD = Path(__file__).with_name("loop.json")
 pytestmark = pytest.mark.usefixtures("one_thread")
 WARM_START_EPOCHS = {"suponly": 0, "cutmix": 1, "u2pl": 0}
@@ -57,8 +57,7 @@ MIOU = 0.5
 
 def cells_of(method: str, seed: int, **training: Any) -> list[Cell]:
     """The chain of a tiny cell with an auxiliary head, by default of four epochs of two steps."""
-    params = load_params(PROJECT / "params.yaml") | {"scale": "smoke", "method": method, "seed": seed}
-    (row,) = resolve_table(params, "experiment")
+    (row,) = resolve_table(project_params(method=method, seed=seed), "experiment")
     row["training"] |= TRAINING | {"warm_start_epochs": WARM_START_EPOCHS.get(method, 1)} | training
     row["model"] |= {"auxiliary": True}
     row["evaluation"] |= {"precision": "float32"}
