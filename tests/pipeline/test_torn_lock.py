@@ -29,7 +29,7 @@ if store.claim(name, "s"):
         cell = {"key": name, "kind": "sleep", "values": {}, "upstream": []}
         token = store.hold(cell, {"submission": "s", "host": "h", "pid": 1, "job": "local-1"})
         store.publish(name, token, {"state": "done"})
-    let_go(store, name)
+    store.unclaim(name, "s")
 Path(name).write_text(name)
 """
 DVC_YAML = """
@@ -59,7 +59,6 @@ def dump_whole(data):
 
 serialize._dump = tear
 from dvc.cli import main
-from tests.pipeline.conftest import let_go
 sys.exit(main(["repro"]))
 """
 
