@@ -130,7 +130,7 @@ def _warm_start(row: dict[str, Any], initialisation: int) -> Cell:
 
 
 def _cell(kind: str, values: dict[str, Any], upstream: tuple[str, ...]) -> Cell:
-    data = {name: value for name, value in values["data"].items() if name not in NO_CONTENT}
+    data = content(values["data"])
     model = values["model"] | {"weights": weights_identity(values["model"]["weights"])}
     decides = {
         "kind": kind,
@@ -140,6 +140,11 @@ def _cell(kind: str, values: dict[str, Any], upstream: tuple[str, ...]) -> Cell:
         "input": input_key(data | {"path": values["data"].get("path")}, values["dataset"], values["partition"]),
     }
     return Cell(kind, values, upstream, digest(decides))
+
+
+def content(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a data block may change a result."""
+    return {name: value for name, value in data.items() if name not in NO_CONTENT}
 
 
 @cache

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.cell import NO_CONTENT, Cell, digest
+from pipeline.cell import Cell, content, digest
 from pipeline.files import read_json
 from pipeline.store import Store
 
@@ -42,7 +42,7 @@ def likeness(kind: str, values: Mapping[str, Any]) -> str:
     Where an epoch is a pass over the images, the partition too, which says how many they are.
     """
     decisive, training = {name: values.get(name) for name in DECISIVE}, values.get("training")
-    decisive["data"] = {name: value for name, value in values.get("data", {}).items() if name not in NO_CONTENT}
+    decisive["data"] = content(values.get("data", {}))
     if training and not training.get("steps_per_epoch"):
         decisive["partition"] = values.get("partition")
     return digest([kind, decisive])

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.cell import NO_CONTENT
+from pipeline.cell import content
 from pipeline.files import read_json
 from pipeline.spool import Record, read
 
@@ -191,12 +191,10 @@ def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
 
 def _decisive(values: dict[str, Any]) -> dict[str, Any]:
     """Leave out what may differ under one key, and what MLflow would refuse a second time: where files lie."""
-    decisive = dict(values)
-    if "data" in values:
-        decisive["data"] = {name: value for name, value in values["data"].items() if name not in NO_CONTENT}
-    if not str(values.get("model", {}).get("weights", "")).isidentifier():
-        decisive["model"] = {name: value for name, value in values.get("model", {}).items() if name != "weights"}
-    return decisive
+    model = dict(values.get("model", {}))
+    if not str(model.get("weights")).isidentifier():  # a path
+        del model["weights"]
+    return values | {"data": content(values.get("data", {})), "model": model}
 
 
 def _names(folder: Path) -> set[str]:

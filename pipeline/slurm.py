@@ -223,7 +223,8 @@ def _configuration(store: Store | None = None) -> str | None:
         if error.errno not in READ_ONLY:
             raise
         answer = _output(CONFIGURATION)
-    _told.extend([] if answer is None else [answer])
+    if answer is not None:
+        _told.append(answer)
     return answer
 
 
@@ -234,11 +235,13 @@ def _ask_courteously(store: Store) -> str | None:
         return None
     with lock:
         since = modified(silent)
-        answer = _output(CONFIGURATION) if since is None or not 0 <= store.now() - since <= SQUEUE_S else None
-        if answer is not None:
-            silent.unlink(missing_ok=True)
-        elif since is None or store.now() - since > SQUEUE_S:
+        if since is not None and 0 <= store.now() - since <= SQUEUE_S:
+            return None
+        answer = _output(CONFIGURATION)
+        if answer is None:
             silent.write_text(".", encoding="utf-8")
+        else:
+            silent.unlink(missing_ok=True)
         return answer
 
 

@@ -81,8 +81,10 @@ def on_cluster(folder: Path, parts: Sequence[str]) -> str:
             lines.append([name, f"{took:.1f}", f"{took * SLOTS / FEW / SECONDS:.2f}"])
         head = [f"{FEW} cells of {SECONDS:g} s, ideal {FEW * SECONDS / SLOTS:g} s", "s", "of ideal"]
         body += table(head, lines) + "\n"
-    runs = [(FEW, tables) for tables in (list(TABLES)[:1], list(TABLES), list(TABLES)) if "forty" in parts]
-    lines = [ours(project, num, tables) for num, tables in [*runs, *[(MANY, list(TABLES))] * ("many" in parts)]]
+    both = list(TABLES)
+    runs = [(FEW, both[:1]), (FEW, both), (FEW, both)] if "forty" in parts else []
+    runs += [(MANY, both)] if "many" in parts else []
+    lines = [ours(project, num, tables) for num, tables in runs]
     if lines:
         body += (
             "Ours, a literal `dvc repro` of one table's cells, or two tables'; MB resident, summed over processes:\n\n"
