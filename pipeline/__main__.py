@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pipeline import doctor, status, steering
 from pipeline.cell import cells_of
@@ -28,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         root = enter_project(options)
         store = Store(find_store(root))
         store.share_with_group()
-        exit_status = _runs()[options.command](root, store, options) or 0
+        exit_status = _runs()[options.command](root, store, options=options) or 0
         sys.stdout.flush()
         return exit_status
     except BrokenPipeError:
@@ -41,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _runs() -> dict[str, Callable[[Path, Store, Any], int | None]]:
+def _runs() -> dict[str, Callable[..., int | None]]:
     """Return what runs each command, by its name."""
     return {
         "plan": _plan,
@@ -62,7 +61,7 @@ def _runs() -> dict[str, Callable[[Path, Store, Any], int | None]]:
     }
 
 
-def _completion(_root: Path, _store: Store, options: argparse.Namespace) -> None:
+def _completion(_root: Path, _store: Store, *, options: argparse.Namespace) -> None:
     import shtab
 
     parser = make_parser()
@@ -71,25 +70,25 @@ def _completion(_root: Path, _store: Store, options: argparse.Namespace) -> None
     print('pipeline() { python -m pipeline "$@"; }', shtab.complete(parser, options.shell), sep="\n")
 
 
-def _plan(root: Path, store: Store, options: argparse.Namespace) -> None:
+def _plan(root: Path, store: Store, *, options: argparse.Namespace) -> None:
     from pipeline import outlook
 
     if options.out and not options.scale:
         raise ValueError("--out is of --scale: what a scale would cost, written as Markdown")
     if options.scale:
         choice = {"tflops": options.tflops, "out": options.out, "as_json": options.json}
-        outlook.show_scale(root, options.scale, options.targets, **choice)
+        outlook.show_scale(root, options.scale, tables=options.targets, **choice)
     else:
-        outlook.show_plan(root, store, options.targets, tflops=options.tflops, as_json=options.json)
+        outlook.show_plan(root, store, targets=options.targets, tflops=options.tflops, as_json=options.json)
 
 
-def _status(root: Path, store: Store, options: argparse.Namespace) -> None:
+def _status(root: Path, store: Store, *, options: argparse.Namespace) -> None:
     from pipeline.live import show_status
 
     show_status(root, store, watch=options.watch, as_json=options.json)
 
 
-def _tables(root: Path, store: Store, options: argparse.Namespace) -> None:
+def _tables(root: Path, store: Store, *, options: argparse.Namespace) -> None:
     from pipeline.params import load_params
     from pipeline.partial import rows_so_far, tables_so_far
 
@@ -103,26 +102,26 @@ def _tables(root: Path, store: Store, options: argparse.Namespace) -> None:
     print(json.dumps({path.stem: rows_so_far(store, path) for path in wanted}, indent=1))
 
 
-def _logs(root: Path, store: Store, options: argparse.Namespace) -> None:
+def _logs(root: Path, store: Store, *, options: argparse.Namespace) -> None:
     if options.json:
-        print(json.dumps(steering.log_lines(root, store, options.cell), indent=1))
+        print(json.dumps(steering.log_lines(root, store, prefix=options.cell), indent=1))
     else:
-        steering.show_log(root, store, options.cell, follow=options.follow)
+        steering.show_log(root, store, prefix=options.cell, follow=options.follow)
 
 
-def _why(root: Path, store: Store, options: argparse.Namespace) -> None:
-    print(json.dumps(steering.explain(root, store, options.cell), indent=1))
+def _why(root: Path, store: Store, *, options: argparse.Namespace) -> None:
+    print(json.dumps(steering.explain(root, store, prefix=options.cell), indent=1))
 
 
-def _cancel(root: Path, store: Store, options: argparse.Namespace) -> None:
-    print(steering.cancel(root, store, options.targets))
+def _cancel(root: Path, store: Store, *, options: argparse.Namespace) -> None:
+    print(steering.cancel(root, store, targets=options.targets))
 
 
-def _retry(root: Path, store: Store, options: argparse.Namespace) -> None:
-    print(steering.retry(root, store, options.target))
+def _retry(root: Path, store: Store, *, options: argparse.Namespace) -> None:
+    print(steering.retry(root, store, target=options.target))
 
 
-def _doctor(root: Path, store: Store, options: argparse.Namespace) -> int:
+def _doctor(root: Path, store: Store, *, options: argparse.Namespace) -> int:
     findings = doctor.examine(root, store, mend=not options.dry_run)
     if options.json:
         print(json.dumps({"findings": findings, "mended": not options.dry_run}, indent=1))
@@ -132,7 +131,7 @@ def _doctor(root: Path, store: Store, options: argparse.Namespace) -> int:
     return 1 if left else 0
 
 
-def _gc(root: Path, store: Store, options: argparse.Namespace) -> None:
+def _gc(root: Path, store: Store, *, options: argparse.Namespace) -> None:
     if not options.days >= 0:
         raise ValueError(f"--days is {options.days:g}; allowed: 0 and above")
     tables, faults = status.listings(root)
@@ -149,7 +148,7 @@ def _gc(root: Path, store: Store, options: argparse.Namespace) -> None:
     print(*names, f"{len(garbage)} folders {verb}, {freed / 2**20:.1f} MiB", sep="\n")
 
 
-def _compare(root: Path, store: Store, options: argparse.Namespace) -> None:
+def _compare(root: Path, store: Store, *, options: argparse.Namespace) -> None:
     from pipeline.params import load_params
     from pipeline.reporting.compare import compare, comparison_markdown
     from pipeline.reporting.sides import read_side
@@ -165,16 +164,16 @@ def _compare(root: Path, store: Store, options: argparse.Namespace) -> None:
         print(comparison_markdown(frame, name_a=options.a, name_b=options.b))
 
 
-def _predict(root: Path, store: Store, options: argparse.Namespace) -> int:
+def _predict(root: Path, store: Store, *, options: argparse.Namespace) -> int:
     from pipeline.data.open import open_validation
     from pipeline.progress import follow
     from pipeline.trained.predict import find_images, load_trained, predict_folder, predict_validation
 
-    folder = status.find_trained(root, store, options.cell)
+    folder = status.find_trained(root, store, name=options.cell)
     trained = load_trained(folder, epoch=options.epoch, network=options.network)
     if options.val:
         samples = open_validation(trained.values, root / "data" / status.scale_of(root, folder))
-        done = predict_validation(trained, samples, options.out)
+        done = predict_validation(trained, samples, out=options.out)
         num = sum(1 for _ in follow(done, total=len(samples), title="predicting"))
         print(f"{num} masks in {options.out}")
         return 0
@@ -189,14 +188,14 @@ def _predict(root: Path, store: Store, options: argparse.Namespace) -> int:
     return 1 if left_out else 0
 
 
-def _export(root: Path, store: Store, options: argparse.Namespace) -> None:
+def _export(root: Path, store: Store, *, options: argparse.Namespace) -> None:
     from pipeline.export import export_as
 
-    folder, choice = status.find_trained(root, store, options.cell), (options.epoch, options.network)
-    print(*export_as(options.form, folder, options.out, choice=choice, size=options.size, store=store), sep="\n")
+    folder, choice = status.find_trained(root, store, name=options.cell), (options.epoch, options.network)
+    print(*export_as(options.form, folder, out=options.out, choice=choice, size=options.size, store=store), sep="\n")
 
 
-def _track(root: Path, store: Store, options: argparse.Namespace) -> None:
+def _track(root: Path, store: Store, *, options: argparse.Namespace) -> None:
     from pipeline import artifacts, tracking
 
     if options.follow:
@@ -207,7 +206,7 @@ def _track(root: Path, store: Store, options: argparse.Namespace) -> None:
     print(artifacts.bring_up(root, store))
 
 
-def _ui(root: Path, store: Store, options: argparse.Namespace) -> None:
+def _ui(root: Path, store: Store, *, options: argparse.Namespace) -> None:
     from pipeline.artifacts import bring_up
     from pipeline.database import UnreachableError, tracking_uri, without_password
 

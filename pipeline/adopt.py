@@ -23,25 +23,25 @@ LOCKS = ("dvc.lock", "reports/*/dvc.lock")
 CELL_STAGES = ("warm_start", "train")
 
 
-def adopt(store: Store, root: Path, scale: str) -> int:
+def adopt(store: Store, root: Path, *, scale: str) -> int:
     """Publish in the store every recorded result that it lacks; return how many.
 
     A file or row that cannot be read, or has no key by the present code, is left out and named on stderr.
     """
     adopted = 0
-    for listing in _cached_outputs(store.root.parent, root, scale):
+    for listing in _cached_outputs(store.root.parent, root, scale=scale):
         adopted += _adopt_trained(store, listing)
     reports, found = root / "reports" / scale, []
     for path in sorted((reports / "metrics").glob("*.json")):
-        found += _evaluated(store, path, str(path.relative_to(root)))
+        found += _evaluated(store, path, source=str(path.relative_to(root)))
     for path in sorted((reports / "reliability").glob("*.json")):
-        found += _reliability(store, path, str(path.relative_to(root)))
+        found += _reliability(store, path, source=str(path.relative_to(root)))
     for cell, result in found:
-        adopted += store.adopt(cell.to_json(), result, {})
+        adopted += store.adopt(cell.to_json(), result, files={})
     return adopted
 
 
-def _cached_outputs(cache: Path, root: Path, scale: str) -> list[dict[str, Path]]:
+def _cached_outputs(cache: Path, root: Path, *, scale: str) -> list[dict[str, Path]]:
     """Return what the cell stages put out as DVC recorded it: for each stage its files' names and cache paths.
 
     Not the workspace: DVC removes a stage's outputs there before it runs the stage again.
@@ -77,23 +77,23 @@ def _adopt_trained(store: Store, files: dict[str, Path]) -> int:
     for key, record in (manifest or {}).items():
         parts = {name: files[file] for name, file in record["files"].items()}
         if store.state(key) == "missing" and all(path.exists() for path in parts.values()):
-            adopted += store.adopt(record["cell"], record["result"], parts)
+            adopted += store.adopt(record["cell"], record["result"], files=parts)
     return adopted
 
 
-def _evaluated(store: Store, path: Path, source: str) -> list[tuple[Cell, dict[str, Any]]]:
+def _evaluated(store: Store, path: Path, *, source: str) -> list[tuple[Cell, dict[str, Any]]]:
     """Return the evaluations of a table that the store lacks, each with its result."""
     found = []
     for number, row in enumerate(_recorded(path, source), start=1):
         try:
             if store.state(row["key"]) == "missing" and (cell := chain(row)[-1]).key == row["key"]:
-                found.append((cell, _result(row, ("state", "metrics", "evaluate_s"), source)))
+                found.append((cell, _result(row, ("state", "metrics", "evaluate_s"), source=source)))
         except NO_CELLS as error:
             _leave_out(f"{source}: row {number}", error)
     return found
 
 
-def _reliability(store: Store, path: Path, source: str) -> list[tuple[Cell, dict[str, Any]]]:
+def _reliability(store: Store, path: Path, *, source: str) -> list[tuple[Cell, dict[str, Any]]]:
     """Return a table's records that the store lacks. They lack what only their store holds: the entropies by class."""
     listing = path.parents[1] / "cells" / path.name
     try:
@@ -102,7 +102,7 @@ def _reliability(store: Store, path: Path, source: str) -> list[tuple[Cell, dict
             return []
         cells = {cell.key: cell for row in read_rows(listing) for cell in cells_of(row) if cell.kind == "reliability"}
         return [
-            (cells[record["key"]], _result(record, ("state", "sets", "reliability_s"), source))
+            (cells[record["key"]], _result(record, ("state", "sets", "reliability_s"), source=source))
             for record in records
             if record["key"] in cells
         ]
@@ -127,13 +127,13 @@ def _leave_out(what: str, error: Exception) -> None:
     print(f"{what}: left out, no recorded result is taken from it ({type(error).__name__}: {error})", file=sys.stderr)
 
 
-def _result(record: dict[str, Any], names: tuple[str, ...], source: str) -> dict[str, Any]:
+def _result(record: dict[str, Any], names: tuple[str, ...], *, source: str) -> dict[str, Any]:
     """Return what a recorded line holds of a cell's result, and that it comes from there."""
     provenance = {"adopted_from": source, "ended": record["provenance"]["ended"]}
     return {name: record[name] for name in names} | {"provenance": provenance}
 
 
-def manifest_entry(store: Store, key: str, folder: Path) -> dict[str, Any]:
+def manifest_entry(store: Store, key: str, *, folder: Path) -> dict[str, Any]:
     """Hard-link a cell's files into a stage's output folder and return what `adopt` needs to find them again."""
     done, files = store.done(key), {}
     for name in ("weights.pt", "spool.jsonl"):

@@ -42,13 +42,13 @@ def bring_up(root: Path, store: Store) -> dict[str, int]:
     try:
         counts = ingester.work()
     except UnreachableError:
-        log_artifacts(root, store, ingester)
+        log_artifacts(root, store, ingester=ingester)
         raise
-    log_artifacts(root, store, ingester)
+    log_artifacts(root, store, ingester=ingester)
     return counts
 
 
-def log_artifacts(root: Path, store: Store, ingester: Ingester) -> int:
+def log_artifacts(root: Path, store: Store, *, ingester: Ingester) -> int:
     """Send what the runs of the ingester's last pass lack; return how many files were sent."""
     sent = 0
     for (scale, table), rows in tables_of(root).items():
@@ -56,13 +56,15 @@ def log_artifacts(root: Path, store: Store, ingester: Ingester) -> int:
         trained = [(row, ingester.runs[chain(row)[-2].key]) for row in rows if chain(row)[-2].key in ingester.runs]
         for row, run in trained:
             key = chain(row)[-2].key
-            sent += _bring(ingester, key, run["run_id"], tags=varied(row), files=_samples(root, store, key, row))
+            sent += _bring(
+                ingester, key, run_id=run["run_id"], tags=varied(row), files=_samples(root, store, key=key, row=row)
+            )
         if parent is not None:
             folder = root / "reports" / scale
-            note = note_of(ingester.database.experiment, trained, folder / "tables" / f"{table}.md")
+            note = note_of(ingester.database.experiment, trained, table=folder / "tables" / f"{table}.md")
             files = {path.name: path for path in _files(folder, table)}
             sent += _bring(
-                ingester, f"{table}@{scale}", parent["run_id"], tags={"mlflow.note.content": note}, files=files
+                ingester, f"{table}@{scale}", run_id=parent["run_id"], tags={"mlflow.note.content": note}, files=files
             )
     return sent
 
@@ -78,7 +80,7 @@ def varied(row: Row) -> dict[str, str]:
     return tags
 
 
-def note_of(experiment: str, trained: Sequence[tuple[Row, Mapping[str, Any]]], table: Path) -> str:
+def note_of(experiment: str, trained: Sequence[tuple[Row, Mapping[str, Any]]], *, table: Path) -> str:
     """Return a table's note in Markdown: links to MLflow's page that compares its runs, and the table itself."""
     by_column: dict[str, list[str]] = defaultdict(list)
     for row, run in trained:
@@ -101,7 +103,7 @@ def _files(folder: Path, table: str) -> Iterator[Path]:
     yield from sorted((folder / "figures").glob(f"{table}_*.*"))
 
 
-def _samples(root: Path, store: Store, key: str, row: Row) -> dict[str, Path]:
+def _samples(root: Path, store: Store, *, key: str, row: Row) -> dict[str, Path]:
     """Return the picture of a cell's predictions, drawn if it was not yet, or nothing where that cannot be."""
     out = store.root / "tracking" / "pictures" / f"{key}.png"
     if not out.exists():
@@ -110,14 +112,14 @@ def _samples(root: Path, store: Store, key: str, row: Row) -> dict[str, Path]:
         from pipeline.trained.samples import draw_samples
 
         try:
-            draw_samples(store.done(key), row, root / "data" / row["scale"], out)
+            draw_samples(store.done(key), row, data_root=root / "data" / row["scale"], out=out)
         except (OSError, ValueError) as error:
             LOG.warning("no sample predictions of %s: %s", key[:12], error)
             return {}
     return {"image_label_prediction.png": out}
 
 
-def _bring(ingester: Ingester, key: str, run_id: str, *, tags: Mapping[str, str], files: Mapping[str, Path]) -> int:
+def _bring(ingester: Ingester, key: str, *, run_id: str, tags: Mapping[str, str], files: Mapping[str, Path]) -> int:
     """Send the tags and files of a run that it has not yet; return how many files."""
     notes = ingester.folder / "artifacts" / f"{key}.json"
     known = read_json(notes) or {}
@@ -130,6 +132,6 @@ def _bring(ingester: Ingester, key: str, run_id: str, *, tags: Mapping[str, str]
     with ingester.kept_apart(key):
         ingester.database.log(run_id, tags=tags)
         for name in new:
-            ingester.database.attach(run_id, files[name], name)
+            ingester.database.attach(run_id, files[name], name=name)
         write_json(notes, {"run_id": run_id, "tags": known["tags"] | tags, "files": known["files"] | digests})
     return len(new)

@@ -45,16 +45,16 @@ GROWN = "more memory: "
 """How the lines of a launch begin that are shown where all went well."""
 
 
-def run_stage(kind: str, scale: str, table: str) -> int:
+def run_stage(kind: str, scale: str, *, table: str) -> int:
     """Run the cell stage `<kind>@<table>`; return the exit status (1 where a cell failed, 130 after Ctrl-C)."""
     try:
-        return _run(kind, scale, table)
+        return _run(kind, scale, table=table)
     except (ValueError, RuntimeError, OSError) as error:
         print(f"{kind}@{table}: {error}", file=sys.stderr)
         return 1
 
 
-def _run(kind: str, scale: str, table: str) -> int:
+def _run(kind: str, scale: str, *, table: str) -> int:
     from pipeline.locks import keep_lock
 
     root = Path.cwd()  # not DVC_ROOT, which in an experiment's own workspace still names the project's
@@ -65,11 +65,11 @@ def _run(kind: str, scale: str, table: str) -> int:
     before = read_inputs(root, path)
     every = {cell.key: cell for cells in before["the code or the weights"] for cell in cells}
     cells = {key: cell for key, cell in every.items() if cell.kind == kind}
-    launcher = Launcher(root, scale, f"{kind}@{table}", keys=every)
+    launcher = Launcher(root, scale, stage=f"{kind}@{table}", keys=every)
     earlier = sum(store.state(key) in ("failed", "cancelled") for key in cells)
     try:
-        with Waiting(store, f"{scale}/{table}", every) as mark:
-            failed = wait(store, cells, launcher, title=f"{kind}@{table}", mark=mark, root=root)
+        with Waiting(store, f"{scale}/{table}", keys=every) as mark:
+            failed = wait(store, cells, start=launcher, title=f"{kind}@{table}", mark=mark, root=root)
     except KeyboardInterrupt:
         interrupt(store, cells, root=root)
         print(f"{kind}@{table}: interrupted; the next `dvc repro` goes on from the checkpoints", file=sys.stderr)
@@ -86,19 +86,19 @@ def _run(kind: str, scale: str, table: str) -> int:
         print(f"{kind}@{table}: {' and '.join(edited)} changed while the stage ran; run it again", file=sys.stderr)
         return 1
     if kind == "evaluate":
-        write_metrics(store, root, scale, table)
+        write_metrics(store, root, scale=scale, table=table)
     elif kind == "reliability":
-        write_reliability(store, cells, root / "reports" / scale / "reliability" / f"{table}.json")
+        write_reliability(store, cells, path=root / "reports" / scale / "reliability" / f"{table}.json")
     else:
-        link_weights(store, cells, root / "runs" / scale / kind / table)
+        link_weights(store, cells, folder=root / "runs" / scale / kind / table)
     return 0
 
 
 def wait(
     store: Store,
     cells: dict[str, Cell],
-    start: Any,
     *,
+    start: Any,
     title: str,
     mark: Waiting | None = None,
     root: Path | None = None,
@@ -141,7 +141,7 @@ def wait(
 class Launcher:
     """Submits what is missing in a process of its own, in its own session: Ctrl-C here must not split a submission."""
 
-    def __init__(self, root: Path, scale: str, stage: str, *, keys: Iterable[str]) -> None:
+    def __init__(self, root: Path, scale: str, *, stage: str, keys: Iterable[str]) -> None:
         self.root, self.said = root, ""
         self.command = [sys.executable, "-m", "pipeline.launch", str(root), scale, stage, digest(sorted(keys))]
 

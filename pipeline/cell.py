@@ -103,9 +103,9 @@ def chain(row: dict[str, Any]) -> list[Cell]:
     shared = {name: row[name] for name in ("dataset", "partition", "seed", "data", "model")}
     trained = shared | {name: row[name] for name in ("method", "representation", "parameters", "training")}
     trained["evaluation"] = row["evaluation"]  # the best epoch is chosen by it
-    train = _cell("train", trained, tuple(cell.key for cell in warm))
+    train = _cell("train", trained, upstream=tuple(cell.key for cell in warm))
     evaluated = shared | {name: row[name] for name in ("method", "representation", "evaluation")}
-    return [*warm, train, _cell("evaluate", evaluated, (train.key,))]
+    return [*warm, train, _cell("evaluate", evaluated, upstream=(train.key,))]
 
 
 def cells_of(row: dict[str, Any]) -> list[Cell]:
@@ -115,7 +115,7 @@ def cells_of(row: dict[str, Any]) -> list[Cell]:
         return cells
     train, evaluate = cells[-2:]
     share = row["parameters"].get("alpha0", TABLE_A1_ALPHA0)
-    return [*cells, _cell("reliability", evaluate.values | {"unreliable_share": share}, (train.key,))]
+    return [*cells, _cell("reliability", evaluate.values | {"unreliable_share": share}, upstream=(train.key,))]
 
 
 def _num_warm_starts(row: dict[str, Any]) -> int:
@@ -126,10 +126,10 @@ def _warm_start(row: dict[str, Any], initialisation: int) -> Cell:
     """Describe the supervised first epochs of one network. The schedule is the whole run's, so it is a part."""
     training = {key: value for key, value in row["training"].items() if key not in LATER_TRAINING_KEYS}
     values = {name: row[name] for name in ("dataset", "partition", "seed", "data", "model", "representation")}
-    return _cell("warm_start", values | {"training": training, "initialisation": initialisation}, ())
+    return _cell("warm_start", values | {"training": training, "initialisation": initialisation}, upstream=())
 
 
-def _cell(kind: str, values: dict[str, Any], upstream: tuple[str, ...]) -> Cell:
+def _cell(kind: str, values: dict[str, Any], *, upstream: tuple[str, ...]) -> Cell:
     data = content(values["data"])
     model = values["model"] | {"weights": weights_identity(values["model"]["weights"])}
     decides = {
@@ -137,7 +137,9 @@ def _cell(kind: str, values: dict[str, Any], upstream: tuple[str, ...]) -> Cell:
         "values": values | {"data": data, "model": model},
         "upstream": upstream,
         "code": code_hash(kind, values.get("method", ""), values["model"]["backbone"]),
-        "input": input_key(data | {"path": values["data"].get("path")}, values["dataset"], values["partition"]),
+        "input": input_key(
+            data | {"path": values["data"].get("path")}, values["dataset"], partition=values["partition"]
+        ),
     }
     return Cell(kind, values, upstream, digest(decides))
 
@@ -160,7 +162,7 @@ def digest(value: Any) -> str:
 
 
 @cache
-def code_hash(kind: str, method: str, backbone: str) -> str:
+def code_hash(kind: str, method: str, *, backbone: str) -> str:
     """Return the sha256 of the code that decides the result of a cell of this kind: its entry and all that imports.
 
     Comments, docstrings and layout are not hashed: they change no number. The syntax tree is Python's own, so
@@ -187,7 +189,7 @@ def _science_files(modules: list[Path]) -> list[Path]:
 
 
 @cache
-def _parse(path: Path, mtime_ns: int, size: int) -> tuple[str, list[Path]]:
+def _parse(path: Path, mtime_ns: int, *, size: int) -> tuple[str, list[Path]]:
     """Return the syntax tree of a file without its docstrings, as text, and what it may import of this package.
 
     Its time and size say which edition of the file it is.

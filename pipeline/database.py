@@ -233,7 +233,7 @@ class Database:
             with _errors_named(self.uri):
                 self.client.log_batch(run_id, points[many], listed[few], marks[few])
 
-    def attach(self, run_id: str, path: Path, name: str) -> None:
+    def attach(self, run_id: str, path: Path, *, name: str) -> None:
         """Store a file among the artifacts of a run under `name`, in place of what was there."""
         with tempfile.TemporaryDirectory() as folder, _errors_named(self.uri):
             copy = Path(folder) / name

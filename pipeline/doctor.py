@@ -30,7 +30,7 @@ def examine(root: Path, store: Store, *, mend: bool) -> list[str]:
     findings += _orphan_jobs(store, dead, mend=mend)
     findings += _foreign_checkpoints(store, mend=mend)
     findings += _leftovers(store, mend=mend)
-    findings += _lying_runs(root, store, dead, mend=mend)
+    findings += _lying_runs(root, store, dead=dead, mend=mend)
     return findings
 
 
@@ -129,7 +129,7 @@ def _written(path: Path, now: float) -> float:
     return max([written, *(modified(file) or now for file in path.glob("*"))])
 
 
-def _lying_runs(root: Path, store: Store, dead: set[str], *, mend: bool) -> list[str]:
+def _lying_runs(root: Path, store: Store, *, dead: set[str], mend: bool) -> list[str]:
     """Find runs that MLflow was told to be running and that are not; with `mend` bring its database up to the store."""
     keys = []
     for path in sorted((store.root / "tracking").glob("*/[!.]*.json")):

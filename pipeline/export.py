@@ -17,7 +17,7 @@ from pipeline.trained.predict import Trained, export, load_trained
 Size = tuple[int, int]
 
 
-def export_as(form: str, folder: Path, out: Path, *, choice: tuple[str, str], size: Size, store: Store) -> list[str]:
+def export_as(form: str, folder: Path, *, out: Path, choice: tuple[str, str], size: Size, store: Store) -> list[str]:
     """Write one form of the trained cell in `folder`, and its model card, into `out`; return where they are.
 
     `choice` is the epoch and the network, `size` height and width in pixels. An MLflow model comes with the program
@@ -26,15 +26,15 @@ def export_as(form: str, folder: Path, out: Path, *, choice: tuple[str, str], si
     if min(size) < 1:
         raise ValueError(f"--size {size[0]} {size[1]}; height and width of at least 1 pixel are allowed")
     trained = load_trained(folder, epoch=choice[0], network=choice[1])
-    places = _write(form, trained, out, folder=folder, size=size, store=store)
+    places = _write(form, trained, out=out, folder=folder, size=size, store=store)
     cell, result = read_json(folder / "cell.json") or {}, read_json(folder / "result.json") or {}
     commit = commit_of(result.get("provenance", {}))
     facts = {"cell": cell["key"], "commit": commit, "steps": result.get("steps")}
-    figures = find_figures(store, cell["key"], trained)
+    figures = find_figures(store, cell["key"], trained=trained)
     return [*places, str(write_card(trained, out, form=form, size=size, facts=facts, figures=figures))]
 
 
-def find_figures(store: Store, train_key: str, trained: Trained) -> dict[str, Any] | None:
+def find_figures(store: Store, train_key: str, *, trained: Trained) -> dict[str, Any] | None:
     """Return `{"miou", "iou"}` of this network as an `evaluate` cell of the store measured it, or None."""
     for path in (store.root / "done").glob("*/cell.json"):
         cell = read_json(path)
@@ -45,7 +45,7 @@ def find_figures(store: Store, train_key: str, trained: Trained) -> dict[str, An
     return None
 
 
-def _write(form: str, trained: Trained, out: Path, *, folder: Path, size: Size, store: Store) -> list[str]:
+def _write(form: str, trained: Trained, *, out: Path, folder: Path, size: Size, store: Store) -> list[str]:
     height, width = size
     if form == "onnx":
         from pipeline.trained.onnx import export_onnx

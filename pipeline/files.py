@@ -67,7 +67,7 @@ def create(path: Path, value: dict[str, Any]) -> bool:
     return True
 
 
-def withdraw(path: Path, name: str, value: str | None) -> bool:
+def withdraw(path: Path, name: str, *, value: str | None) -> bool:
     """Remove a small JSON file whose field `name` is `value` (None: that is empty); of several one is told True.
 
     The file is first renamed, which one process alone can do; one that came in its place meanwhile is put back.

@@ -219,8 +219,8 @@ def forecast(tables: dict[str, list[tuple[str, dict[str, Any]]]], data_root: Pat
             kind = _kind(row)
             if kind not in costs:
                 costs[kind] = step_cost(row)
-            line = _with(line, costs[kind], num_steps(row, data_root))
-            measuring = evaluation_flop(row, costs[kind].predictors, data_root)
+            line = _with(line, costs[kind], steps=num_steps(row, data_root))
+            measuring = evaluation_flop(row, costs[kind].predictors, data_root=data_root)
             line = replace(line, evaluation_flop=line.evaluation_flop + measuring)
         found.append(line)
     return found
@@ -239,7 +239,7 @@ def _kind(row: dict[str, Any]) -> str:
     )
 
 
-def _with(line: Forecast, cost: StepCost, steps: int) -> Forecast:
+def _with(line: Forecast, cost: StepCost, *, steps: int) -> Forecast:
     """Add a training to a line."""
     return replace(
         line,

@@ -71,7 +71,7 @@ def column_label(dataset: str, partition: str, *, whole: bool) -> str:
     return f"{fraction} ({count})" if count and whole else fraction
 
 
-def row_label(varied: list[str], row: dict[str, Any], parameters: dict[str, Any]) -> dict[str, str]:
+def row_label(varied: list[str], row: dict[str, Any], *, parameters: dict[str, Any]) -> dict[str, str]:
     """Return the label columns of a row: what the table varies, under the paper's headers."""
     keys = [key for key in varied if key != "dataset"]
     if set(COMPONENTS) <= set(keys):

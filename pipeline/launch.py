@@ -51,7 +51,7 @@ def read_plan(plan: subprocess.Popen[str], stage: str) -> list[str]:
     return [name.split(":")[-1] for name in [*json.loads(said), stage]]
 
 
-def launch(root: Path, scale: str, stage: str, *, waited_for: str) -> list[str]:
+def launch(root: Path, scale: str, *, stage: str, waited_for: str) -> list[str]:
     """Submit every missing cell of the stages that will run and whose data is there; return the submissions' ids.
 
     What was computed elsewhere and is recorded here is adopted before. Raises RuntimeError where the table's keys are
@@ -64,7 +64,7 @@ def launch(root: Path, scale: str, stage: str, *, waited_for: str) -> list[str]:
     store.share_with_group()
     data = data_state(data_root)  # before DVC is asked, so that what it finds up to date is this
     plan = start_plan(root, stage)
-    adopt(store, root, scale)
+    adopt(store, root, scale=scale)
     stale = read_plan(plan, stage)
     prefixes = ("warm_start@", "train@", "evaluate@", "reliability@")
     tables = dict.fromkeys(name.split("@")[1] for name in stale if name.startswith(prefixes))
@@ -111,16 +111,16 @@ def submit(
     common = _facts(store, root) | {"site": site, "data_root": str(data_root), "data": data or {}}
     common |= {"tables": _check_keys(rows, cells), "cluster": cluster() if site["executor"] == "slurm" else None}
     grown = memory_losses(store)
-    classes = _classes(site, ready, grown)
+    classes = _classes(site, ready, grown=grown)
     sizes = [sum(cell.kind in COUNTED for cell in members) for _, members in classes]
     for (parameters, members), workers in zip(classes, shares(site, sizes), strict=True):
         record = common | {"submission": uuid.uuid4().hex[:12], "parameters": parameters}
         record |= {"site": site | {"workers": workers}}
         record |= {"job_name": f"{JOB_PREFIX}{record['submission']}", "time": store.now(), "clock": time.time()}
         try:
-            if _send(store, record, members):
+            if _send(store, record, cells=members):
                 submissions.append(record["submission"])
-                _tell_growth(parameters, members, grown)
+                _tell_growth(parameters, members, grown=grown)
         except LaterError as error:
             later = error
         except RefusedError as error:
@@ -138,10 +138,10 @@ def _fail_refused(store: Store, refusals: list[tuple[RefusedError, list[Cell]]],
             raise error
         for cell in members:
             if store.state(cell.key) == "missing":  # not what was sent before the refusal
-                store.fail(cell.key, None, {"reason": str(error), "name": cell.name})
+                store.fail(cell.key, None, reason={"reason": str(error), "name": cell.name})
 
 
-def _tell_growth(parameters: dict[str, Any], members: list[Cell], grown: Counter[str]) -> None:
+def _tell_growth(parameters: dict[str, Any], members: list[Cell], *, grown: Counter[str]) -> None:
     """Say which cells are submitted with twice the memory."""
     for cell in members:
         if "mem_gb" in parameters and 0 < grown[cell.key] <= MAX_DOUBLINGS:
@@ -171,13 +171,15 @@ def _ready(store: Store, cells: list[Cell]) -> list[Cell]:
             continue
         before = {key: store.state(key) for key in cell.upstream if key not in ready}
         if ended := [key for key, state in before.items() if state in ("failed", "cancelled")]:
-            store.end_after(cell.key, ended[0], cell.name)
+            store.end_after(cell.key, ended[0], name=cell.name)
         elif all(state == "done" for state in before.values()):
             ready[cell.key] = cell
     return list(ready.values())
 
 
-def _classes(site: dict[str, Any], cells: list[Cell], grown: Counter[str]) -> list[tuple[dict[str, Any], list[Cell]]]:
+def _classes(
+    site: dict[str, Any], cells: list[Cell], *, grown: Counter[str]
+) -> list[tuple[dict[str, Any], list[Cell]]]:
     """Return the classes of resources with their cells. What goes with a training goes into its class.
 
     A worker runs the whole chain: in a class of their own, evaluations would wait on the cluster for their trainings.
@@ -208,7 +210,7 @@ def _facts(store: Store, root: Path) -> dict[str, Any]:
     }
 
 
-def _send(store: Store, record: dict[str, Any], cells: list[Cell]) -> bool:
+def _send(store: Store, record: dict[str, Any], *, cells: list[Cell]) -> bool:
     """Write the intent, claim, submit, write the job ids; return whether there was anything left to claim.
 
     What dies in between is found again by the job's name. Where the cluster takes a part of the workers, theirs are
@@ -225,7 +227,7 @@ def _send(store: Store, record: dict[str, Any], cells: list[Cell]) -> bool:
         if claimed:
             queue.send(num_workers(record["site"], [cell.kind for cell in claimed]))
     except BaseException:
-        _release_rest(store, record, claimed, num_jobs=len(queue.jobs))
+        _release_rest(store, record, claimed=claimed, num_jobs=len(queue.jobs))
         raise
     finally:
         if queue.jobs:
@@ -235,7 +237,7 @@ def _send(store: Store, record: dict[str, Any], cells: list[Cell]) -> bool:
     return bool(claimed)
 
 
-def _release_rest(store: Store, record: dict[str, Any], claimed: list[Cell], *, num_jobs: int) -> None:
+def _release_rest(store: Store, record: dict[str, Any], *, claimed: list[Cell], num_jobs: int) -> None:
     """Release the claimed cells that so few jobs will not come to."""
     keys, pack = {cell.key for cell in claimed}, record["site"]["pack"]
     if num_jobs:
@@ -273,7 +275,7 @@ def main(arguments: list[str]) -> int:
     The reason is printed, as where there is no network for weights; what a user cannot mend raises.
     """
     try:
-        launch(Path(arguments[0]), arguments[1], arguments[2], waited_for=arguments[3])
+        launch(Path(arguments[0]), arguments[1], stage=arguments[2], waited_for=arguments[3])
     except LaterError as error:
         print(f"{error}\n(what it took runs; the rest is tried again every {RETRY_S:.0f} s)")
         return LATER

@@ -52,11 +52,11 @@ def running(store: Store) -> list[dict[str, Any]]:
             continue
         cell, age_s = from_json(record), round(now - holder["time"])
         facts = {"cell": cell.name, "node": holder["host"], "job": holder["job"], "restarts": holder.get("restarts", 0)}
-        found.append(facts | {"s": age_s} | _progress(path.parent, cell, holder.get("clock", holder["time"])))
+        found.append(facts | {"s": age_s} | _progress(path.parent, cell, since=holder.get("clock", holder["time"])))
     return found
 
 
-def _progress(work: Path, cell: Cell, since: float) -> dict[str, Any]:
+def _progress(work: Path, cell: Cell, *, since: float) -> dict[str, Any]:
     """Return what the spool and the log of a cell say of its progress since `since`, by the clock of its host."""
     spool, log = work / "spool.jsonl", work / "log.txt"
     try:

@@ -105,7 +105,7 @@ def release_dead(store: Store) -> Dead:
     postponed = {key for key, holder in dead.holders if causes is None and not _is_local(holder)}
     for key, holder in dead.holders:
         if key not in postponed and store.lose(key, holder["token"]):
-            count_loss(store, key, holder, cause=(causes or {}).get(holder["job"], "unknown"))
+            count_loss(store, key, holder=holder, cause=(causes or {}).get(holder["job"], "unknown"))
     for key in dead.empty:
         store.lose(key, None)
         store.unclaim(key, None)
@@ -118,7 +118,7 @@ def release_dead(store: Store) -> Dead:
             key for key in keys if key not in postponed and store.holder(key) is None and store.unclaim(key, submission)
         ]
         if facts := unbegun.get(submission):
-            count_unbegun(store, let_go, facts)
+            count_unbegun(store, let_go, facts=facts)
     return replace(dead, postponed=frozenset(postponed))
 
 

@@ -13,7 +13,7 @@ MAX_LOST = 3
 """A cell whose worker died this often, without a word and without getting further, has failed."""
 
 
-def count_loss(store: Store, key: str, holder: dict[str, Any], *, cause: str) -> None:
+def count_loss(store: Store, key: str, *, holder: dict[str, Any], cause: str) -> None:
     """Log that a worker died without a word, and give up on a cell that goes nowhere between its deaths.
 
     What the cluster took away says nothing about the cell, nor does memory that can still be doubled.
@@ -21,7 +21,7 @@ def count_loss(store: Store, key: str, holder: dict[str, Any], *, cause: str) ->
     checkpoint = store.work(key) / "checkpoint.pt"
     reached = checkpoint.stat().st_mtime if checkpoint.exists() else None
     facts = {"host": holder["host"], "job": holder["job"], "checkpoint": reached, "memory": cause == "memory"}
-    store.log_execution(key, "lost", facts | {"cause": cause})
+    store.log_execution(key, "lost", facts=facts | {"cause": cause})
     losses: list[dict[str, Any]] = []
     for line in store.executions():
         if line["key"] == key and line["event"] in ("lost", "retry") and line.get("cause") != "cluster":
@@ -32,17 +32,17 @@ def count_loss(store: Store, key: str, holder: dict[str, Any], *, cause: str) ->
         reason = f"its worker died {MAX_LOST} times at the same step, the last as job {holder['job']}"
         log = str(store.work(key) / "log.txt")
         why = {"memory": "out of memory", "time": "out of time"}.get(cause, "killed for memory?")
-        store.fail(key, None, {"reason": f"{reason} on {holder['host']} ({why})", "log": log})
+        store.fail(key, None, reason={"reason": f"{reason} on {holder['host']} ({why})", "log": log})
 
 
-def count_unbegun(store: Store, keys: Sequence[str], facts: dict[str, Any]) -> None:
+def count_unbegun(store: Store, keys: Sequence[str], *, facts: dict[str, Any]) -> None:
     """Log that a submission ended before any of its jobs took a cell, and fail the cells to which that happens again
     and again, as where a line of the site's `setup` fails.
 
     `facts` are the submission, its first job, and why that ended: what the cluster took away says nothing about a cell.
     """
     for key in keys:
-        store.log_execution(key, "unbegun", facts | {"memory": facts["cause"] == "memory"})
+        store.log_execution(key, "unbegun", facts=facts | {"memory": facts["cause"] == "memory"})
     if facts["cause"] == "cluster":
         return
     times: Counter[str] = Counter()
@@ -56,7 +56,7 @@ def count_unbegun(store: Store, keys: Sequence[str], facts: dict[str, Any]) -> N
         if times[key] >= MAX_LOST and store.state(key) == "missing":
             last = f"the last as {facts['job']}: see {logs}/*_log.err"
             reason = f"its job ended {MAX_LOST} times before it began, {last}"
-            store.fail(key, None, {"reason": reason})
+            store.fail(key, None, reason={"reason": reason})
 
 
 def memory_losses(store: Store) -> Counter[str]:

@@ -28,7 +28,7 @@ _FORWARD_FLOP: dict[str, int] = {}
 """Operations of a forward pass by network and size: equal ones are counted once."""
 
 
-def evaluation_flop(row: dict[str, Any], num_predictors: int, data_root: Path | None = None) -> float:
+def evaluation_flop(row: dict[str, Any], num_predictors: int, *, data_root: Path | None = None) -> float:
     """Return the operations of all forward passes that measure a row, in training and after.
 
     Windows x images x predictors x evaluations, and the 16 images whose pseudo-labels are looked at each epoch. Sizes
@@ -41,7 +41,7 @@ def evaluation_flop(row: dict[str, Any], num_predictors: int, data_root: Path | 
     if num_images is None:
         raise ValueError(f"the lists of {dataset} are not there yet, and nobody published their sizes")
     size = image_size(row, data_root)
-    chosen, measured = (image_flop(row, block[mode] or block["mode"], size) for mode in ("select_mode", "mode"))
+    chosen, measured = (image_flop(row, block[mode] or block["mode"], image=size) for mode in ("select_mode", "mode"))
     first = training["warm_start_epochs"] if row["networks"] else 0  # without a network to warm there is no warm start
     epochs = range(first + 1, training["epochs"] + 1)
     evaluated = [epoch for epoch in epochs if epoch % training["evaluate_every_epochs"] == 0 or epoch == epochs[-1]]
@@ -57,20 +57,20 @@ def image_size(row: dict[str, Any], data_root: Path | None = None) -> tuple[int,
     if data_root is None or dataset in IMAGE_SIZES:
         return IMAGE_SIZES[dataset]
     first = read_ids(data_root / "partitions" / dataset / "val.txt")[:1]
-    height, width, _ = read_image(pairs(data_root / data["source"], data["layout"], first)[0].image).shape
+    height, width, _ = read_image(pairs(data_root / data["source"], data["layout"], ids=first)[0].image).shape
     return height, width
 
 
-def image_flop(row: dict[str, Any], mode: str, image: tuple[int, int]) -> float:
+def image_flop(row: dict[str, Any], mode: str, *, image: tuple[int, int]) -> float:
     """Return the operations of one network's prediction of one validation image (height, width) in a mode."""
     size, (height, width) = row["evaluation"]["size"], image
     evaluation = Evaluation(mode=mode, size=size)
     if mode != "whole":
-        return num_windows((height, width), evaluation) * _forward_flop(row, size, size)
-    return _forward_flop(row, height, width)
+        return num_windows((height, width), evaluation) * _forward_flop(row, size, width=size)
+    return _forward_flop(row, height, width=width)
 
 
-def _forward_flop(row: dict[str, Any], height: int, width: int) -> int:
+def _forward_flop(row: dict[str, Any], height: int, *, width: int) -> int:
     config, num_classes = replace(ModelConfig(**row["model"]), weights=None), row["data"]["num_classes"]
     kind = digest([row["model"], num_classes, height, width])
     if kind not in _FORWARD_FLOP:

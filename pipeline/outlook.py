@@ -32,9 +32,9 @@ ASSUMED = (
 )
 
 
-def show_plan(root: Path, store: Store, targets: list[str], *, tflops: float, as_json: bool) -> None:
+def show_plan(root: Path, store: Store, *, targets: list[str], tflops: float, as_json: bool) -> None:
     """Print the stale stages of a `dvc repro` of these targets, their cells by state, and the time that is ahead."""
-    lines = status.plan(root, store, targets)
+    lines = status.plan(root, store, targets=targets)
     if as_json:
         print(json.dumps(lines, indent=1))
         return
@@ -48,10 +48,10 @@ def show_plan(root: Path, store: Store, targets: list[str], *, tflops: float, as
     known = seconds > 0 or not unlike
     print(f"{len(lines)} stages; cells that nobody has submitted: {ahead if known else status.NONE_HAS_RUN}")
     if unlike:
-        _count_missing(root, store, unlike, tflops=tflops)
+        _count_missing(root, store, names=unlike, tflops=tflops)
 
 
-def _count_missing(root: Path, store: Store, names: set[str], *, tflops: float) -> None:
+def _count_missing(root: Path, store: Store, *, names: set[str], tflops: float) -> None:
     """Print the cost of those of the tables' missing trainings that have no like, counted on tensors without values."""
     scale, tables, past = status.current_scale(root), status.tables_of(root), Past(store)
     missing = {}
@@ -69,10 +69,10 @@ def _count_missing(root: Path, store: Store, names: set[str], *, tflops: float) 
         )
 
 
-def show_scale(root: Path, scale: str, tables: list[str], *, tflops: float, out: Path | None, as_json: bool) -> None:
+def show_scale(root: Path, scale: str, *, tables: list[str], tflops: float, out: Path | None, as_json: bool) -> None:
     """Print what the tables of a scale would cost, all without names; with `out`, write it there as Markdown."""
     params = load_params(root / "params.yaml")
-    params["scale"] = choose(scale, params["scales"], "--scale")
+    params["scale"] = choose(scale, params["scales"], where="--scale")
     wanted = tables or [table for table in all_tables(params) if table != "experiment"]
     rows = {table: resolve_table(params, table) for table in wanted}
     found = forecast({table: [(_training(row), row) for row in rows[table]] for table in wanted}, root / "data" / scale)

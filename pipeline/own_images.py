@@ -25,8 +25,8 @@ def check_own_images(data: dict[str, Any], folder: Path) -> None:
         return
     _tell_unmatched(data["layout"], folder)
     names = [name for name in (data["train"], data["val"]) if isinstance(name, str)]
-    ids = {identity for name in names for identity in list_ids(folder, data["layout"], name)}
-    refuse_faulty(pairs(folder, data["layout"], sorted(ids)), num_classes=data["num_classes"])
+    ids = {identity for name in names for identity in list_ids(folder, data["layout"], name=name)}
+    refuse_faulty(pairs(folder, data["layout"], ids=sorted(ids)), num_classes=data["num_classes"])
 
 
 def refuse_faulty(files: list[Pair], *, num_classes: int) -> None:
@@ -55,7 +55,7 @@ def _tell_unmatched(layout: str, folder: Path) -> None:
     """Say which files below `masks/` of a plain folder are not used: nobody would miss them."""
     if layout != "folder" or not (folder / "masks").is_dir():
         return
-    used = {pair.mask for pair in pairs(folder, "folder", list_ids(folder, "folder", "images"))}
+    used = {pair.mask for pair in pairs(folder, "folder", ids=list_ids(folder, "folder", name="images"))}
     left = sorted(str(path.relative_to(folder)) for path in files_below(folder / "masks") if path not in used)
     if left:
         shown = ", ".join(left[:3]) + (", …" if len(left) > 3 else "")

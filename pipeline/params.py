@@ -53,11 +53,11 @@ def load_params(path: Path) -> dict[str, Any]:
     for block in BLOCKS:
         if block not in params:
             raise ValueError(f"{path}: the block {block!r} is missing")
-    choose(params["scale"], params["scales"], f"{path}: scale")
+    choose(params["scale"], params["scales"], where=f"{path}: scale")
     return params
 
 
-def choose(value: Any, allowed: Any, where: str) -> Any:
+def choose(value: Any, allowed: Any, *, where: str) -> Any:
     """Return `value` if it is one of `allowed`, else raise ValueError naming value, place and what is allowed."""
     if isinstance(value, list | dict) or value not in allowed:
         raise ValueError(f"{where}: {value!r} is not known; allowed: {', '.join(map(str, allowed))}")
@@ -73,8 +73,8 @@ def resolve_table(params: dict[str, Any], table: str) -> list[dict[str, Any]]:
     if table == EXPERIMENT:
         row = _experiment_row(params)
         labels = ("method", "variant") if row.get("variant", DEFAULT) != DEFAULT else ()
-        return [_resolve(params, row, table, labels)]
-    spec = _spec(params, choose(table, params["tables"], "tables"))
+        return [_resolve(params, row, table=table, varied=labels)]
+    spec = _spec(params, choose(table, params["tables"], where="tables"))
     if empty := [key for key, value in spec.items() if value == []]:
         raise ValueError(f"tables.{table}: {', '.join(empty)}: []; allowed: a value, or a list of some")
     seeds = as_list(spec.get("seed", params["seeds"]))
@@ -88,7 +88,9 @@ def resolve_table(params: dict[str, Any], table: str) -> list[dict[str, Any]]:
     rows = []
     for index, partition, seed in product(range(num_rows), as_list(spec["partition"]), seeds):
         chosen = {key: values[index] for key, values in varied.items() if values[index] is not None}
-        rows.append(_resolve(params, fixed | chosen | {"partition": partition, "seed": seed}, table, varied))
+        rows.append(
+            _resolve(params, fixed | chosen | {"partition": partition, "seed": seed}, table=table, varied=varied)
+        )
     return rows
 
 
@@ -115,7 +117,7 @@ def all_tables(params: dict[str, Any]) -> list[str]:
     for name in params["tables"]:
         spec = _spec(params, name)
         is_here = spec.get("scale", params["scale"]) == params["scale"]
-        if choose(spec["dataset"], PARTITIONS, f"tables.{name}.dataset") in scale and is_here:
+        if choose(spec["dataset"], PARTITIONS, where=f"tables.{name}.dataset") in scale and is_here:
             tables.append(name)
     return [*tables, EXPERIMENT]
 
@@ -123,11 +125,11 @@ def all_tables(params: dict[str, Any]) -> list[str]:
 def _experiment_row(params: dict[str, Any]) -> dict[str, Any]:
     """Collect the top-level keys that are not `default`."""
     given = {key: value for key, value in params.items() if key not in BLOCKS}
-    method = choose(given["method"], params["methods"], "method")
+    method = choose(given["method"], params["methods"], where="method")
     own, known = (params["methods"][name]["parameters"] for name in (method, EXPERIMENT_METHOD))
     row = {key: value for key, value in given.items() if key in ROW_KEYS}
     for key in [key for key in given if key not in ROW_KEYS]:
-        choose(key, [*ROW_KEYS, "scale", *known], "params.yaml: unknown top-level key")
+        choose(key, [*ROW_KEYS, "scale", *known], where="params.yaml: unknown top-level key")
         if given[key] != DEFAULT:
             if key not in own:
                 raise ValueError(f"{key}={given[key]}: method {method!r} has no {key!r}; it has: {', '.join(own)}")
@@ -135,44 +137,46 @@ def _experiment_row(params: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _resolve(params: dict[str, Any], row: dict[str, Any], table: str, varied: Iterable[str]) -> dict[str, Any]:
+def _resolve(params: dict[str, Any], row: dict[str, Any], *, table: str, varied: Iterable[str]) -> dict[str, Any]:
     """Lay the four blocks over each other and describe the result. See the module docstring."""
     where = f"tables.{table}"
-    method = choose(row.get("method"), params["methods"], f"{where}.method")
+    method = choose(row.get("method"), params["methods"], where=f"{where}.method")
     scale = params["scales"][params["scale"]]
     datasets = [key for key in scale if key not in OF_THE_SCALE]
-    dataset = choose(row.get("dataset"), datasets, f"{where}.dataset")
-    partition = _partition(row["partition"], scale[dataset]["data"], dataset, where)
+    dataset = choose(row.get("dataset"), datasets, where=f"{where}.dataset")
+    partition = _partition(row["partition"], scale[dataset]["data"], dataset=dataset, where=where)
     block = params["methods"][method]
     merged: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     merged["parameters"] = copy.deepcopy(block["parameters"])
-    source = choose(scale[dataset]["data"]["source"], scale["sources"], f"{where}: data.source of {dataset}")
+    source = choose(scale[dataset]["data"]["source"], scale["sources"], where=f"{where}: data.source of {dataset}")
     for layer in ({"data": scale["sources"][source]}, scale["common"], scale[dataset]):
-        _lay(merged, {key: value for key, value in layer.items() if key != "methods"}, where, new=True)
+        _lay(merged, {key: value for key, value in layer.items() if key != "methods"}, where=where, new=True)
     variant = row.get("variant", "default")
     layers = [block.get("training") and {"training": block["training"]}]
     if variant != "default":
-        layers.append(block["variants"][choose(variant, block.get("variants", {}), f"{where}.variant of {method}")])
+        layers.append(
+            block["variants"][choose(variant, block.get("variants", {}), where=f"{where}.variant of {method}")]
+        )
     for place, layer in (("common", scale["common"]), (dataset, scale[dataset])):
         for name in layer.get("methods", {}):
-            choose(name, params["methods"], f"scales.{params['scale']}.{place}.methods")
+            choose(name, params["methods"], where=f"scales.{params['scale']}.{place}.methods")
     layers += [
         layer["methods"][method] for layer in (scale["common"], scale[dataset]) if method in layer.get("methods", {})
     ]
     of_scale = copy.deepcopy(merged)
     for layer in layers:
-        _lay(merged, layer or {}, where, new=False)
+        _lay(merged, layer or {}, where=where, new=False)
     _restore(merged, of_scale)
     for key, value in row.items():
         if key not in ROW_KEYS:
-            _set(merged, key, value, f"{where}: method {method!r}")
+            _set(merged, key, value=value, where=f"{where}: method {method!r}")
     _refuse_nonfinite(merged, where)
     described = {"dataset": dataset, "partition": partition, "method": method, "seed": _seed(row["seed"], where)}
     networks = {"networks": block["networks"], "representation": block["representation"]}
     return {
         "table": table,
         "scale": params["scale"],
-        "row": row_label(list(varied), {"method": method, "variant": variant} | row, merged["parameters"]),
+        "row": row_label(list(varied), {"method": method, "variant": variant} | row, parameters=merged["parameters"]),
         "column": column_label(dataset, partition, whole=merged["data"].get("absent") != "skip"),
         **described,
         **networks,
@@ -180,7 +184,7 @@ def _resolve(params: dict[str, Any], row: dict[str, Any], table: str, varied: It
     }
 
 
-def _partition(value: Any, data: dict[str, Any], dataset: str, where: str) -> str:
+def _partition(value: Any, data: dict[str, Any], *, dataset: str, where: str) -> str:
     """Return the name of a partition that the data set has: one of its `partitions`, else of the paper's."""
     own = [str(partition) for partition in data.get("partitions", ())]
     for partition in own if data["family"] == "seeded" else ():
@@ -200,10 +204,10 @@ def _seed(value: Any, where: str) -> int:
     return value
 
 
-def _lay(merged: dict[str, Any], layer: dict[str, Any], where: str, *, new: bool) -> None:
+def _lay(merged: dict[str, Any], layer: dict[str, Any], *, where: str, new: bool) -> None:
     """Lay one block over the others; only a scale may bring new keys."""
     for section, values in layer.items():
-        choose(section, SECTIONS, where)
+        choose(section, SECTIONS, where=where)
         for key, value in values.items():
             if not new and key not in merged[section]:
                 raise ValueError(f"{where}: {section}.{key} is not known; allowed: {', '.join(merged[section])}")
@@ -217,7 +221,7 @@ def _restore(merged: dict[str, Any], of_scale: dict[str, Any]) -> None:
             values[key] = of_scale[section][key]
 
 
-def _set(merged: dict[str, Any], key: str, value: Any, where: str) -> None:
+def _set(merged: dict[str, Any], key: str, *, value: Any, where: str) -> None:
     """Set the one section that has `key`: the method's own parameters first, then the schedule and the rest."""
     for section in ("parameters", "training", "evaluation", "model", "data"):
         if key in merged[section]:

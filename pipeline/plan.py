@@ -27,7 +27,7 @@ ABSENT = ("deleted", "not in cache")
 """What DVC says of outputs that are not there."""
 
 
-def stale_stages(root: Path, command: list[str] | None, fallback: str | None = None) -> dict[str, list[str]]:
+def stale_stages(root: Path, command: list[str] | None, *, fallback: str | None = None) -> dict[str, list[str]]:
     """Return the stages that the given `dvc` command line will run, in DVC's order, each with the reasons.
 
     `command` is the argv of `dvc repro` or `dvc exp run` (None: all stages); where it names no readable request, as
@@ -38,9 +38,9 @@ def stale_stages(root: Path, command: list[str] | None, fallback: str | None = N
     with Repo(str(root)) as repo:
         options = parse_command(command) if command is not None else None
         if command is not None and options is None and fallback is not None:
-            stages = _ordered(repo, [fallback], {})
+            stages = _ordered(repo, [fallback], options={})
         else:
-            stages = _ordered(repo, options.targets if options else [], vars(options) if options else {})
+            stages = _ordered(repo, options.targets if options else [], options=vars(options) if options else {})
         fetched = any(getattr(options, name, False) for name in ("allow_missing", "pull"))
         return _propagate(repo, stages, single=bool(options and options.single_item), fetched=fetched)
 
@@ -73,7 +73,7 @@ def dvc_command() -> tuple[list[str], str] | None:
     return None
 
 
-def _ordered(repo: Repo, targets: list[str], options: dict[str, Any]) -> list[Stage]:
+def _ordered(repo: Repo, targets: list[str], *, options: dict[str, Any]) -> list[Stage]:
     """Return the stages of the targets in DVC's order of execution."""
     from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 
@@ -129,7 +129,7 @@ def main(arguments: list[str]) -> int:
         fallback = given[0] if given else None
     if Path(folder).is_relative_to(root.resolve()):  # which may have a dvc.yaml of its own
         os.chdir(folder)
-    json.dump(stale_stages(root, command, fallback), sys.stdout)
+    json.dump(stale_stages(root, command, fallback=fallback), sys.stdout)
     sys.stdout.flush()
     os._exit(0)  # a third of a second: Python would take apart object by object what the graph is made of
 

@@ -49,7 +49,7 @@ def _git(root: Path, *arguments: str) -> bytes:
 
 
 def provenance(
-    cell: Cell, record: dict[str, Any], holder: dict[str, Any], *, ranks: int, started: float
+    cell: Cell, record: dict[str, Any], *, holder: dict[str, Any], ranks: int, started: float
 ) -> dict[str, Any]:
     """Return where a result comes from: code, stage, node, job, versions, restarts, times (seconds since the epoch).
 

@@ -12,13 +12,13 @@ from pipeline.files import write_json
 from pipeline.store import Store
 
 
-def link_weights(store: Store, cells: dict[str, Cell], folder: Path) -> None:
+def link_weights(store: Store, cells: dict[str, Cell], *, folder: Path) -> None:
     """Hard-link the cells' weights and curves into the stage's output folder, beside a manifest of results."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "manifest.json", {key: manifest_entry(store, key, folder) for key in sorted(cells)})
+    write_json(folder / "manifest.json", {key: manifest_entry(store, key, folder=folder) for key in sorted(cells)})
 
 
-def write_reliability(store: Store, cells: dict[str, Cell], path: Path) -> None:
+def write_reliability(store: Store, cells: dict[str, Cell], *, path: Path) -> None:
     """Write how far the networks of a table can be believed: of each cell what it is and what it counted."""
     records = []
     for key, cell in cells.items():
@@ -32,7 +32,7 @@ def write_reliability(store: Store, cells: dict[str, Cell], path: Path) -> None:
     write_json(path, records)
 
 
-def write_metrics(store: Store, root: Path, scale: str, table: str) -> None:
+def write_metrics(store: Store, root: Path, *, scale: str, table: str) -> None:
     """Write the measured rows of a table."""
     rows = [measured_row(store, row) for row in read_rows(root / "reports" / scale / "cells" / f"{table}.json")]
     write_json(root / "reports" / scale / "metrics" / f"{table}.json", rows)

@@ -97,7 +97,7 @@ def entries(root: Path) -> list[dict[str, Any]]:
     return found
 
 
-def find_cell(root: Path, store: Store, prefix: str) -> Cell:
+def find_cell(root: Path, store: Store, *, prefix: str) -> Cell:
     """Return the one cell whose key begins with `prefix`: of the current tables, else of the store, as older code has.
 
     A table of one row (`experiment`) stands for its training. Raises ValueError where there is none, or several.
@@ -118,7 +118,7 @@ def find_cell(root: Path, store: Store, prefix: str) -> Cell:
     return cells[matches[0]]
 
 
-def find_trained(root: Path, store: Store, name: str) -> Path:
+def find_trained(root: Path, store: Store, *, name: str) -> Path:
     """Return the folder of a trained cell.
 
     `name` is such a folder, a table of the current scale that has one row (`experiment`), or how the cell's key begins.
@@ -134,7 +134,7 @@ def find_trained(root: Path, store: Store, name: str) -> Path:
             raise ValueError(f"{name} has {len(trained)} trained cells; name one by its key:\n{keys}")
         [cell] = trained.values()
     else:
-        cell = find_cell(root, store, name)
+        cell = find_cell(root, store, prefix=name)
     if cell.kind != "train" or not store.is_done(cell.key):
         hint = f"; that of {cell.upstream[0][:12]}, perhaps" if cell.kind in ("evaluate", "reliability") else ""
         raise ValueError(f"{cell.name} is {store.state(cell.key)}; a train cell that is done has a network{hint}")
@@ -161,7 +161,7 @@ def counts(store: Store, rows: list[dict[str, Any]]) -> dict[str, int]:
     return {state: found[state] for state in STATES}
 
 
-def plan(root: Path, store: Store, targets: list[str]) -> list[dict[str, Any]]:
+def plan(root: Path, store: Store, *, targets: list[str]) -> list[dict[str, Any]]:
     """Return, for every stale stage of a `dvc repro` of these targets, why it is stale and where its cells stand.
 
     What its missing cells take that no stage before it has too: `worker_s` of one worker and `gpu_hours` at this site,
@@ -187,13 +187,13 @@ def plan(root: Path, store: Store, targets: list[str]) -> list[dict[str, Any]]:
             line |= {state: numbers[state] for state in STATES if numbers[state]}
             line["shared"] = len(cells.keys() & counted)
             new = [cell for key, cell in cells.items() if states[key] == "missing" and key not in counted]
-            line |= _ahead(past, site, new)
+            line |= _ahead(past, site, cells=new)
             counted |= cells.keys()
         lines.append(line)
     return lines
 
 
-def _ahead(past: Past, site: dict[str, Any], cells: list[Cell]) -> dict[str, Any]:
+def _ahead(past: Past, site: dict[str, Any], *, cells: list[Cell]) -> dict[str, Any]:
     """Return what these cells will take, and by what that is known."""
     known = [(cell, seconds) for cell in cells if (seconds := past.typical_s(cell)) is not None]
     gpu_s = sum(seconds * num_gpus(resources(site, cell)) for cell, seconds in known)

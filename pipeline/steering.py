@@ -22,9 +22,9 @@ from pipeline.store import Store
 from pipeline.waiting import live_needs
 
 
-def show_log(root: Path, store: Store, prefix: str, *, follow: bool) -> None:
+def show_log(root: Path, store: Store, *, prefix: str, follow: bool) -> None:
     """Print the log of a cell; with `follow` until the cell has ended. Raises ValueError where there is none."""
-    key, shown = find_cell(root, store, prefix).key, 0
+    key, shown = find_cell(root, store, prefix=prefix).key, 0
     while True:
         ended = store.state(key) in ("done", "failed", "cancelled")
         text = _log_text(store, key)
@@ -38,9 +38,9 @@ def show_log(root: Path, store: Store, prefix: str, *, follow: bool) -> None:
         time.sleep(1)
 
 
-def log_lines(root: Path, store: Store, prefix: str) -> dict[str, Any]:
+def log_lines(root: Path, store: Store, *, prefix: str) -> dict[str, Any]:
     """Return the log of a cell so far as lines, with its key and state."""
-    key = find_cell(root, store, prefix).key
+    key = find_cell(root, store, prefix=prefix).key
     return {"key": key, "state": store.state(key), "lines": (_log_text(store, key) or "").splitlines()}
 
 
@@ -53,9 +53,9 @@ def _log_text(store: Store, key: str) -> str | None:
     return None
 
 
-def explain(root: Path, store: Store, prefix: str) -> dict[str, Any]:
+def explain(root: Path, store: Store, *, prefix: str) -> dict[str, Any]:
     """Return all that is known of where a cell's result comes from."""
-    cell = find_cell(root, store, prefix)
+    cell = find_cell(root, store, prefix=prefix)
     result = read_json(store.done(cell.key) / "result.json") or {"state": store.state(cell.key)}
     log = [line for line in store.executions() if line["key"] == cell.key]
     facts: dict[str, Any] = {"cell": cell.name, "key": cell.key, "upstream": cell.upstream, "result": result}
@@ -67,7 +67,7 @@ def explain(root: Path, store: Store, prefix: str) -> dict[str, Any]:
     return facts
 
 
-def cancel(root: Path, store: Store, targets: Sequence[str]) -> str:
+def cancel(root: Path, store: Store, *, targets: Sequence[str]) -> str:
     """Cancel the cells of tables of the current scale, or single cells and what comes after them; say what happened.
 
     Cells that another live table needs are spared. Raises ValueError for a single cell that several live tables need.
@@ -80,14 +80,14 @@ def cancel(root: Path, store: Store, targets: Sequence[str]) -> str:
             found = [cell for row in tables[scale, target] for cell in cells_of(row)]
             ours.add((f"{scale}/{target}", frozenset(cell.key for cell in found)))
         else:
-            found = _with_later(find_cell(root, store, target), tables.values())
+            found = _with_later(find_cell(root, store, prefix=target), tables.values())
             users = [name for name, keys in live if found[0].key in keys]
             if len(users) > 1:
                 raise ValueError(f"{found[0].name} is spared: {', '.join(users)} need it; cancel these tables together")
             ours |= {need for need in live if found[0].key in need[1]}
         cells |= {cell.key: cell for cell in found}
     needed = {key for need in live if need not in ours for key in need[1]}
-    stopped = _stop(store, cells, needed)
+    stopped = _stop(store, cells, needed=needed)
     return f"{stopped} cells cancelled until `retry`, {len(cells.keys() & needed)} spared that another live table needs"
 
 
@@ -101,7 +101,7 @@ def _with_later(first: Cell, tables: Iterable[list[dict[str, Any]]]) -> list[Cel
     return found
 
 
-def _stop(store: Store, cells: dict[str, Cell], needed: set[str]) -> int:
+def _stop(store: Store, cells: dict[str, Cell], *, needed: set[str]) -> int:
     """Cancel what has not ended of these cells, and the waiting jobs of submissions that own none any more."""
     submissions, stopped = set(), 0
     for key in cells.keys() - needed:
@@ -118,7 +118,7 @@ def _stop(store: Store, cells: dict[str, Cell], needed: set[str]) -> int:
     return stopped
 
 
-def retry(root: Path, store: Store, target: str | None) -> str:
+def retry(root: Path, store: Store, *, target: str | None) -> str:
     """Forget failures and cancellings: all, or those of a table or a cell and of what ended with it.
 
     Raises ValueError where `target` is no table and begins the key of no cell that ended so, or of several.

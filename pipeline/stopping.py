@@ -31,7 +31,7 @@ class StoppedError(RuntimeError):
     """The engine saved its checkpoint at a step boundary and left, as it was asked to."""
 
 
-def or_cancelled(store: Store, key: str, stop: Stop) -> Callable[[], bool]:
+def or_cancelled(store: Store, key: str, *, stop: Stop) -> Callable[[], bool]:
     """Return a flag that is up where the worker is to leave or where the cell was cancelled; it looks now and then."""
     looked, cancelled = time.monotonic(), False
 

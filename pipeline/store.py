@@ -143,7 +143,7 @@ class Store:
 
     def unclaim(self, key: str, submission: str | None) -> bool:
         """Give up the claim of a submission on a cell, if it still has it; None: an empty one. Its checkpoint stays."""
-        return withdraw(self._claim(key), "submission", submission)
+        return withdraw(self._claim(key), "submission", value=submission)
 
     def retry(self, key: str) -> None:
         """Forget a failure or a cancelling, and the claim behind it; a worker that still holds the cell goes on."""
@@ -152,7 +152,7 @@ class Store:
             (self.root / state / f"{key}.json").unlink(missing_ok=True)
         if owner is not None and self.holder(key) is None:
             self.unclaim(key, owner)
-        self.log_execution(key, "retry", {})
+        self.log_execution(key, "retry", facts={})
 
     def hold(self, cell: dict[str, Any], holder: dict[str, Any]) -> str | None:
         """Take a claimed cell for one worker; return its token, or None where another worker has it."""
@@ -171,7 +171,7 @@ class Store:
             (work / RESERVE).write_bytes(bytes(RESERVE_BYTES))
             if resumed:
                 write_json(work / "restarts.json", {"count": restarts})
-            self.log_execution(key, "resume" if resumed else "start", holder | {"kind": cell["kind"]})
+            self.log_execution(key, "resume" if resumed else "start", facts=holder | {"kind": cell["kind"]})
         except OSError:  # the disk is full
             self.lose(key, token)
             raise
@@ -186,14 +186,14 @@ class Store:
 
         False where it holds it no longer, or another did so.
         """
-        return withdraw(self.work(key) / "holder.json", "token", token)
+        return withdraw(self.work(key) / "holder.json", "token", value=token)
 
     def drop(self, key: str, token: str) -> None:
         """Let go of a cell that was not finished; it goes on from its checkpoint elsewhere."""
         if not self.lose(key, token):
             raise TakenOverError(f"{key}: held by {self.holder(key)}, no longer by this worker")
 
-    def publish(self, key: str, token: str, result: dict[str, Any]) -> Path:
+    def publish(self, key: str, token: str, *, result: dict[str, Any]) -> Path:
         """Make a cell's work folder its immutable result.
 
         Raises TakenOverError where the worker lost the cell, UnloggedError where it is published but no line says so.
@@ -213,12 +213,12 @@ class Store:
             self._claim(key).unlink(missing_ok=True)
             for state in ("failed", "cancelled"):  # an evaluation ends all the same
                 (self.root / state / f"{key}.json").unlink(missing_ok=True)
-            self.log_execution(key, "done", {"state": result["state"]})
+            self.log_execution(key, "done", facts={"state": result["state"]})
         except OSError as error:
             raise UnloggedError(*error.args) from error
         return done
 
-    def adopt(self, cell: dict[str, Any], result: dict[str, Any], files: dict[str, Path]) -> bool:
+    def adopt(self, cell: dict[str, Any], result: dict[str, Any], *, files: dict[str, Path]) -> bool:
         """Publish a result that was computed elsewhere under the same key; False where it is here by now."""
         temporary = self.root / "done" / f".{cell['key']}.{uuid.uuid4().hex[:8]}"
         write_json(temporary / "cell.json", cell)
@@ -230,41 +230,41 @@ class Store:
         except OSError:
             shutil.rmtree(temporary)
             return False
-        self.log_execution(cell["key"], "adopted", {"kind": cell["kind"]})
+        self.log_execution(cell["key"], "adopted", facts={"kind": cell["kind"]})
         return True
 
     def make_room(self, key: str) -> None:
         """Give up the room that a cell under way keeps for saying why it failed."""
         (self.work(key) / RESERVE).unlink(missing_ok=True)
 
-    def fail(self, key: str, token: str | None, reason: dict[str, Any]) -> None:
+    def fail(self, key: str, token: str | None, *, reason: dict[str, Any]) -> None:
         """Record why a cell ended without a result. Its work folder stays for a look and for `retry`."""
         if token is not None:
             self._own(key, token)
         self.make_room(key)
-        self._end(key, "failed", reason)
+        self._end(key, "failed", reason=reason)
         if token is not None:
             self.lose(key, token)
 
     def cancel(self, key: str, reason: dict[str, Any]) -> None:
         """Stop a cell until `retry`. The worker that holds it saves within ten steps and lets go of it."""
-        self._end(key, "cancelled", reason)
+        self._end(key, "cancelled", reason=reason)
 
-    def end_after(self, key: str, before: str, name: str) -> None:
+    def end_after(self, key: str, before: str, *, name: str) -> None:
         """End a cell as the one before it has ended: failed or cancelled."""
         reason, facts = "the cell before it {}: " + before, {"name": name, "before": before}
         if self.state(before) == "failed":
-            self._end(key, "failed", facts | {"reason": reason.format("failed")})
+            self._end(key, "failed", reason=facts | {"reason": reason.format("failed")})
         else:
-            self._end(key, "cancelled", facts | {"reason": reason.format("was cancelled")})
+            self._end(key, "cancelled", reason=facts | {"reason": reason.format("was cancelled")})
 
-    def _end(self, key: str, state: str, reason: dict[str, Any]) -> None:
+    def _end(self, key: str, state: str, *, reason: dict[str, Any]) -> None:
         now = self.now()
         write_json(self.root / state / f"{key}.json", reason | {"time": now})
         self._claim(key).unlink(missing_ok=True)
-        self.log_execution(key, state, {"reason": reason.get("reason", ""), "time": now})
+        self.log_execution(key, state, facts={"reason": reason.get("reason", ""), "time": now})
 
-    def log_execution(self, key: str, event: str, facts: dict[str, Any]) -> None:
+    def log_execution(self, key: str, event: str, *, facts: dict[str, Any]) -> None:
         """Append one line to this host's part of the execution log. Raises OSError where the disk is full."""
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / f"executions.{socket.gethostname()}.jsonl"

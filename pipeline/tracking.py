@@ -114,7 +114,7 @@ class Ingester:
             cells = {key: run for key, run in self.runs.items() if run["kind"] != "table"}
             survey = self.cells.survey(key for key, run in cells.items() if run["status"] not in ENDED)
             for key, (status, results) in sorted(survey.items()):
-                self._bring_up(key, status, results)
+                self._bring_up(key, status, results=results)
             for table, status in self._tables().items():
                 with self.kept_apart(table):
                     parcel = Parcel(table, dict(self.runs[table]))
@@ -140,7 +140,7 @@ class Ingester:
         lock.truncate(0)
         lock.write(self.token)
 
-    def _bring_up(self, key: str, status: str, results: list[str]) -> None:
+    def _bring_up(self, key: str, status: str, *, results: list[str]) -> None:
         """Bring the run of one cell up to the store, if anything is new."""
         run, tables = self.runs.get(key), self.cells.tables(key)
         settled = run is not None and status in ENDED and run["status"] == status

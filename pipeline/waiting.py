@@ -20,7 +20,7 @@ STALE_S = 120.0
 class Waiting:
     """The mark of one driver that waits for a table, e.g. `embedded/table_7`, whose rows need the cells `keys`."""
 
-    def __init__(self, store: Store, table: str, keys: Iterable[str]) -> None:
+    def __init__(self, store: Store, table: str, *, keys: Iterable[str]) -> None:
         self.store, self.value = store, {"table": table, "keys": sorted(keys)}
         self.path = store.root / "waiting" / f"{uuid.uuid4().hex}.json"
         self.next_beat = 0.0

@@ -64,7 +64,7 @@ class Worker:
         else:
             record = read_submission(store, self.submission)
             follow(
-                lambda cell, work: compute(from_json(cell), store, record, work=work, stop=stop),
+                lambda cell, work: compute(from_json(cell), store, record=record, work=work, stop=stop),
                 stopped=StoppedError,
                 work=store.work,
             )
@@ -88,17 +88,17 @@ def run_submission(store: Store, submission: str, *, limit: int | None, stop: St
     holder |= {"cluster": record.get("cluster")}
     on_slurm = record["site"]["executor"] == "slurm"
     if on_slurm:
-        _drop_own(store, cells, holder)
+        _drop_own(store, cells, me=holder)
     with contextlib.nullcontext() if on_slurm else pulse(store.submissions / submission):
-        return _run_ready(store, cells, record, holder, limit=limit, stop=stop)
+        return _run_ready(store, cells, record=record, holder=holder, limit=limit, stop=stop)
 
 
 def _run_ready(
     store: Store,
     cells: list[Cell],
+    *,
     record: dict[str, Any],
     holder: dict[str, Any],
-    *,
     limit: int | None,
     stop: Stop,
 ) -> int:
@@ -109,10 +109,10 @@ def _run_ready(
         if exhausted:
             cells = [cell for cell in cells if cell.kind in ("evaluate", "reliability")]
         began = time.monotonic()
-        taken, waiting = take(store, cells, holder)
+        taken, waiting = take(store, cells, holder=holder)
         if taken is not None:
             begun, pause_s = begun + (taken[0].kind in COUNTED), POLL_S
-            published += run_cell(store, taken, record, stop=stop)
+            published += run_cell(store, taken, record=record, stop=stop)
         elif exhausted or not waiting or not Path(record["data_root"]).exists():
             break  # also where the workspace is gone: others have the cells before those that wait
         else:
@@ -147,7 +147,7 @@ def job_id(record: dict[str, Any]) -> str:
     return os.environ["SLURM_JOB_ID"]
 
 
-def take(store: Store, cells: list[Cell], holder: dict[str, Any]) -> tuple[tuple[Cell, str] | None, bool]:
+def take(store: Store, cells: list[Cell], *, holder: dict[str, Any]) -> tuple[tuple[Cell, str] | None, bool]:
     """Hold the first cell that is ready; also tell whether it is worth waiting for others.
 
     Cells that have ended are removed from `cells`: nobody asks the file system for them again.
@@ -162,7 +162,7 @@ def take(store: Store, cells: list[Cell], holder: dict[str, Any]) -> tuple[tuple
         upstream = [store.state(key) for key in cell.upstream]
         broken = [key for key, state in zip(cell.upstream, upstream, strict=True) if state in ("failed", "cancelled")]
         if broken:
-            store.end_after(cell.key, broken[0], cell.name)
+            store.end_after(cell.key, broken[0], name=cell.name)
         elif all(state == "done" for state in upstream):
             token = store.hold(cell.to_json(), holder | origin())
             if token is not None:
@@ -174,7 +174,7 @@ def take(store: Store, cells: list[Cell], holder: dict[str, Any]) -> tuple[tuple
     return taken, waiting or taken is not None
 
 
-def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, stop: Stop) -> bool:
+def run_cell(store: Store, taken: tuple[Cell, str], *, record: dict[str, Any], stop: Stop) -> bool:
     """Compute one held cell and publish it; on a crash record why. Return whether it was published."""
     cell, token = taken
     work, started, spent_s = store.work(cell.key), time.time(), time.process_time()
@@ -185,11 +185,11 @@ def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, s
             _check_data(cell, record)
             (work / LAST_WORDS).unlink(missing_ok=True)
             announce(cell.to_json())
-            result = compute(cell, store, record, work=work, stop=or_cancelled(store, cell.key, stop))
+            result = compute(cell, store, record=record, work=work, stop=or_cancelled(store, cell.key, stop=stop))
         _check_data(cell, record)
-        result["provenance"] = provenance(cell, record, holder, ranks=team_size(), started=started)
+        result["provenance"] = provenance(cell, record, holder=holder, ranks=team_size(), started=started)
         result["provenance"]["cpu_s"] = round(time.process_time() - spent_s, 2)  # of this process alone
-        store.publish(cell.key, token, result)
+        store.publish(cell.key, token, result=result)
     except StoppedError:
         if changed_data(cell.values, record):
             _forget_training(work)
@@ -211,7 +211,7 @@ def run_cell(store: Store, taken: tuple[Cell, str], record: dict[str, Any], *, s
         elif (cause := explain(error, work)) is not None:
             if isinstance(cause, DataChangedError) or changed_data(cell.values, record):
                 _forget_training(work)
-            _record_crash(store, cell, token, cause)
+            _record_crash(store, cell, token=token, error=cause)
         else:  # the cell stays held: whoever finds the job gone asks SLURM why
             print(f"{cell.name}: another rank is gone ({error})", flush=True)
         if team_size() > 1:
@@ -234,7 +234,7 @@ def _forget_training(work: Path) -> None:
         (work / name).unlink(missing_ok=True)
 
 
-def _record_crash(store: Store, cell: Cell, token: str, error: Exception) -> None:
+def _record_crash(store: Store, cell: Cell, *, token: str, error: Exception) -> None:
     """Write down why a cell crashed, on a full disk too: the room that the cell kept is given up for it."""
     log = store.work(cell.key) / "log.txt"
     report, said = map(in_utf8, ("".join(traceback.format_exception(error)), str(error)))
@@ -244,11 +244,11 @@ def _record_crash(store: Store, cell: Cell, token: str, error: Exception) -> Non
         file.write(report)
     reason = {"reason": f"{type(error).__name__}: {said}", "name": cell.name, "log": str(log)}
     with contextlib.suppress(TakenOverError):
-        store.fail(cell.key, token, reason)
+        store.fail(cell.key, token, reason=reason)
 
 
 def compute(
-    cell: Cell, store: Store, record: dict[str, Any], *, work: Path, stop: Callable[[], bool]
+    cell: Cell, store: Store, *, record: dict[str, Any], work: Path, stop: Callable[[], bool]
 ) -> dict[str, Any]:
     """Run the science of a cell in a work folder and return its result; every rank of a team calls it."""
     if cell.kind == "sleep":  # what the launching benchmarks submit: a cell that costs nothing but time
@@ -273,7 +273,7 @@ def compute(
         raise StoppedError(f"{cell.name}: stopped at a step boundary") from None
 
 
-def _drop_own(store: Store, cells: list[Cell], me: dict[str, Any]) -> None:
+def _drop_own(store: Store, cells: list[Cell], *, me: dict[str, Any]) -> None:
     """Let go of what an earlier life of this job held: it was requeued, and goes on from the checkpoint."""
     for cell in cells:
         holder = store.holder(cell.key)

@@ -19,14 +19,14 @@ def main(scale: str, table: str) -> int:
     read = (folder / "shown.json", folder / "metrics" / f"{table}.json", *map(Path, READ))
     try:
         with steady(*read):
-            write(folder, scale, table)
+            write(folder, scale, table=table)
     except ValueError as error:
         print(f"tables@{table}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def write(folder: Path, scale: str, table: str) -> None:
+def write(folder: Path, scale: str, *, table: str) -> None:
     """Write the table's files into the scale's folder of reports. Raises ValueError where what is read is torn."""
     shown = read_shown(folder)
     rows = read_rows(folder / "metrics" / f"{table}.json")

@@ -5,4 +5,4 @@ import sys
 from pipeline.attach import run_stage
 
 if __name__ == "__main__":
-    sys.exit(run_stage("warm_start", sys.argv[1], sys.argv[2]))
+    sys.exit(run_stage("warm_start", sys.argv[1], table=sys.argv[2]))

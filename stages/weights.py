@@ -14,7 +14,7 @@ def main(scale: str) -> int:
     """Put them into torch's cache (TORCH_HOME) and print where."""
     try:
         scales = load_params(Path("params.yaml"))["scales"]
-        found = prepare_weights(models_of(scales[choose(scale, scales, "scale")]))
+        found = prepare_weights(models_of(scales[choose(scale, scales, where="scale")]))
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -28,6 +28,8 @@ ARROWS = {
     "trained": {"trained", "reporting", "evaluation", "training", "models", "data", "files", "store", "labels"},
 }
 """What each folder of the package may import of the package."""
+DICTATED = {"__exit__", "__torch_dispatch__", "forward", "predict"}
+"""Functions whose positional arguments are chosen by who calls them: Python, PyTorch, MLflow."""
 
 
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -72,6 +74,13 @@ def test_a_function_has_few_arguments_and_all_are_annotated(path: Path) -> None:
         assert len(every) <= limit, f"{node.name} has {len(every)} arguments"
         assert all(argument.annotation for argument in every), f"{node.name}: an argument without annotation"
         assert node.returns is not None, f"{node.name}: no annotation of what it returns"
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=name)
+def test_a_third_argument_is_given_by_its_name(path: Path) -> None:
+    for node in functions(path):
+        positional = [argument for argument in node.args.args if argument.arg not in ("self", "cls")]
+        assert len(positional) <= 2 or node.name in DICTATED, f"{node.name}: keyword-only past the second"
 
 
 def test_functions_are_small_on_the_whole() -> None:

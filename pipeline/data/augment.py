@@ -92,7 +92,7 @@ class Placed:
         return rows.pad, rows.pad + rows.size, columns.pad, columns.pad + columns.size
 
 
-def draw_views(augmentation: Augmentation, num: int, generator: np.random.Generator) -> list[View]:
+def draw_views(augmentation: Augmentation, num: int, *, generator: np.random.Generator) -> list[View]:
     """Draw `num` views. Every view takes the same count of random numbers, so batch sizes do not shift them."""
     low, high = augmentation.scale_min, augmentation.scale_max
     middle = min(max(1.0, low), high) if augmentation.scale_law == "two_sided" else high
@@ -103,13 +103,17 @@ def draw_views(augmentation: Augmentation, num: int, generator: np.random.Genera
     return [View(float(size), bool(turn), float(y), float(x)) for size, turn, y, x in rows]
 
 
-def place(view: View, size: tuple[int, int], crop: int) -> Placed:
+def place(view: View, size: tuple[int, int], *, crop: int) -> Placed:
     """Return what a view keeps of an image of `size` (height, width), each resized to floor(size · scale)."""
     height, width = size
-    return Placed(_window(height, view.scale, view.top, crop), _window(width, view.scale, view.left, crop), view.flip)
+    return Placed(
+        _window(height, view.scale, share=view.top, crop=crop),
+        _window(width, view.scale, share=view.left, crop=crop),
+        view.flip,
+    )
 
 
-def fill_image(image: Tensor, placed: Placed, out: Tensor) -> None:
+def fill_image(image: Tensor, placed: Placed, *, out: Tensor) -> None:
     """Write a view of `image` (H, W, 3) uint8 into the box of `out` (crop, crop, 3)."""
     rows, columns = placed.rows, placed.columns
     patch = image[rows.start : rows.start + rows.length, columns.start : columns.start + columns.length]
@@ -122,7 +126,7 @@ def fill_image(image: Tensor, placed: Placed, out: Tensor) -> None:
     out[top:bottom, left:right] = (kept.flip(2) if placed.flip else kept).permute(1, 2, 0)
 
 
-def fill_mask(mask: np.ndarray, placed: Placed, out: np.ndarray) -> None:
+def fill_mask(mask: np.ndarray, placed: Placed, *, out: np.ndarray) -> None:
     """Write a view of `mask` (H, W) uint8 into the box of `out` (crop, crop): pixel i is source floor(i · in/out)."""
     across = _nearest(placed.columns)
     top, bottom, left, right = placed.box
@@ -130,7 +134,7 @@ def fill_mask(mask: np.ndarray, placed: Placed, out: np.ndarray) -> None:
     out[top:bottom, left:right] = kept
 
 
-def _window(source: int, scale: float, share: float, crop: int) -> Window:
+def _window(source: int, scale: float, *, share: float, crop: int) -> Window:
     scaled = max(1, int(source * scale))
     if scaled <= crop:
         return Window(0, source, 0, scaled, (crop - scaled) // 2, source, scaled)

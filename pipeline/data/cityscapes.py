@@ -36,7 +36,7 @@ def make(out: Path, archives: Path) -> None:
         archive = fetch(remote, archives) if os.environ.get("DATA_MIRROR") else _fetch_with_account(remote, archives)
         extract(archive, out, wanted=_wanted)
     for split, expected in COUNTS.items():
-        num = len(list_ids(out, "cityscapes", split))
+        num = len(list_ids(out, "cityscapes", name=split))
         if num != expected:
             raise ValueError(f"Cityscapes has {num} images in leftImg8bit/{split}; it must have {expected}")
     with ThreadPoolExecutor() as pool:

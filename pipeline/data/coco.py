@@ -43,7 +43,7 @@ def make(out: Path, archives: Path) -> None:
     shutil.rmtree(scratch)
 
 
-def paint(size: tuple[int, int], annotations: Iterable[dict[str, Any]], class_of: dict[int, int]) -> np.ndarray:
+def paint(size: tuple[int, int], annotations: Iterable[dict[str, Any]], *, class_of: dict[int, int]) -> np.ndarray:
     """Return the class ids (H, W) uint8 of one image of `size` (height, width)."""
     canvas = np.zeros(size, dtype=np.uint8)
     for annotation in sorted(annotations, key=lambda one: (not one["iscrowd"], -one["area"])):
@@ -80,7 +80,7 @@ def _write_masks(instances: dict[str, Any], out: Path) -> list[str]:
         name, size = image["file_name"], (image["height"], image["width"])
         try:
             _check_size(out / "JPEGImages" / name, size)
-            mask = paint(size, of_image[image["id"]], class_of)
+            mask = paint(size, of_image[image["id"]], class_of=class_of)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"COCO image {name}: {error}") from None
         write_mask(out / "SegmentationClassAug" / f"{Path(name).stem}.png", mask)

@@ -30,25 +30,25 @@ def generate(name: str, root: Path, *, seed: int, num_fine: int, num_coarse: int
 
     Raises ValueError for an unknown name or a count out of range, FileExistsError if `root` holds anything.
     """
-    writers: dict[str, Callable[[Path, int, dict[int, int]], None]] = {"shapes": _shapes, "streets": _streets}
+    writers: dict[str, Callable[..., None]] = {"shapes": _shapes, "streets": _streets}
     if name not in writers:
         raise ValueError(f"embedded data set {name!r}: allowed are {', '.join(writers)}")
     counts = {FINE: num_fine, COARSE: num_coarse, VAL: num_val}
-    _check(name, seed, counts)
+    _check(name, seed, counts=counts)
     root = Path(root)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise FileExistsError(f"{root} is not an empty folder: remove it to generate {name} there")
     root.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
     try:
-        writers[name](partial, seed, counts)
+        writers[name](partial, seed, counts=counts)
         partial.chmod(0o755)  # mkdtemp's folders are private, data sets are shared
         partial.replace(root)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _check(name: str, seed: int, counts: dict[int, int]) -> None:
+def _check(name: str, seed: int, *, counts: dict[int, int]) -> None:
     if seed < 0:
         raise ValueError(f"seed = {seed} of {name}: allowed are 0 and above")
     for split, word in ((FINE, "num_fine"), (VAL, "num_val")):
@@ -60,7 +60,7 @@ def _check(name: str, seed: int, counts: dict[int, int]) -> None:
         raise ValueError(f"num_coarse = {counts[COARSE]} of streets: allowed is 0, all its masks are fine")
 
 
-def _shapes(root: Path, seed: int, counts: dict[int, int]) -> None:
+def _shapes(root: Path, seed: int, *, counts: dict[int, int]) -> None:
     for folder in ("JPEGImages", "SegmentationClass", "SegmentationClassAug", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
     ids: dict[int, list[str]] = {}
@@ -79,7 +79,7 @@ def _shapes(root: Path, seed: int, counts: dict[int, int]) -> None:
         (root / "ImageSets" / "Segmentation" / f"{stem}.txt").write_text(lines)
 
 
-def _streets(root: Path, seed: int, counts: dict[int, int]) -> None:
+def _streets(root: Path, seed: int, *, counts: dict[int, int]) -> None:
     for split, word, cities in ((FINE, "train", TRAIN_CITIES), (VAL, "val", VAL_CITIES)):
         for city in cities:
             (root / "leftImg8bit" / word / city).mkdir(parents=True)

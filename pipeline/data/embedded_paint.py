@@ -29,26 +29,26 @@ class Paint:
     angle: tuple[float, float] = (0.0, np.pi)
 
 
-def cover(random: np.random.Generator, style: Paint, image: np.ndarray, where: np.ndarray) -> None:
+def cover(random: np.random.Generator, style: Paint, *, image: np.ndarray, where: np.ndarray) -> None:
     """Paint one style over the pixels `where` (H, W) of `image`, in place; only their bounding box is drawn."""
     rows, columns = np.flatnonzero(where.any(axis=1)), np.flatnonzero(where.any(axis=0))
     if not rows.size:
         return
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     inside = where[box]
-    image[box][inside] = paint(random, style, inside.shape)[inside]
+    image[box][inside] = paint(random, style, size=inside.shape)[inside]
 
 
-def paint(random: np.random.Generator, style: Paint, size: tuple[int, int]) -> np.ndarray:
+def paint(random: np.random.Generator, style: Paint, *, size: tuple[int, int]) -> np.ndarray:
     """Fill a whole image (H, W, 3) with one style: two tones of one colour in a pattern, under a soft light."""
     hue = (style.hue + random.uniform(-style.hue_jitter, style.hue_jitter)) % 1.0
-    colour = hsv_to_rgb(hue, random.uniform(*style.saturation), random.uniform(*style.value))
-    light = pattern(random, style, size)
+    colour = hsv_to_rgb(hue, random.uniform(*style.saturation), value=random.uniform(*style.value))
+    light = pattern(random, style, size=size)
     second = colour * style.second if style.second <= 1 else colour + (1 - colour) * (style.second - 1)
     return np.where(light[..., None], colour, second) * _shading(random, size)[..., None]
 
 
-def pattern(random: np.random.Generator, style: Paint, size: tuple[int, int]) -> np.ndarray:
+def pattern(random: np.random.Generator, style: Paint, *, size: tuple[int, int]) -> np.ndarray:
     """Return where a style's pattern is light (H, W)."""
     period, angle = random.uniform(*style.period), random.uniform(*style.angle)
     shift = random.uniform(0, period, 2)
@@ -64,11 +64,11 @@ def pattern(random: np.random.Generator, style: Paint, size: tuple[int, int]) ->
     if style.texture == "dots":
         return (along - 0.5) ** 2 + (across - 0.5) ** 2 > 0.33**2
     if style.texture == "blotches":
-        return smooth_noise(random, size, period) > 0
+        return smooth_noise(random, size, period=period) > 0
     raise ValueError(f"texture {style.texture!r} of a paint: allowed are {', '.join(TEXTURES)}")
 
 
-def outline(random: np.random.Generator, size: tuple[int, int], radius: float) -> np.ndarray:
+def outline(random: np.random.Generator, size: tuple[int, int], *, radius: float) -> np.ndarray:
     """Return a filled random outline (H, W): ellipse, triangle, rectangle, star or blob, centred in the image."""
     height, width = size
     y, x = grid(size)
@@ -112,7 +112,7 @@ def photographs() -> tuple[Image.Image, Image.Image]:
     return Image.fromarray(china), Image.fromarray(flower)
 
 
-def smooth_noise(random: np.random.Generator, size: tuple[int, int], period: float) -> np.ndarray:
+def smooth_noise(random: np.random.Generator, size: tuple[int, int], *, period: float) -> np.ndarray:
     """Return smooth noise (H, W) with zero mean that varies over about `period` pixels."""
     height, width = size
     cells = (int(width / period * 1.6) + 2, int(height / period * 1.6) + 2)
@@ -120,14 +120,14 @@ def smooth_noise(random: np.random.Generator, size: tuple[int, int], period: flo
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def finish(random: np.random.Generator, image: np.ndarray, noise: float) -> np.ndarray:
+def finish(random: np.random.Generator, image: np.ndarray, *, noise: float) -> np.ndarray:
     """Add what a camera adds, a colour cast and pixel noise (standard deviation in 0–255), and quantise to uint8."""
     cast = random.uniform(0.88, 1.12, 3)
     noisy = image * cast * 255 + random.normal(0, noise, image.shape)
     return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
 
 
-def hsv_to_rgb(hue: float, saturation: float, value: float) -> np.ndarray:
+def hsv_to_rgb(hue: float, saturation: float, *, value: float) -> np.ndarray:
     """Convert one colour, all 0–1, to RGB (3,)."""
     shift = np.abs((hue + np.array([0.0, 2 / 3, 1 / 3])) % 1.0 * 6 - 3) - 1
     return value * (1 - saturation + saturation * np.clip(shift, 0, 1))

@@ -39,11 +39,11 @@ def scene(random: np.random.Generator, *, coarse: bool) -> tuple[np.ndarray, np.
     classes = [0]
     for _ in range(random.integers(NUM_SHAPES[0], NUM_SHAPES[1] + 1)):
         style = int(random.integers(len(STYLES)))
-        inside = outline(random, SIZE, random.uniform(*RADIUS_PX))
-        cover(random, STYLES[style], image, inside)
+        inside = outline(random, SIZE, radius=random.uniform(*RADIUS_PX))
+        cover(random, STYLES[style], image=image, where=inside)
         objects[inside] = len(classes)
         classes.append(style + 1)
-    pixels = finish(random, image, NOISE)
+    pixels = finish(random, image, noise=NOISE)
     if coarse:
         objects = coarsen(random, objects)
     mask = np.array(classes, dtype=np.uint8)[objects]
@@ -66,7 +66,7 @@ def coarsen(random: np.random.Generator, objects: np.ndarray) -> np.ndarray:
     seen = np.where(sizes[objects] >= DROPPED_BELOW_PX, objects, 0)
     height, width = objects.shape
     y, x = np.mgrid[:height, :width]
-    down, right = (WOBBLE_PX * smooth_noise(random, SIZE, WOBBLE_PERIOD_PX) for _ in range(2))
+    down, right = (WOBBLE_PX * smooth_noise(random, SIZE, period=WOBBLE_PERIOD_PX) for _ in range(2))
     y = np.clip(np.rint(y + down), 0, height - 1).astype(np.int64)
     x = np.clip(np.rint(x + right), 0, width - 1).astype(np.int64)
     wobbly = seen[y, x]

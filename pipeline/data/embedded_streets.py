@@ -64,10 +64,10 @@ class _Canvas:
         self.y, self.x = grid(SIZE)
 
     def fill(self, name: str, where: np.ndarray) -> None:
-        cover(self.random, STYLES[name], self.image, where)
+        cover(self.random, STYLES[name], image=self.image, where=where)
         self.mask[where] = CLASSES.index(name)
 
-    def box(self, left: float, right: float, top: float, bottom: float) -> np.ndarray:
+    def box(self, left: float, right: float, *, top: float, bottom: float) -> np.ndarray:
         return (self.x >= left) & (self.x < right) & (self.y >= top) & (self.y < bottom)
 
 
@@ -82,7 +82,7 @@ def scene(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     _standing(canvas, horizon)
     canvas.mask[-3:] = IGNORED  # the bonnet of the recording car, ignored in the original too
     canvas.image[-3:] *= 0.3
-    return finish(random, canvas.image, NOISE), canvas.mask
+    return finish(random, canvas.image, noise=NOISE), canvas.mask
 
 
 def _skyline(canvas: _Canvas, horizon: float) -> None:
@@ -91,12 +91,12 @@ def _skyline(canvas: _Canvas, horizon: float) -> None:
         right = left + _width(random)
         name = random.choice(["building", "vegetation", "sky"], p=[0.5, 0.35, 0.15])
         top = horizon - random.uniform(0.3, 0.95) * horizon
-        ragged = 3 * smooth_noise(random, SIZE, 8) if name == "vegetation" else 0.0
+        ragged = 3 * smooth_noise(random, SIZE, period=8) if name == "vegetation" else 0.0
         if name != "sky":
-            canvas.fill(name, canvas.box(left, right, 0, horizon + 2) & (canvas.y > top + ragged))
+            canvas.fill(name, canvas.box(left, right, top=0, bottom=horizon + 2) & (canvas.y > top + ragged))
         if random.random() < 0.45:
             low = random.choice(["wall", "fence"])
-            canvas.fill(low, canvas.box(left, right, horizon - random.uniform(7, 13), horizon + 2))
+            canvas.fill(low, canvas.box(left, right, top=horizon - random.uniform(7, 13), bottom=horizon + 2))
         left = right
 
 
@@ -120,10 +120,10 @@ def _poles(canvas: _Canvas, horizon: float) -> None:
     random = canvas.random
     for _ in range(random.integers(1, 4)):
         left, top = random.uniform(0, SIZE[1] - 4), random.uniform(6, 0.6 * horizon)
-        canvas.fill("pole", canvas.box(left, left + 3, top, horizon + random.uniform(4, 14)))
+        canvas.fill("pole", canvas.box(left, left + 3, top=top, bottom=horizon + random.uniform(4, 14)))
         middle = left + 1.5
         if random.random() < 0.5:
-            canvas.fill("light", canvas.box(middle - 3.5, middle + 3.5, top - 2, top + 11))
+            canvas.fill("light", canvas.box(middle - 3.5, middle + 3.5, top=top - 2, bottom=top + 11))
         elif random.random() < 0.7:
             canvas.fill("sign", np.hypot(canvas.x - middle, canvas.y - top) < random.uniform(4, 6))
 

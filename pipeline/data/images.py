@@ -67,11 +67,11 @@ def read_mask(path: Path, num_classes: int) -> np.ndarray:
             f"mask {path} has grey values of 2 or 4 bits, which may be ids or shares of white; allowed are 8"
         )
     ids = np.array(mask)  # converts nothing: a palette image gives its indices
-    refuse_unlisted(ids, num_classes, path)
+    refuse_unlisted(ids, num_classes, path=path)
     return ids.astype(np.uint8)
 
 
-def refuse_unlisted(ids: np.ndarray, num_classes: int, path: Path) -> None:
+def refuse_unlisted(ids: np.ndarray, num_classes: int, *, path: Path) -> None:
     """Raise unless every id is a class or 255."""
     if not 2 <= num_classes <= IGNORED:
         raise ValueError(f"num_classes is {num_classes}; allowed are 2 to {IGNORED}")

@@ -28,12 +28,12 @@ class Pair:
     mask: Path | None
 
 
-def pairs(root: Path, layout: str, ids: Iterable[str]) -> list[Pair]:
+def pairs(root: Path, layout: str, *, ids: Iterable[str]) -> list[Pair]:
     """Return the files of each id, in order, without touching them."""
-    return [_pair(Path(root), _known(layout), identity) for identity in ids]
+    return [_pair(Path(root), _known(layout), identity=identity) for identity in ids]
 
 
-def list_ids(root: Path, layout: str, name: str) -> list[str]:
+def list_ids(root: Path, layout: str, *, name: str) -> list[str]:
     """Return the ids of the list `name`, refusing an empty list and duplicate ids."""
     root = Path(root)
     if not root.is_dir():
@@ -97,7 +97,7 @@ def _known(layout: str) -> str:
     return layout
 
 
-def _pair(root: Path, layout: str, identity: str) -> Pair:
+def _pair(root: Path, layout: str, *, identity: str) -> Pair:
     if PurePosixPath(identity).is_absolute() or ".." in PurePosixPath(identity).parts:
         raise ValueError(f"id {identity!r} leads out of the data folder {root}")
     if layout == "voc":
@@ -130,7 +130,7 @@ def _folder_ids(root: Path, *, masked: bool) -> list[str]:
                 " a space at the beginning or the end"
             )
     unique([PurePosixPath(identity).with_suffix("").as_posix() for identity in found], f"{top} (without suffix)")
-    ids = sorted(pair.id for pair in pairs(root, "folder", found) if pair.mask is not None or not masked)
+    ids = sorted(pair.id for pair in pairs(root, "folder", ids=found) if pair.mask is not None or not masked)
     if not ids:
         raise ValueError(f"folder {root} holds no images{' with a mask in masks/' if masked else ' in images/'}")
     return ids

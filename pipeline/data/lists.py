@@ -154,8 +154,8 @@ def published_ids(family: str, dataset: str, *, partition: str, folder: Path) ->
     None in place of the unlabelled ones: all other training images. Raises ValueError where the family has no such
     partition, and where a list is not the published one; the file is removed then, to be fetched again.
     """
-    names, expected = _names(family, dataset, partition)
-    files = [fetch(remote, folder) for remote in _remotes(family, dataset, names)]
+    names, expected = _names(family, dataset, partition=partition)
+    files = [fetch(remote, folder) for remote in _remotes(family, dataset, names=names)]
     if family == "u2pl":  # verified by their bytes
         labelled, unlabelled = (read_ids(file) for file in files)
         return labelled, unlabelled
@@ -177,16 +177,16 @@ def ids_digest(ids: list[str]) -> str:
     return hashlib.sha256("".join(f"{identity}\n" for identity in ids).encode()).hexdigest()
 
 
-def is_published(family: str, dataset: str, partition: str) -> bool:
+def is_published(family: str, dataset: str, *, partition: str) -> bool:
     """Return whether a partition is a family's; where `full` is none of its lists, it is simply all masks."""
     return family != "seeded" and (partition != "full" or (dataset, partition) in _partitions(family))
 
 
-def published_identity(family: str, dataset: str, partition: str) -> list[str]:
+def published_identity(family: str, dataset: str, *, partition: str) -> list[str]:
     """Return what stands for the lists of a partition before anything is downloaded: their checksums."""
-    names, _ = _names(family, dataset, partition)
+    names, _ = _names(family, dataset, partition=partition)
     if family == "u2pl":
-        return [remote.checksum for remote in _remotes(family, dataset, names)]
+        return [remote.checksum for remote in _remotes(family, dataset, names=names)]
     listed = LABELLED_ONLY[family][dataset, partition]
     return [listed.sha256]
 
@@ -198,7 +198,7 @@ def _partitions(family: str) -> list[tuple[str, str]]:
     return list(U2PL_FOLDERS if family == "u2pl" else LABELLED_ONLY[family])
 
 
-def _names(family: str, dataset: str, partition: str) -> tuple[list[str], int]:
+def _names(family: str, dataset: str, *, partition: str) -> tuple[list[str], int]:
     """Return where a family keeps a partition's lists, and how many labelled images there are."""
     if (dataset, partition) not in _partitions(family):
         known = [part for role, part in _partitions(family) if role == dataset]
@@ -210,7 +210,7 @@ def _names(family: str, dataset: str, partition: str) -> tuple[list[str], int]:
     return [listed.url], listed.count
 
 
-def _remotes(family: str, dataset: str, names: list[str]) -> list[Remote]:
+def _remotes(family: str, dataset: str, *, names: list[str]) -> list[Remote]:
     """Return what is fetched. A family's lists of two data sets may have one name, so each has a folder of its own."""
     if family == "u2pl":
         return [Remote(f"splits/{name}", (f"{U2PL_URL}/{name}",), f"sha256:{U2PL_SHA256[name]}") for name in names]

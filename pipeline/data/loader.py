@@ -128,20 +128,20 @@ class Batches:
         samples, masks = self.samples[stream == UNLABELLED_VIEWS], stream == LABELLED_VIEWS
         generator = np.random.default_rng([self.loading.seed, stream, step])
         mine = self._mine(len(indices))
-        views = draw_views(self.augmentation, len(indices), generator)[mine]
+        views = draw_views(self.augmentation, len(indices), generator=generator)[mine]
         shape = (len(views), self.augmentation.crop, self.augmentation.crop)
         image = torch.zeros((*shape, 3), dtype=torch.uint8)
         mask = np.full(shape, self.augmentation.pad_label, dtype=np.uint8) if masks else None
         boxes = []
         for row, (index, view) in enumerate(zip(indices[mine], views, strict=True)):
             pixels, ids = samples[index]
-            placed = place(view, pixels.shape[:2], self.augmentation.crop)
-            fill_image(torch.from_numpy(pixels), placed, image[row])
+            placed = place(view, pixels.shape[:2], crop=self.augmentation.crop)
+            fill_image(torch.from_numpy(pixels), placed, out=image[row])
             boxes.append(placed.box)
             if mask is not None:
                 if ids is None:
                     raise ValueError(f"labelled image {samples.pairs[index].image} has no mask")
-                fill_mask(ids, placed, mask[row])
+                fill_mask(ids, placed, out=mask[row])
         padded = any(box != (0, shape[1], 0, shape[2]) for box in boxes)
         box = torch.tensor(boxes).view(-1, 4)
         return HostViews(image, None if mask is None else torch.from_numpy(mask), box, padded)

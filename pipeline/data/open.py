@@ -17,12 +17,12 @@ DECODING_THREADS = 4
 """Threads that decode ahead of a GPU; on a CPU the training thread decodes itself. Changes no result."""
 
 
-def open_batches(values: dict[str, Any], data_root: Path, device: str, *, rank: int = 0, ranks: int = 1) -> Batches:
+def open_batches(values: dict[str, Any], data_root: Path, *, device: str, rank: int = 0, ranks: int = 1) -> Batches:
     """Return the batches of a `warm_start` or `train` cell. `data_root` holds the sources and `partitions/`."""
     data, training = values["data"], values["training"]
     lists = data_root / "partitions" / values["dataset"] / values["partition"]
     root, num_classes = data_root / data["source"], data["num_classes"]
-    labelled, unlabelled = (pairs(root, data["layout"], ids) for ids in read_partition(lists))
+    labelled, unlabelled = (pairs(root, data["layout"], ids=ids) for ids in read_partition(lists))
     augmentation = Augmentation(**{key: training[key] for key in AUGMENTATION_KEYS})
     loading = Loading(
         labelled=training["labelled_batch"],
@@ -48,4 +48,4 @@ def open_validation(values: dict[str, Any], data_root: Path) -> Samples:
     """Return the validation images with their masks."""
     data = values["data"]
     ids = read_ids(data_root / "partitions" / values["dataset"] / "val.txt")
-    return Samples(pairs(data_root / data["source"], data["layout"], ids), num_classes=data["num_classes"])
+    return Samples(pairs(data_root / data["source"], data["layout"], ids=ids), num_classes=data["num_classes"])

@@ -79,12 +79,12 @@ class Order:
 
 
 @lru_cache(maxsize=16)
-def _shuffled(seed: int, stream: int, epoch: int, num: int) -> np.ndarray:
+def _shuffled(seed: int, stream: int, *, epoch: int, num: int) -> np.ndarray:
     return np.random.default_rng([seed, stream, epoch]).permutation(num)
 
 
 @lru_cache(maxsize=4)
-def _oversampled(seed: int, num: int, wanted: int) -> np.ndarray:
+def _oversampled(seed: int, num: int, *, wanted: int) -> np.ndarray:
     """Repeat a list of `num` until it is long enough and draw `wanted` of it without replacement."""
     repeated = np.tile(np.arange(num), -(-wanted // num))
     return np.random.default_rng([seed, POOL]).permutation(repeated)[:wanted]

@@ -67,17 +67,17 @@ CODE = ("layout.py", "lists.py", "partition.py")
 """The files that decide which images a partition has."""
 
 
-def input_key(data: Mapping[str, Any], dataset: str, partition: str) -> str:
+def input_key(data: Mapping[str, Any], dataset: str, *, partition: str) -> str:
     """Return the sha256 that stands for a partition's images and lists, known before anything is downloaded.
 
     It covers the `data` block, the partition, the checksums of archives and lists, and the code that writes them.
     """
     family = _rules(data).family
-    published = is_published(family, dataset, partition)
+    published = is_published(family, dataset, partition=partition)
     identity = {
         "data": {key: value for key, value in data.items() if key != "path"},  # content counts, not its place
         "partition": partition,
-        "lists": published_identity(family, dataset, partition) if published else None,
+        "lists": published_identity(family, dataset, partition=partition) if published else None,
         "source": source_identity(data),
         "code": [hashlib.sha256(Path(__file__).with_name(name).read_bytes()).hexdigest() for name in CODE],
     }
@@ -132,15 +132,15 @@ def _rules(data: Mapping[str, Any]) -> Rules:
 
 def _write(data: Mapping[str, Any], dataset: str, *, source: Path, out: Path) -> None:
     rules, layout = _rules(data), data["layout"]
-    lists = _lists(rules, source, layout)
-    _require(pairs(source, layout, lists.train), masks=False, what=f"training images of {dataset}")
-    _require(pairs(source, layout, lists.val), masks=True, what=f"validation images of {dataset}")
+    lists = _lists(rules, source, layout=layout)
+    _require(pairs(source, layout, ids=lists.train), masks=False, what=f"training images of {dataset}")
+    _require(pairs(source, layout, ids=lists.val), masks=True, what=f"validation images of {dataset}")
     _write_ids(out / "val.txt", lists.val)
     chosen: dict[str, tuple[list[str], list[str]]] = {}
     for partition in map(str, data.get("partitions", PARTITIONS)):
         labelled, unlabelled = chosen[partition] = _choose(rules, lists, dataset=dataset, partition=partition)
         check_partition(labelled, unlabelled, val=lists.val, name=f"{dataset}/{partition}")
-        _require(pairs(source, layout, labelled), masks=True, what=f"labelled images of {dataset}/{partition}")
+        _require(pairs(source, layout, ids=labelled), masks=True, what=f"labelled images of {dataset}/{partition}")
         (out / partition).mkdir()
         _write_ids(out / partition / "labelled.txt", labelled)
         _write_ids(out / partition / "unlabelled.txt", unlabelled)
@@ -149,10 +149,10 @@ def _write(data: Mapping[str, Any], dataset: str, *, source: Path, out: Path) ->
     (out / "summary.json").write_text(json.dumps(summary | facts, indent=2) + "\n")
 
 
-def _lists(rules: Rules, source: Path, layout: str) -> Lists:
-    train, fine, pool = (list_ids(source, layout, name) for name in (rules.train, rules.fine, rules.labelled_from))
+def _lists(rules: Rules, source: Path, *, layout: str) -> Lists:
+    train, fine, pool = (list_ids(source, layout, name=name) for name in (rules.train, rules.fine, rules.labelled_from))
     if isinstance(rules.val, str):
-        val = list_ids(source, layout, rules.val)
+        val = list_ids(source, layout, name=rules.val)
     else:
         val = sorted(_shuffled(pool, f"val {rules.partition_seed}")[: max(1, int(rules.val * len(pool)))])
     if layout == "folder" or not isinstance(rules.val, str):  # the lists hold all images, those of val too
@@ -168,13 +168,13 @@ def _lists(rules: Rules, source: Path, layout: str) -> Lists:
 
 def _choose(rules: Rules, lists: Lists, *, dataset: str, partition: str) -> tuple[list[str], list[str]]:
     """Return the labelled and unlabelled ids of one partition."""
-    if is_published(rules.family, dataset, partition):
+    if is_published(rules.family, dataset, partition=partition):
         with tempfile.TemporaryDirectory() as folder:
             labelled, others = published_ids(rules.family, dataset, partition=partition, folder=Path(folder))
-        labelled = _present(labelled, lists.train, rules, f"{dataset}/{partition}")
+        labelled = _present(labelled, lists.train, rules=rules, name=f"{dataset}/{partition}")
         if others is None:
             return labelled, sorted(set(lists.train) - set(labelled))
-        return labelled, _present(others, lists.train, rules, f"{dataset}/{partition}")
+        return labelled, _present(others, lists.train, rules=rules, name=f"{dataset}/{partition}")
     salt = f"{rules.partition_seed} {partition}" if rules.order == "independent" else f"{rules.partition_seed}"
     order = _shuffled(lists.pool, salt)
     if rules.order == "fine_first":
@@ -189,7 +189,7 @@ def _shuffled(ids: list[str], salt: str) -> list[str]:
     return sorted(ids, key=lambda identity: hashlib.sha256(f"{salt} {identity}".encode()).digest())
 
 
-def _present(ids: list[str], train: list[str], rules: Rules, name: str) -> list[str]:
+def _present(ids: list[str], train: list[str], *, rules: Rules, name: str) -> list[str]:
     known = set(train)
     absent = [identity for identity in ids if identity not in known]
     if absent and rules.absent == "refuse":

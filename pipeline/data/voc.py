@@ -39,11 +39,11 @@ def make(out: Path, archives: Path) -> None:
     masks = out / "SegmentationClassAug"
     masks.mkdir()
     for identity in [*train, *val]:
-        _check_mask(out, identity, read_mask(out / "SegmentationClass" / f"{identity}.png", NUM_CLASSES))
+        _check_mask(out, identity, mask=read_mask(out / "SegmentationClass" / f"{identity}.png", NUM_CLASSES))
         shutil.copyfile(out / "SegmentationClass" / f"{identity}.png", masks / f"{identity}.png")
     for identity in added:
         mask = read_sbd_mask(scratch / "cls" / f"{identity}.mat")
-        _check_mask(out, identity, mask)
+        _check_mask(out, identity, mask=mask)
         write_mask(masks / f"{identity}.png", mask)
     shutil.rmtree(scratch)
 
@@ -57,7 +57,7 @@ def read_sbd_mask(path: Path) -> np.ndarray:
         ids = np.asarray(loadmat(path)["GTcls"]["Segmentation"][0, 0])
     except (MatReadError, zlib.error, OSError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as an SBD mask: {error}") from error
-    refuse_unlisted(ids, NUM_CLASSES, path)
+    refuse_unlisted(ids, NUM_CLASSES, path=path)
     return ids.astype(np.uint8)
 
 
@@ -76,7 +76,7 @@ def _check_counts(counts: dict[str, int]) -> None:
         raise ValueError(f"VOC with SBD has {counts} images in its lists; it must have {COUNTS}")
 
 
-def _check_mask(out: Path, identity: str, mask: np.ndarray) -> None:
+def _check_mask(out: Path, identity: str, *, mask: np.ndarray) -> None:
     path = out / "JPEGImages" / f"{identity}.jpg"
     with Image.open(path) as image:
         width, height = image.size

@@ -26,8 +26,8 @@ def evaluate_cell(values: dict[str, Any], *, data_root: Path, trained: Path) -> 
     samples, began = open_validation(values, data_root), time.monotonic()
     metrics: dict[str, dict[str, dict[str, Summary]]] = {name: {} for name in snapshots["last"]}
     for epoch in EPOCHS:
-        networks = {name: restore(values, state, device) for name, state in snapshots[epoch].items()}
-        for name, summary in measure(networks, samples, values, device=device).items():
+        networks = {name: restore(values, state, device=device) for name, state in snapshots[epoch].items()}
+        for name, summary in measure(networks, samples, values=values, device=device).items():
             metrics[name][epoch] = summary
     return {"state": "done", "metrics": metrics, "evaluate_s": round(time.monotonic() - began, 2)}
 
@@ -35,8 +35,8 @@ def evaluate_cell(values: dict[str, Any], *, data_root: Path, trained: Path) -> 
 def measure(
     networks: Mapping[str, SegNet],
     samples: Samples,
-    values: dict[str, Any],
     *,
+    values: dict[str, Any],
     device: str,
     selecting: bool = False,
 ) -> dict[str, dict[str, Summary]]:
@@ -50,7 +50,7 @@ def measure(
         return evaluate(networks, samples, evaluation=evaluation, device=device, batch_images=block["batch_images"])
 
 
-def restore(values: dict[str, Any], state: dict[str, torch.Tensor], device: str) -> SegNet:
+def restore(values: dict[str, Any], state: dict[str, torch.Tensor], *, device: str) -> SegNet:
     """Build a cell's network and give it saved weights."""
     config = ModelConfig(**(values["model"] | {"weights": None}))
     network = build_network(config, num_classes=values["data"]["num_classes"], representation=values["representation"])

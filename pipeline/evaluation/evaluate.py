@@ -39,7 +39,7 @@ def evaluate(
     padding = {name: ConfusionMatrix(samples.num_classes, device) for name in networks}
     normalise = Normalise(device)
     with evaluating(networks):
-        for frames in batches(samples, evaluation, batch_images):
+        for frames in batches(samples, evaluation, batch=batch_images):
             images, inside = frame_tensors(frames, normalise)
             label = normalise.moved(torch.from_numpy(np.stack([frame.mask for frame in frames]))).long()
             for name, network in networks.items():

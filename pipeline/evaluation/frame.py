@@ -29,11 +29,11 @@ class Frame:
         return self.box != (0, self.mask.shape[0], 0, self.mask.shape[1])
 
 
-def batches(samples: Samples, evaluation: Evaluation, batch: int) -> Iterator[list[Frame]]:
+def batches(samples: Samples, evaluation: Evaluation, *, batch: int) -> Iterator[list[Frame]]:
     """Yield every frame of this rank's share of `samples` once, together with others of its size."""
     waiting: dict[tuple[int, ...], list[Frame]] = {}
     for index in range(*rank_share(len(samples))):
-        frame = framed(samples, index, evaluation)
+        frame = framed(samples, index, evaluation=evaluation)
         size = frame.mask.shape
         waiting.setdefault(size, []).append(frame)
         if len(waiting[size]) >= max(1, batch // num_windows(size, evaluation)):
@@ -48,7 +48,7 @@ def rank_share(num: int) -> tuple[int, int, int]:
     return 0, num, 1
 
 
-def framed(samples: Samples, index: int, evaluation: Evaluation) -> Frame:
+def framed(samples: Samples, index: int, *, evaluation: Evaluation) -> Frame:
     """Return one image and its mask, cropped and padded at the centre if the mode is `centre`."""
     image, mask = samples[index]
     if mask is None:

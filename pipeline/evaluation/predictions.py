@@ -26,7 +26,7 @@ def save_predictions(
     normalise = Normalise(device)
     with evaluating({"": network}):
         for index in range(*rank_share(len(samples))):
-            frame = framed(samples, index, evaluation)
+            frame = framed(samples, index, evaluation=evaluation)
             images, _ = frame_tensors([frame], normalise)
             prediction = predict(network, images, evaluation=evaluation, batch=1)[0].to(torch.uint8).cpu().numpy()
             top, bottom, left, right = frame.box

@@ -92,10 +92,10 @@ def reliability_cell(values: dict[str, Any], *, data_root: Path, trained: Path) 
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     states = torch.load(trained / "weights.pt", map_location=device, weights_only=True)["best"]
-    network, began = restore(values, list(states.values())[-1], device), time.monotonic()
+    network, began = restore(values, list(states.values())[-1], device=device), time.monotonic()
     found = {"unlabelled": open_unlabelled(values, data_root), "val": open_validation(values, data_root)}
     sets = {
-        name: figures(count(network, samples, values, device=device), share=values["unreliable_share"])
+        name: figures(count(network, samples, values=values, device=device), share=values["unreliable_share"])
         | {"num_images": len(samples)}
         for name, samples in found.items()
         if len(samples) > 0
@@ -108,20 +108,20 @@ def open_unlabelled(values: dict[str, Any], data_root: Path) -> Samples:
     """Return the training images without labels in this partition that do have a mask; perhaps none."""
     data = values["data"]
     _, ids = read_partition(data_root / "partitions" / values["dataset"] / values["partition"])
-    found = pairs(data_root / data["source"], data["layout"], ids)
+    found = pairs(data_root / data["source"], data["layout"], ids=ids)
     masked = [pair for pair in found if pair.mask is not None and pair.mask.exists()]
     return Samples(masked, num_classes=data["num_classes"], cache_bytes=0)  # each is read once
 
 
 @torch.inference_mode()
-def count(network: SegNet, samples: Samples, values: dict[str, Any], *, device: torch.device | str) -> Counts:
+def count(network: SegNet, samples: Samples, *, values: dict[str, Any], device: torch.device | str) -> Counts:
     """Run a network over images as the cell's `evaluation` block says and count."""
     block = values["evaluation"]
     evaluation = Evaluation(mode=block["mode"], size=block["size"])
     counts, normalise = Counts(samples.num_classes, device), Normalise(device)
     is_half = block["precision"] == "bfloat16"
     with evaluating({"": network}), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=is_half):
-        for frames in batches(samples, evaluation, block["batch_images"]):
+        for frames in batches(samples, evaluation, batch=block["batch_images"]):
             images, _ = frame_tensors(frames, normalise)
             label = normalise.moved(torch.stack([torch.from_numpy(frame.mask) for frame in frames])).long()
             logits = predict_logits(network, images, evaluation=evaluation, batch=block["batch_images"])

@@ -104,7 +104,7 @@ class Method(method.Method):
         partner = torch.randperm(len(images), device=images.device)
         inside = beta_boxes(images, hyper.mix_beta)
         pasted = Weak(*(values[partner] for values in source_labels))
-        return paste(inside, source[partner], images), labels.paste(inside, pasted)
+        return paste(inside, source[partner], background=images), labels.paste(inside, pasted)
 
     def inject(self, batch: Batch, images: Tensor, *, labels: Weak, sure: Tensor) -> tuple[Tensor, Weak]:
         """Paste into each image, with probability 1 - `sure`, a box of a random labelled image."""
@@ -113,7 +113,7 @@ class Method(method.Method):
         inside = beta_boxes(images, self.hyper.injection_beta) & happens[:, None, None]
         mask = self.sample(batch.mask[donor], labels.labels.shape[-2:])
         known = Weak(mask, torch.ones_like(labels.confidence))
-        return paste(inside, batch.labelled[donor], images), labels.paste(inside, known)
+        return paste(inside, batch.labelled[donor], background=images), labels.paste(inside, known)
 
     def begin(self) -> None:
         """Start the teacher as the warm-started student."""
@@ -135,4 +135,4 @@ def beta_boxes(images: Tensor, beta: list[float]) -> Tensor:
     # A Beta variable is one Gamma's share of two; torch's own Beta has no kernel for fake tensors.
     drawn = Gamma(concentrations, torch.ones_like(concentrations), validate_args=False).sample()
     side = (1 - drawn[0] / drawn.sum(dim=0)).sqrt()  # (B, 1), of the image's
-    return rectangles((side * height).round().long(), (side * width).round().long(), (height, width))
+    return rectangles((side * height).round().long(), (side * width).round().long(), size=(height, width))

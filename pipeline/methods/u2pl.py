@@ -72,11 +72,11 @@ class Parameters(ContrastParameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require("entropy_source", self.entropy_source in ("first", "second"), "first or second")
-        self.require("mix", self.mix in MIXES, " or ".join(MIXES))
-        self.require("teacher_start", self.teacher_start in ("copy", "released"), "copy or released")
-        self.require("padding", self.padding in ("ignored", "learnt"), "ignored or learnt")
-        self.require("alpha0", 0 <= self.alpha0 < 1, "at least 0 and below 1")
+        self.require("entropy_source", self.entropy_source in ("first", "second"), allowed="first or second")
+        self.require("mix", self.mix in MIXES, allowed=" or ".join(MIXES))
+        self.require("teacher_start", self.teacher_start in ("copy", "released"), allowed="copy or released")
+        self.require("padding", self.padding in ("ignored", "learnt"), allowed="ignored or learnt")
+        self.require("alpha0", 0 <= self.alpha0 < 1, allowed="at least 0 and below 1")
         check_weight("weight", self.weight)
         check_probability("mix_probability", self.mix_probability)
         check_teacher(self.decay, self.buffers)
@@ -120,12 +120,12 @@ class Method(method.Method):
         else:
             # Image by image: the whole batch at full size would be the largest thing of the step outside the networks.
             entropies = torch.cat([entropy(self.resize(one, size)) for one in second.logits[num:].split(1)])
-        found = reliability(entropies, labels != IGNORED, share)
+        found = reliability(entropies, labels != IGNORED, share=share)
         self.threshold = found.threshold
         self.reliable_share = found.reliable.sum() / above_zero((labels != IGNORED).sum())
         losses = {
             "supervised": self.setting.supervised(output.take(slice(num)), batch.mask),
-            "unsupervised": self.hyper.weight * self.unsupervised(output.logits[num:], labels, found),
+            "unsupervised": self.hyper.weight * self.unsupervised(output.logits[num:], labels, found=found),
         }
         if self.contrast is not None and second is not None:
             contrastive = self.contrastive(output, second, labels=(batch.mask, labels), found=found)
@@ -138,7 +138,7 @@ class Method(method.Method):
         needed = filters or self.contrast is not None or self.hyper.buffers == "own"
         return self.teacher.observe(images) if needed else None
 
-    def unsupervised(self, logits: Tensor, labels: Tensor, found: Reliability) -> Tensor:
+    def unsupervised(self, logits: Tensor, labels: Tensor, *, found: Reliability) -> Tensor:
         """Return the cross-entropy over reliable pixels over their share of the valid ones (Eqs. 3 and 8).
 
         As released: the mean over reliable pixels is divided once more by their share, 1.25 at α_t = 20 %.

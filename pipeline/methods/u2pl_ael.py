@@ -77,9 +77,9 @@ class Parameters(ContrastParameters, AdaptiveParameters):
     def __post_init__(self) -> None:
         ContrastParameters.__post_init__(self)
         AdaptiveParameters.__post_init__(self)
-        self.require("alpha0", 0 <= self.alpha0 < 1, "at least 0 and below 1")
-        self.require("entropy_drop", self.entropy_drop in ("high", "low", "none"), "high, low or none")
-        self.require("contrast_start_epoch", self.contrast_start_epoch >= 0, "0 and above")
+        self.require("alpha0", 0 <= self.alpha0 < 1, allowed="at least 0 and below 1")
+        self.require("entropy_drop", self.entropy_drop in ("high", "low", "none"), allowed="high, low or none")
+        self.require("contrast_start_epoch", self.contrast_start_epoch >= 0, allowed="0 and above")
 
     def check_classes(self, num_classes: int) -> None:
         """Check what either half asks of the number of classes."""
@@ -112,7 +112,7 @@ class Method(AdaptiveMethod):
         student, teacher = represent(step.labelled, step.mixed), represent(teacher_labelled, teacher_mixed)
         grid, logits = student.shape[-2:], step.teacher_mixed
         true, valid, learnt = (self.sample(values, grid) for values in (step.mask, step.valid, step.reliable))
-        found = reliability(entropy(logits), valid, self.share(progress, dynamic=self.hyper.contrast_dpa))
+        found = reliability(entropy(logits), valid, share=self.share(progress, dynamic=self.hyper.contrast_dpa))
         anchorable = (found.reliable if self.hyper.anchors == "reliable" else found.lowest) & learnt
         negatable = {"unreliable": found.unreliable, "reliable": found.lowest, "all": valid}[self.hyper.negatives]
         pixels = Pixels(
@@ -126,7 +126,7 @@ class Method(AdaptiveMethod):
 
     def reliable(self, target: Tensor, valid: Tensor, *, progress: Progress) -> Tensor:
         """Return which pixels (B, h, w) of mixed images may be learnt: the valid ones that entropy leaves."""
-        found = reliability(entropy(target), valid, self.share(progress, dynamic=self.hyper.dpa))
+        found = reliability(entropy(target), valid, share=self.share(progress, dynamic=self.hyper.dpa))
         return {"high": found.reliable, "low": valid & ~found.lowest, "none": valid}[self.hyper.entropy_drop]
 
     def share(self, progress: Progress, *, dynamic: bool) -> float:

@@ -132,4 +132,4 @@ class Method(method.Method):
         hyper = self.hyper
         view = unimatch_view(images)
         inside = aspect_boxes(images, area=hyper.box_area, aspect=hyper.box_aspect, probability=hyper.box_probability)
-        return paste(inside, view.flip(0), view), labels.paste(inside, partner.reversed())
+        return paste(inside, view.flip(0), background=view), labels.paste(inside, partner.reversed())

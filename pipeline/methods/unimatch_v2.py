@@ -96,7 +96,7 @@ class Method(method.Method):
         hyper = self.hyper
         view = unimatch_view(images)
         inside = aspect_boxes(images, area=hyper.box_area, aspect=hyper.box_aspect, probability=hyper.box_probability)
-        return paste(inside, view.flip(0), view), labels.paste(inside, labels.reversed())
+        return paste(inside, view.flip(0), background=view), labels.paste(inside, labels.reversed())
 
     def predict_pair(self, views: Tensor) -> Tensor:
         """Return logits of both views (2B, 3, H, W), complementary channels dropped."""

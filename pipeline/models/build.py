@@ -33,11 +33,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "aspp_rates", tuple(self.aspp_rates))
-        require("aspp_rates", self.aspp_rates, all(rate >= 1 for rate in self.aspp_rates), "positive numbers")
-        require("output_stride", self.output_stride, self.output_stride in (8, 16), "8 or 16")
-        require("dropout", self.dropout, 0 <= self.dropout < 1, "a probability below 1")
+        require(
+            "aspp_rates", self.aspp_rates, holds=all(rate >= 1 for rate in self.aspp_rates), allowed="positive numbers"
+        )
+        require("output_stride", self.output_stride, holds=self.output_stride in (8, 16), allowed="8 or 16")
+        require("dropout", self.dropout, holds=0 <= self.dropout < 1, allowed="a probability below 1")
         for name in ("decoder_channels", "low_level_channels", "representation_channels"):
-            require(name, getattr(self, name), getattr(self, name) >= 1, "a positive number")
+            require(name, getattr(self, name), holds=getattr(self, name) >= 1, allowed="a positive number")
         backbone(self.backbone).check(self.encoder, self.output_stride)
 
 
@@ -61,5 +63,5 @@ def build_network(model: ModelConfig, *, num_classes: int, representation: bool 
 def backbone(name: str) -> Any:
     """Return the module of a backbone. Raises ValueError with the known names where there is none."""
     known = sorted(path.stem for path in (Path(__file__).parent / "backbones").glob("[a-z]*.py"))
-    require("backbone", name, name in known, ", ".join(known))
+    require("backbone", name, holds=name in known, allowed=", ".join(known))
     return importlib.import_module(f"pipeline.models.backbones.{name}")

@@ -57,8 +57,8 @@ class Pyramid(nn.Module):
     def __init__(self, num_in: int, shape: DecoderShape) -> None:
         super().__init__()
         self.pool = ImagePool(num_in, shape.channels)
-        branches = [convolve(num_in, shape.channels, 1, dilation=1)]
-        branches += [convolve(num_in, shape.channels, 3, dilation=rate) for rate in shape.rates]
+        branches = [convolve(num_in, shape.channels, size=1, dilation=1)]
+        branches += [convolve(num_in, shape.channels, size=3, dilation=rate) for rate in shape.rates]
         self.branches = nn.ModuleList(branches)
         self.num_out = shape.channels * (2 + len(shape.rates))
 
@@ -89,11 +89,11 @@ class ImagePool(nn.Module):
 class Head(nn.Sequential):
     """Two conv-BN-ReLU-dropout blocks and a 1x1 to the output channels (Section 3.1; Appendix of the paper)."""
 
-    def __init__(self, num_in: int, num_out: int, shape: DecoderShape) -> None:
+    def __init__(self, num_in: int, num_out: int, *, shape: DecoderShape) -> None:
         hidden = shape.channels
         super().__init__(
-            *head_block(num_in, hidden, shape.dropout),
-            *head_block(hidden, hidden, shape.dropout),
+            *head_block(num_in, hidden, dropout=shape.dropout),
+            *head_block(hidden, hidden, dropout=shape.dropout),
             nn.Conv2d(hidden, num_out, 1),
         )
 
@@ -101,11 +101,13 @@ class Head(nn.Sequential):
 class AuxiliaryHead(nn.Sequential):
     """One block and a 1x1 on the third stage; on Cityscapes only, and not mentioned in the paper."""
 
-    def __init__(self, num_in: int, num_out: int, shape: DecoderShape) -> None:
-        super().__init__(*head_block(num_in, shape.channels, shape.dropout), nn.Conv2d(shape.channels, num_out, 1))
+    def __init__(self, num_in: int, num_out: int, *, shape: DecoderShape) -> None:
+        super().__init__(
+            *head_block(num_in, shape.channels, dropout=shape.dropout), nn.Conv2d(shape.channels, num_out, 1)
+        )
 
 
-def head_block(num_in: int, num_out: int, dropout: float) -> list[nn.Module]:
+def head_block(num_in: int, num_out: int, *, dropout: float) -> list[nn.Module]:
     """Return 3x3 convolution with bias, norm, ReLU and channel dropout."""
     return [
         nn.Conv2d(num_in, num_out, 3, padding=1),
@@ -115,7 +117,7 @@ def head_block(num_in: int, num_out: int, dropout: float) -> list[nn.Module]:
     ]
 
 
-def convolve(num_in: int, num_out: int, size: int, *, dilation: int) -> nn.Sequential:
+def convolve(num_in: int, num_out: int, *, size: int, dilation: int) -> nn.Sequential:
     """Return a size-preserving convolution without bias, norm and ReLU."""
     padding = dilation * (size // 2)
     conv = nn.Conv2d(num_in, num_out, size, padding=padding, dilation=dilation, bias=False)

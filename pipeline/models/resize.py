@@ -21,11 +21,13 @@ def resize(maps: Tensor, size: tuple[int, ...]) -> Tensor:
 def resize_by_products(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     """Resize as `resize`, one axis after the other, by products with matrices of two weights a row, in float32."""
     with torch.autocast(maps.device.type, enabled=False):
-        down, across = (axis_weights(*lengths, maps.device) for lengths in zip(maps.shape[-2:], size, strict=True))
+        down, across = (
+            axis_weights(*lengths, device=maps.device) for lengths in zip(maps.shape[-2:], size, strict=True)
+        )
         return (down @ (maps.float() @ across.T)).to(maps.dtype)
 
 
-def axis_weights(length: int, wanted: int, device: torch.device) -> Tensor:
+def axis_weights(length: int, wanted: int, *, device: torch.device) -> Tensor:
     """Return what each of `wanted` places takes of each of `length` given ones, (wanted, length) float32."""
     step = (length - 1) / (wanted - 1) if wanted > 1 else 0.0
     places = torch.arange(wanted, device=device) * step

@@ -48,13 +48,13 @@ class SegNet(nn.Module):
         self.feature_channels: list[int] = list(encoder.channels)  # type: ignore[arg-type]  # of every backbone
         self.decoder = Decoder(self.feature_channels, decoder)
         self.fused_channels = self.decoder.num_out
-        self.classifier = Head(self.fused_channels, num_classes, decoder)
-        self.auxiliary_head = AuxiliaryHead(self.feature_channels[2], num_classes, decoder) if auxiliary else None
+        self.classifier = Head(self.fused_channels, num_classes, shape=decoder)
+        self.auxiliary_head = AuxiliaryHead(self.feature_channels[2], num_classes, shape=decoder) if auxiliary else None
         # Last, so that a network without it starts from the same weights under the same seed.
         self.represent: Head | None = None
         self.representation_channels = representation_channels or 0
         if representation_channels is not None:
-            self.represent = Head(self.fused_channels, representation_channels, decoder)
+            self.represent = Head(self.fused_channels, representation_channels, shape=decoder)
 
     def forward(self, image: Tensor, *, representation: bool = True, auxiliary: bool = True) -> Output:
         """Map images (B, 3, H, W) to everything the network has heads for, less what is not asked for."""

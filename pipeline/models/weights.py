@@ -50,7 +50,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def require(name: str, value: object, holds: bool, allowed: str) -> None:
+def require(name: str, value: object, *, holds: bool, allowed: str) -> None:
     """Refuse a value of the `model` block, saying what is allowed."""
     if not holds:
         message = f"model.{name} is {value!r}; allowed: {allowed}"

@@ -30,7 +30,7 @@ def compare(a: Side, b: Side) -> pd.DataFrame:
         side_a, side_b = places_a.get(place, []), places_b.get(place, [])
         row = (side_a or side_b)[0]
         record = {"table": row["table"], "row": ", ".join(map(str, row["row"].values())), "column": row["column"]}
-        records.append(record | _compared((side_a, side_b), (a.shown, b.shown), noises))
+        records.append(record | _compared((side_a, side_b), (a.shown, b.shown), noises=noises))
     columns = ["table", "row", "column", "a", "b", "n_a", "n_b", "difference", "is_noise", "changed"]
     return pd.DataFrame(records, columns=columns)
 
@@ -44,7 +44,7 @@ def comparison_markdown(frame: pd.DataFrame, *, name_a: str, name_b: str) -> str
         mark = " ≈" if record["is_noise"] is True else ""
         figures = [number(None if pd.isna(record[side]) else record[side]) for side in ("a", "b")]
         body.append([record["table"], record["row"], record["column"], *figures, points + mark, record["changed"]])
-    return pipe_table(heads, [":--", ":--", ":--", "--:", "--:", "--:", ":--"], body)
+    return pipe_table(heads, [":--", ":--", ":--", "--:", "--:", "--:", ":--"], body=body)
 
 
 def _places(rows: list[Row]) -> dict[str, list[Row]]:
@@ -58,7 +58,7 @@ def _places(rows: list[Row]) -> dict[str, list[Row]]:
 
 def _standard_deviations(a: Side, b: Side) -> tuple[float, float] | None:
     """Return what the seeds of either side vary by, in points; None where no side has several."""
-    found = [noise_for(side.rows, list(side.noise_rows), side.shown) for side in (a, b)]
+    found = [noise_for(side.rows, list(side.noise_rows), shown=side.shown) for side in (a, b)]
     known = [noise.sd for noise in found if noise is not None]
     if not known:
         return None
@@ -67,7 +67,7 @@ def _standard_deviations(a: Side, b: Side) -> tuple[float, float] | None:
 
 
 def _compared(
-    sides: tuple[list[Row], list[Row]], shown: tuple[Shown, Shown], noises: tuple[float, float] | None
+    sides: tuple[list[Row], list[Row]], shown: tuple[Shown, Shown], *, noises: tuple[float, float] | None
 ) -> dict[str, Any]:
     side_a, side_b = sides
     a, num_a = _mean(side_a, shown[0])

@@ -102,8 +102,8 @@ def ablation_figure(grid: Grid) -> Figure | None:
         ]
         paper = [0.0 if base else entry.published_gain for base, entry in zip(is_base, entries, strict=True)]
         _zero_line(axes, grid)
-        _points(axes, paper, "s--" if is_ordered else "s", f"paper, {role(grid)}", PAPER)
-        _points(axes, ours, "o-" if is_ordered else "o", f"measured, {_data_name(grid)}", MEASURED)
+        _points(axes, paper, style="s--" if is_ordered else "s", name=f"paper, {role(grid)}", colour=PAPER)
+        _points(axes, ours, style="o-" if is_ordered else "o", name=f"measured, {_data_name(grid)}", colour=MEASURED)
         axes.set_title(grid.columns[index])
         axes.set_xticks(range(len(names)), [_broken(name) for name in names])
         axes.set_xlim(-0.5, len(names) - 0.5)
@@ -136,7 +136,7 @@ def gain_figure(grid: Grid) -> Figure | None:
             colour = colours[line_name(line)]
             gains = [entry.published_gain if is_paper else entry.gain for entry in line.entries]
             width = 2.2 if line in own else 1.1
-            drawn = _points(axes, gains, "o-", _typeset(line_name(line)), colour)
+            drawn = _points(axes, gains, style="o-", name=_typeset(line_name(line)), colour=colour)
             drawn.set(linewidth=width, markersize=2 + width, linestyle=dash_of(line_name(line)))
         axes.axhline(0, color=INK, linewidth=0.6)
         axes.set_title(f"paper, {role(grid)}" if is_paper else f"measured, {_data_name(grid)}")
@@ -194,7 +194,7 @@ def curve_figure(runs: Mapping[str, Sequence[Curves]], *, group: str, ylabel: st
     colours = colours_of(list(runs))
     for axes, metric in zip(panels, metrics_shown, strict=False):
         for name, seeds in runs.items():
-            _band(axes, [curves[metric] for curves in seeds if metric in curves], name, colours[name])
+            _band(axes, [curves[metric] for curves in seeds if metric in curves], name=name, colour=colours[name])
         axes.set_title(metric.removeprefix(f"{group}/").replace("_", " "))
     for axes in panels[len(metrics_shown) :]:
         axes.set_axis_off()
@@ -225,7 +225,7 @@ def dash_of(name: str) -> str:
     return "--" if variant and method in METHOD_LABELS.values() else "-"
 
 
-def _points(axes: Axes, values: Sequence[float | None], style: str, name: str, colour: str) -> Any:
+def _points(axes: Axes, values: Sequence[float | None], *, style: str, name: str, colour: str) -> Any:
     heights = [np.nan if value is None else value for value in values]
     [line] = axes.plot(range(len(heights)), heights, style, color=colour, label=name, markersize=4.5)
     return line
@@ -238,7 +238,7 @@ def _zero_line(axes: Axes, grid: Grid) -> None:
         axes.axhspan(-limit, limit, color=MEASURED, alpha=0.13, linewidth=0, label="seeds' noise")
 
 
-def _band(axes: Axes, seeds: Sequence[Sequence[tuple[int, float]]], name: str, colour: str) -> None:
+def _band(axes: Axes, seeds: Sequence[Sequence[tuple[int, float]]], *, name: str, colour: str) -> None:
     if not seeds:
         return
     length = min(len(seed) for seed in seeds)  # a diverged seed is shorter

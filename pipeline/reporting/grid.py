@@ -82,18 +82,20 @@ def build_grid(
     Raises ValueError for no rows, rows of another table or of two scales, unlike labels, or a seed that comes twice.
     """
     label_names = published.labels if published else list(rows[0]["row"]) if rows else []
-    _check(table, rows, label_names)
+    _check(table, rows, label_names=label_names)
     rows = [row | {"column": _published_column(row["column"], published)} for row in rows]
     columns = list(dict.fromkeys([*(published.columns if published else []), *(row["column"] for row in rows)]))
     printed = {canonical(record, label_names): record for record in _records(published)}
     measured: dict[tuple[tuple[str, str], ...], list[Row]] = {}
     for row in rows:
         measured.setdefault(canonical(row["row"], label_names), []).append(row)
-    statistics = _statistics(rows, label_names, shown)
+    statistics = _statistics(rows, label_names, shown=shown)
     lines = []
     for labels in dict.fromkeys([*printed, *measured]):
         record, own = printed.get(labels, {}), measured.get(labels, [])
-        entries = [_entry(column, own, statistics.get((str(labels), column)), shown) for column in columns]
+        entries = [
+            _entry(column, own, statistics=statistics.get((str(labels), column)), shown=shown) for column in columns
+        ]
         spelt = record or {name: str(value) for name, value in own[0]["row"].items()}
         lines.append(
             Line(
@@ -112,15 +114,15 @@ def build_grid(
         label_names=label_names,
         columns=columns,
         lines=tuple(lines),
-        reference=_reference(table, label_names, lines),
-        noise=noise_for(rows, noise_rows, shown),
+        reference=_reference(table, label_names, lines=lines),
+        noise=noise_for(rows, noise_rows, shown=shown),
         shown=shown,
         has_published=published is not None,
     )
     return _with_best(_with_gains(grid))
 
 
-def _reference(table: str, label_names: list[str], lines: list[Line]) -> dict[str, str] | None:
+def _reference(table: str, label_names: list[str], *, lines: list[Line]) -> dict[str, str] | None:
     """Return the labels of the reference row if the table has that row."""
     reference = reference_of(table, label_names)
     return reference if any(line.labels == reference for line in lines) else None
@@ -159,7 +161,7 @@ def pairs_in_order(grid: Grid, column: int) -> tuple[int, int]:
     return sum(product > 0 for product in products), len(products)
 
 
-def _check(table: str, rows: list[Row], label_names: list[str]) -> None:
+def _check(table: str, rows: list[Row], *, label_names: list[str]) -> None:
     if not rows:
         raise ValueError(f"{table}: there is no row; a table needs at least one cell, measured or missing")
     seen = set()
@@ -180,7 +182,7 @@ def _records(published: Published | None) -> list[dict[str, str]]:
     return [] if published is None else published.frame.to_dict("records")
 
 
-def _statistics(rows: list[Row], label_names: list[str], shown: Shown) -> dict[tuple[str, str], dict[str, float]]:
+def _statistics(rows: list[Row], label_names: list[str], *, shown: Shown) -> dict[tuple[str, str], dict[str, float]]:
     """Return mean, sd (n - 1 below the line) and number over the seeds, by labels and column."""
     records = []
     for row in rows:
@@ -192,7 +194,7 @@ def _statistics(rows: list[Row], label_names: list[str], shown: Shown) -> dict[t
     return summary.to_dict("index")
 
 
-def _entry(column: str, line_rows: list[Row], statistics: dict[str, float] | None, shown: Shown) -> Entry:
+def _entry(column: str, line_rows: list[Row], *, statistics: dict[str, float] | None, shown: Shown) -> Entry:
     rows = [row for row in line_rows if row["column"] == column]
     behind = tuple(row for row in rows if figures_of(row, shown) is not None)
     holes = [_hole(row, shown, among=len(rows)) for row in rows if row not in behind]

@@ -29,7 +29,7 @@ def queue_figure(runs: Runs, classes: Sequence[str]) -> Figure | None:
     if not found:
         return None
     steps = {name: _steps(runs[name], "queue/class_") for name in found}
-    return _figure(found, steps, classes, limits=(0, 100), colours="viridis", label="fill (%)")
+    return _figure(found, steps, classes=classes, limits=(0, 100), colours="viridis", label="fill (%)")
 
 
 @rc_context(STYLE)
@@ -49,7 +49,7 @@ def balance_figure(runs: Runs, classes: Sequence[str]) -> Figure | None:
         return None
     steps = {name: _steps(runs[name], "pseudo/class_") for name in found}
     limits = (-MAX_DOUBLINGS, MAX_DOUBLINGS)
-    return _figure(found, steps, classes, limits=limits, colours="RdBu_r", label="doublings")
+    return _figure(found, steps, classes=classes, limits=limits, colours="RdBu_r", label="doublings")
 
 
 def class_grid(seeds: Sequence[Curves], prefix: str) -> np.ndarray | None:
@@ -79,8 +79,8 @@ def _steps(seeds: Sequence[Curves], prefix: str) -> np.ndarray:
 def _figure(
     found: Mapping[str, np.ndarray],
     steps: Mapping[str, np.ndarray],
-    classes: Sequence[str],
     *,
+    classes: Sequence[str],
     limits: tuple[float, float],
     colours: str,
     label: str,

@@ -45,7 +45,7 @@ def to_latex(grid: Grid) -> str:
         f"\\label{{tab:{grid.scale}-{grid.table.replace('_', '-')}}}",
         f"\\begin{{tabular}}{{{'l' * len(grid.label_names)}{'r' * num_numbers}}}",
         "\\toprule",
-        *_heads(grid, per_column, first),
+        *_heads(grid, per_column, first=first),
         "\\midrule",
         *[_row(grid, index) for index in range(len(grid.lines))],
         "\\bottomrule",
@@ -78,7 +78,7 @@ def _escape(text: str) -> str:
     return "".join(ESCAPES.get(character, character) for character in text)
 
 
-def _heads(grid: Grid, per_column: int, first: int) -> list[str]:
+def _heads(grid: Grid, per_column: int, *, first: int) -> list[str]:
     labels = [escape(heading(name)) for name in grid.label_names]
     if per_column == 1:
         heads = [*grid.columns, *(cost.heading for cost in costs_of(grid))]

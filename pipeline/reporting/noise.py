@@ -60,7 +60,7 @@ def pooled_noise(rows: list[Row], shown: Shown) -> Noise | None:
     )
 
 
-def noise_for(rows: list[Row], others: list[Row], shown: Shown) -> Noise | None:
+def noise_for(rows: list[Row], others: list[Row], *, shown: Shown) -> Noise | None:
     """Return the noise of a table: from its own seeds, else from `others` of its data sets, else from all `others`."""
     datasets = {row["dataset"] for row in rows}
     alike = [row for row in others if row["dataset"] in datasets]

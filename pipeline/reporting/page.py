@@ -51,8 +51,8 @@ def write_report(
         published = read_published(table, reports_dir.parent / "published")
         if rows[table]:
             grids.append(build_grid(table, rows[table], published=published, noise_rows=noise_rows, shown=shown))
-    plots = write_plots(grids, rows, reports_dir / "figures", curves=curves)
-    sections = [_section(grid, rows[grid.table], reports_dir, plots) for grid in grids]
+    plots = write_plots(grids, rows, folder=reports_dir / "figures", curves=curves)
+    sections = [_section(grid, rows[grid.table], reports_dir=reports_dir, plots=plots) for grid in grids]
     page = (
         _environment()
         .get_template("page.html.j2")
@@ -118,7 +118,7 @@ def _roles(grids: Sequence[Grid]) -> dict[str, list[str]]:
     return roles
 
 
-def _section(grid: Grid, rows: Sequence[Row], reports_dir: Path, plots: Sequence[Plot]) -> dict[str, Any]:
+def _section(grid: Grid, rows: Sequence[Row], *, reports_dir: Path, plots: Sequence[Plot]) -> dict[str, Any]:
     """Collect what the template needs to show one table."""
     facts = summary(rows)
     orders = [pairs_in_order(grid, index) for index in range(len(grid.columns))]
@@ -197,7 +197,7 @@ def _picture(plot: Plot) -> dict[str, Any]:
     """Return a figure as markup: SVG of ours inline, to take the page's colours; any other picture as a data URI."""
     if plot.is_ours:
         text = plot.path.read_text(encoding="utf-8")
-        return {"markup": inline_svg(text, plot.path.stem, plot.caption)} | _named(plot)
+        return {"markup": inline_svg(text, plot.path.stem, title=plot.caption)} | _named(plot)
     kind = {".png": "png", ".svg": "svg+xml", ".jpg": "jpeg"}[plot.path.suffix]
     data = base64.b64encode(plot.path.read_bytes()).decode()
     image = Markup('<img src="data:image/{};base64,{}" alt="{}">').format(kind, data, plot.caption)
@@ -208,7 +208,7 @@ def _named(plot: Plot) -> dict[str, str]:
     return {"id": f"figure-{plot.path.stem}", "caption": plot.caption}
 
 
-def inline_svg(text: str, prefix: str, title: str) -> Markup:
+def inline_svg(text: str, prefix: str, *, title: str) -> Markup:
     """Return a matplotlib SVG for use inside HTML: no prologue, ids of its own, ink in the page's text colour."""
     body = text[text.index("<svg") :]
     body = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', body)

@@ -68,29 +68,29 @@ _U2PL = ("U2PL (w/ CutMix)", "U2PL (w/ AEL)")
 _CONTRASTS = ("U2PL (w/ L_c)", "U2PL (w/ L_b)")
 
 
-def _methods(title: str, dataset: str, gains: tuple[str, ...]) -> PaperTable:
+def _methods(title: str, dataset: str, *, gains: tuple[str, ...]) -> PaperTable:
     return PaperTable(title=title, dataset=dataset, reference=_SUPONLY, gains=gains)
 
 
-def _ablation(title: str, dataset: str, reference: dict[str, str]) -> PaperTable:
+def _ablation(title: str, dataset: str, *, reference: dict[str, str]) -> PaperTable:
     return PaperTable(title=title, dataset=dataset, reference=reference)
 
 
 PAPER_TABLES = {
-    "table_1": _methods("Methods on VOC classic", "voc_classic", _U2PL),
-    "table_2": _methods("Methods on VOC blender", "voc_blender", _U2PL),
-    "table_3": _methods("Methods on Cityscapes", "cityscapes", _U2PL),
-    "table_4": _ablation("Which pixels give negatives", "voc_blender", _UNRELIABLE),
-    "table_5": _ablation("Rank thresholds of the negatives", "voc_blender", _RANKS),
+    "table_1": _methods("Methods on VOC classic", "voc_classic", gains=_U2PL),
+    "table_2": _methods("Methods on VOC blender", "voc_blender", gains=_U2PL),
+    "table_3": _methods("Methods on Cityscapes", "cityscapes", gains=_U2PL),
+    "table_4": _ablation("Which pixels give negatives", "voc_blender", reference=_UNRELIABLE),
+    "table_5": _ablation("Rank thresholds of the negatives", "voc_blender", reference=_RANKS),
     "table_6": PaperTable(title="Components of U2PL", dataset="voc_blender", reference=_NO_COMPONENT, gains=("1",)),
-    "table_7": _ablation("Initial share of unreliable pixels", "voc_blender", _ALPHA),
-    "table_a2": _ablation("Which pixels give negatives", "cityscapes", _UNRELIABLE),
-    "table_a3": _methods("Contrastive against binary loss", "cityscapes", _CONTRASTS),
-    "table_a4": _methods("Contrastive against binary loss", "voc_blender", _CONTRASTS),
-    "table_a5": _ablation("Base learning rate", "voc_blender", {"lr_base": "1e-3"}),
-    "table_a6": _ablation("Temperature of the contrastive loss", "voc_blender", {"tau": "0.5"}),
-    "table_a7": _ablation("Rank thresholds of the negatives", "cityscapes", _RANKS),
-    "table_a8": _ablation("Initial share of unreliable pixels", "cityscapes", _ALPHA),
+    "table_7": _ablation("Initial share of unreliable pixels", "voc_blender", reference=_ALPHA),
+    "table_a2": _ablation("Which pixels give negatives", "cityscapes", reference=_UNRELIABLE),
+    "table_a3": _methods("Contrastive against binary loss", "cityscapes", gains=_CONTRASTS),
+    "table_a4": _methods("Contrastive against binary loss", "voc_blender", gains=_CONTRASTS),
+    "table_a5": _ablation("Base learning rate", "voc_blender", reference={"lr_base": "1e-3"}),
+    "table_a6": _ablation("Temperature of the contrastive loss", "voc_blender", reference={"tau": "0.5"}),
+    "table_a7": _ablation("Rank thresholds of the negatives", "cityscapes", reference=_RANKS),
+    "table_a8": _ablation("Initial share of unreliable pixels", "cityscapes", reference=_ALPHA),
 }
 
 OWN_TITLES = {

@@ -63,7 +63,7 @@ class Plot:
 
 
 def write_plots(
-    grids: Sequence[Grid], rows: Mapping[str, list[Row]], folder: Path, *, curves: Callable[[str], Curves | None]
+    grids: Sequence[Grid], rows: Mapping[str, list[Row]], *, folder: Path, curves: Callable[[str], Curves | None]
 ) -> list[Plot]:
     """Draw every figure that the rows and curves allow into `folder`; return them and the pictures beside it.
 
@@ -76,7 +76,7 @@ def write_plots(
     for grid in grids:
         plots += _table_figures(grid, folder)
     plots += _reliability_plots(folder, rows)
-    plots += _curve_figures(grids, folder, curves)
+    plots += _curve_figures(grids, folder, curves=curves)
     for path in sorted(path for path in (folder.parent / "pictures").glob("*") if path.suffix in PICTURES):
         words = path.with_suffix(".txt")
         caption = words.read_text(encoding="utf-8").strip() if words.exists() else path.stem.replace("_", " ")
@@ -94,13 +94,17 @@ def _table_figures(grid: Grid, folder: Path) -> list[Plot]:
     plots = []
     if reference == "SupOnly":
         words = f"Gains over SupOnly in points. {measured_on(grid)} Each side has its own axis if the data differ."
-        plots += _drawn(gain_figure(grid), folder / f"{grid.table}_gains.svg", f"{name_of(grid.table)}. {words}", grid)
+        plots += _drawn(
+            gain_figure(grid), folder / f"{grid.table}_gains.svg", caption=f"{name_of(grid.table)}. {words}", grid=grid
+        )
         plots += _class_plot(grid, folder)
     elif reference:
         words = f"{grid.title}: differences to “{reference}” in points, the paper's to its own. {measured_on(grid)}"
         words += f" {RAN_AS}." if any(line.ran_as for line in grid.lines) else ""
         figure = ablation_figure(grid)
-        plots += _drawn(figure, folder / f"{grid.table}_ablation.svg", f"{name_of(grid.table)}. {words}", grid)
+        plots += _drawn(
+            figure, folder / f"{grid.table}_ablation.svg", caption=f"{name_of(grid.table)}. {words}", grid=grid
+        )
     return plots
 
 
@@ -131,7 +135,7 @@ def _class_plot(grid: Grid, folder: Path) -> list[Plot]:
         classes=_classes(own.entries[index].rows, grid),
     )
     caption = f"{name_of(grid.table)}. IoU of each class at {grid.columns[index]}. {measured_on(grid)}"
-    return _drawn(figure, folder / f"{grid.table}_classes.svg", caption, grid)
+    return _drawn(figure, folder / f"{grid.table}_classes.svg", caption=caption, grid=grid)
 
 
 def _classes(rows: Sequence[Row], grid: Grid) -> list[str]:
@@ -140,7 +144,7 @@ def _classes(rows: Sequence[Row], grid: Grid) -> list[str]:
     return class_names(rows[0]["data"]["name"], len(figures["iou"]) if figures else 0)
 
 
-def _curve_figures(grids: Sequence[Grid], folder: Path, curves: Callable[[str], Curves | None]) -> list[Plot]:
+def _curve_figures(grids: Sequence[Grid], folder: Path, *, curves: Callable[[str], Curves | None]) -> list[Plot]:
     by_table = {grid.table: grid for grid in grids}
     for table in CURVES_FROM:
         if table not in by_table:
@@ -148,7 +152,7 @@ def _curve_figures(grids: Sequence[Grid], folder: Path, curves: Callable[[str], 
         grid = by_table[table]
         filled = [sum(bool(line.entries[index].rows) for line in grid.lines) for index in range(len(grid.columns))]
         index = filled.index(max(filled))
-        runs = {line_name(line): _seeds(line, index, curves) for line in grid.lines}
+        runs = {line_name(line): _seeds(line, index, curves=curves) for line in grid.lines}
         found = {name: seeds for name, seeds in runs.items() if seeds}
         if found:
             num_runs = sum(len(line.entries[index].rows) for line in grid.lines)
@@ -158,20 +162,24 @@ def _curve_figures(grids: Sequence[Grid], folder: Path, curves: Callable[[str], 
             plots = []
             for group, (ylabel, words) in GROUPS.items():
                 figure = curve_figure(found, group=group, ylabel=ylabel)
-                plots += _drawn(figure, folder / f"curves_{group}.svg", f"{words}. {where}", None)
-            return plots + _class_curves(grid, found, folder, where)
+                plots += _drawn(figure, folder / f"curves_{group}.svg", caption=f"{words}. {where}", grid=None)
+            return plots + _class_curves(grid, found, folder=folder, where=where)
     return []
 
 
-def _class_curves(grid: Grid, found: dict[str, list[Curves]], folder: Path, where: str) -> list[Plot]:
+def _class_curves(grid: Grid, found: dict[str, list[Curves]], *, folder: Path, where: str) -> list[Plot]:
     """Draw what runs report of each class: the compared methods first, then any other."""
     ordered = {name: found[name] for name in (*COMPARED, *found) if name in found}
     classes = _classes([row for line in grid.lines for entry in line.entries for row in entry.rows], grid)
     balance = "Balance of the pseudo-labels: how often each class is given against how often it is true, in "
     balance += "doublings (0: as often, 1: twice, −1: half; blank: it does not occur), mean over seeds"
     queues = "How full each class's queue of negative keys is"
-    plots = _drawn(balance_figure(ordered, classes), folder / "curves_balance.svg", f"{balance}. {where}", None)
-    return plots + _drawn(queue_figure(ordered, classes), folder / "curves_queue.svg", f"{queues}. {where}", None)
+    plots = _drawn(
+        balance_figure(ordered, classes), folder / "curves_balance.svg", caption=f"{balance}. {where}", grid=None
+    )
+    return plots + _drawn(
+        queue_figure(ordered, classes), folder / "curves_queue.svg", caption=f"{queues}. {where}", grid=None
+    )
 
 
 def _reliability_plots(folder: Path, rows: Mapping[str, list[Row]]) -> list[Plot]:
@@ -185,22 +193,26 @@ def _reliability_plots(folder: Path, rows: Mapping[str, list[Row]]) -> list[Plot
     for record in records:
         name = "_".join((record["dataset"], record["method"], record["partition"].replace("-", "_")))
         caption = caption_of(record) + _of_older(name_of_record(record), older)
-        plots += _drawn(reliability_figure(record), folder / f"reliability_{name}.svg", caption, None)
+        plots += _drawn(reliability_figure(record), folder / f"reliability_{name}.svg", caption=caption, grid=None)
     marks = "".join(_of_older(name, older) for name in older)
-    plots += _drawn(calibration_figure(records), folder / "reliability_calibration.svg", CALIBRATION + marks, None)
-    return plots + _drawn(risk_coverage_figure(records), folder / "reliability_risk.svg", RISK + marks, None)
+    plots += _drawn(
+        calibration_figure(records), folder / "reliability_calibration.svg", caption=CALIBRATION + marks, grid=None
+    )
+    return plots + _drawn(
+        risk_coverage_figure(records), folder / "reliability_risk.svg", caption=RISK + marks, grid=None
+    )
 
 
 def _of_older(name: str, older: Sequence[str]) -> str:
     return f" {OLDER_CODE} {name}: {OLDER_CODE_MEANS}." if name in older else ""
 
 
-def _seeds(line: Line, index: int, curves: Callable[[str], Curves | None]) -> list[Curves]:
+def _seeds(line: Line, index: int, *, curves: Callable[[str], Curves | None]) -> list[Curves]:
     found = [curves(row["train_key"]) for row in line.entries[index].rows]
     return [each for each in found if each]
 
 
-def _drawn(figure: Figure | None, path: Path, caption: str, grid: Grid | None) -> list[Plot]:
+def _drawn(figure: Figure | None, path: Path, *, caption: str, grid: Grid | None) -> list[Plot]:
     if figure is None:
         return []
     save_figure(figure, path)

@@ -138,7 +138,7 @@ def with_holes(
         row = by_identity.get(_identity(cell))
         if row is None:
             found.append(cell | {"state": MISSING, "reason": reason(cell)})
-        elif all(_known(row.get(name), value, name) == row.get(name) for name, value in cell.items()):
+        elif all(_known(row.get(name), value, section=name) == row.get(name) for name, value in cell.items()):
             asked = key_of(cell) or row["key"]
             lacks = any(row.get(name) != value for name, value in cell.items())
             found.append(row | {ASKED: asked, OLDER: lacks or asked != row["key"]})
@@ -156,7 +156,7 @@ def read_noise_rows(folder: Path) -> list[Row]:
     return with_holes(read_rows(cells, measured=False), read_rows(measured), reason=lambda _: "not measured")
 
 
-def _known(measured: Any, asked: Any, section: str) -> Any:
+def _known(measured: Any, asked: Any, *, section: str) -> Any:
     """Return of the settings asked for those that a measured row has too."""
     if section not in SETTINGS or not isinstance(measured, dict):
         return asked

@@ -30,22 +30,24 @@ def read_side(root: Path, name: str, *, scale: str, tables: list[str]) -> Side:
     if (folder / "metrics").is_dir():
         found = {path.stem: read_rows(path) for path in sorted((folder / "metrics").glob("*.json"))}
         shown = read_shown(folder) if (folder / "shown.json").exists() else BY_DEFAULT
-        return _side(name, found, shown, tables)
+        return _side(name, found, shown=shown, tables=tables)
     commit, _, own_scale = name.partition(":")
     inside = f"reports/{own_scale or scale}"
     listed = _git(root, "ls-tree", "--name-only", commit, f"{inside}/metrics/")
     if listed is None:
         scales = sorted(path.parent.name for path in (root / "reports").glob("*/metrics"))
         raise ValueError(f"{name!r} is neither a commit nor a scale that has rows; scales are: {', '.join(scales)}")
-    found = {Path(line).stem: _rows_at(root, commit, line) for line in listed.splitlines() if line.endswith(".json")}
+    found = {
+        Path(line).stem: _rows_at(root, commit, path=line) for line in listed.splitlines() if line.endswith(".json")
+    }
     text = _git(root, "show", f"{commit}:{inside}/shown.json")
-    side = _side(name, found, Shown(**json.loads(text)) if text else BY_DEFAULT, tables)
+    side = _side(name, found, shown=Shown(**json.loads(text)) if text else BY_DEFAULT, tables=tables)
     if not side.rows:
         raise ValueError(f"{name!r}: commit {commit} records no rows in {inside}/metrics")
     return side
 
 
-def _side(name: str, found: dict[str, list[Row]], shown: Shown, tables: list[str]) -> Side:
+def _side(name: str, found: dict[str, list[Row]], *, shown: Shown, tables: list[str]) -> Side:
     if found and (lacking := [table for table in tables if table not in found]):
         raise ValueError(f"{name!r} has no rows of {', '.join(lacking)}; it has: {', '.join(found)}")
     wanted = [table for table in found if (table in tables if tables else table != "experiment")]
@@ -53,7 +55,7 @@ def _side(name: str, found: dict[str, list[Row]], shown: Shown, tables: list[str
     return Side(name=name, rows=rows, shown=shown, noise_rows=tuple(found.get(NOISE_TABLE, ())))
 
 
-def _rows_at(root: Path, commit: str, path: str) -> list[Row]:
+def _rows_at(root: Path, commit: str, *, path: str) -> list[Row]:
     rows = json.loads(_git(root, "show", f"{commit}:{path}") or "[]")
     for index, row in enumerate(rows):
         check_row(row, f"{commit}:{path}, row {index}")

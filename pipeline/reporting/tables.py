@@ -85,10 +85,10 @@ def to_markdown(grid: Grid) -> str:
     numeric = len(heads) - len(grid.label_names)
     rules = [":--"] * len(grid.label_names) + ["--:"] * numeric
     explained = "\n".join(f"* {mark}: {text}" for mark, text in legend(grid))
-    return f"{caption(grid)}\n\n{pipe_table(heads, rules, body)}\n\n{explained}\n"
+    return f"{caption(grid)}\n\n{pipe_table(heads, rules, body=body)}\n\n{explained}\n"
 
 
-def pipe_table(heads: list[str], rules: list[str], body: list[list[str]]) -> str:
+def pipe_table(heads: list[str], rules: list[str], *, body: list[list[str]]) -> str:
     """Return a Markdown table with columns padded to one width; `rules` are `:--` and `--:`."""
     lines = [heads, rules, *body]
     lines = [[cell.replace("|", "\\|") for cell in line] for line in lines]

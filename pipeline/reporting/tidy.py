@@ -22,11 +22,11 @@ def write_plot_data(rows: Sequence[Row], folder: Path, *, shown: Shown, curves: 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if len(rows) == 1:
-        _write(folder / "classes.csv", ("class", "column", "iou"), _classes(rows[0], shown))
-        _write(folder / "curves.csv", ("step", "metric", "value"), _values(curves or {}))
+        _write(folder / "classes.csv", ("class", "column", "iou"), lines=_classes(rows[0], shown))
+        _write(folder / "curves.csv", ("step", "metric", "value"), lines=_values(curves or {}))
         return
     bars = [(label(row), row["column"], row["seed"], _miou(row, shown)) for row in rows]
-    _write(folder / "miou.csv", ("row", "column", "seed", "miou"), [bar for bar in bars if bar[-1] is not None])
+    _write(folder / "miou.csv", ("row", "column", "seed", "miou"), lines=[bar for bar in bars if bar[-1] is not None])
 
 
 def cell_figures(row: Row, shown: Shown) -> dict[str, float | None]:
@@ -57,7 +57,7 @@ def _values(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Iterable[tuple
         yield from ((step, metric, value) for step, value in points if math.isfinite(value))
 
 
-def _write(path: Path, names: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
+def _write(path: Path, names: Sequence[str], *, lines: Iterable[Sequence[object]]) -> None:
     """Write a file, or none where there is no line: DVC cannot read one of headers alone."""
     lines = list(lines)
     if not lines:

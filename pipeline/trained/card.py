@@ -62,11 +62,11 @@ def write_card(
         "## How to load it\n",
         _loading(form, size),
         "## Data and their terms\n",
-        _data(values, phrase, partition),
+        _data(values, phrase, partition=partition),
         "## How good it is\n",
         _figures(trained, figures),
         "## Limits\n",
-        _limits(trained, size, figures),
+        _limits(trained, size, figures=figures),
         "## Settings\n",
         _table({f"{section}.{key}": value for section in SECTIONS for key, value in values[section].items()}),
     ]
@@ -92,7 +92,7 @@ def _loading(form: str, size: tuple[int, int]) -> str:
     return written.format(height=size[0], width=size[1])
 
 
-def _data(values: dict[str, Any], phrase: str, partition: str) -> str:
+def _data(values: dict[str, Any], phrase: str, *, partition: str) -> str:
     """Say what the network has seen, and under which terms that, and the weights it began with, come."""
     name, weights = values["data"]["name"], values["model"]["weights"]
     seen = f"Trained on {phrase}: partition {partition} with masks, " + (
@@ -122,7 +122,7 @@ def _figures(trained: Trained, figures: Any) -> str:
     )
 
 
-def _limits(trained: Trained, size: tuple[int, int], figures: Any) -> str:
+def _limits(trained: Trained, size: tuple[int, int], *, figures: Any) -> str:
     values = trained.values
     lines = [
         f"Images must be {size[0]} x {size[1]} pixels; it was trained on crops of {values['training']['crop']}.",

@@ -51,19 +51,19 @@ def write_gallery(reports_dir: Path, *, store: Store, data_root: Path) -> Iterat
         ("figure_2", {U2PL: voc[U2PL]}, "1-4"),
     )
     for name, wanted, partition in sides:
-        rows = {side: find_row(reports_dir, one, partition) for side, one in wanted.items()}
+        rows = {side: find_row(reports_dir, one, partition=partition) for side, one in wanted.items()}
         absent = [side for side, row in rows.items() if row is None or not store.is_done(row["train_key"])]
         if absent:
             yield f"{name}: not drawn, since no trained cell is at hand for {', '.join(absent)} at {partition}"
             continue
         found = {side: row for side, row in sorted(rows.items(), key=_order) if row is not None}
-        figure, caption = _draw(name, found, store, data_root)
+        figure, caption = _draw(name, found, store=store, data_root=data_root)
         save_figure(figure, out / f"{name}.png")
         (out / f"{name}.txt").write_text(f"{caption}\n", encoding="utf-8")
         yield f"{name}: drawn from " + ", ".join(f"{side} {row['train_key'][:8]}" for side, row in found.items())
 
 
-def find_row(reports_dir: Path, wanted: Wanted, partition: str) -> Row | None:
+def find_row(reports_dir: Path, wanted: Wanted, *, partition: str) -> Row | None:
     """Return the first measured row that fits, or None."""
     path = reports_dir / "metrics" / f"{wanted.table}.json"
     for row in read_rows(path) if path.exists() else []:
@@ -77,7 +77,7 @@ def _order(item: tuple[str, Row | None]) -> int:
     return (SUPONLY, NO_FILTER, U2PL).index(item[0])
 
 
-def _draw(name: str, rows: dict[str, Row], store: Store, data_root: Path) -> tuple[Figure, str]:
+def _draw(name: str, rows: dict[str, Row], *, store: Store, data_root: Path) -> tuple[Figure, str]:
     networks = {side: load_trained(store.done(row["train_key"])) for side, row in rows.items()}
     row = rows[U2PL]
     where = f"{data_phrase(data_of(row), row['dataset'])}, {row['column']}, seed {row['seed']}, best epoch"
@@ -85,7 +85,7 @@ def _draw(name: str, rows: dict[str, Row], store: Store, data_root: Path) -> tup
     classes = class_names(row["data"]["name"], row["data"]["num_classes"])
     if name == "figure_2":
         share = row["parameters"]["alpha0"]
-        return _entropy(networks[U2PL], data_root, share, classes), (
+        return _entropy(networks[U2PL], data_root, share=share, classes=classes), (
             f"As the paper's Figure 2: entropy of an unlabelled image, its pseudo-labels where entropy is among the "
             f"lower {100 * (1 - share):g} %, and the class probabilities of a reliable and an unreliable pixel (dots). "
             f"U2PL, {where}. {_share_then(row)}"
@@ -114,10 +114,10 @@ def _share_then(row: Row) -> str:
     )
 
 
-def _entropy(trained: Trained, data_root: Path, share: float, classes: list[str]) -> Figure:
+def _entropy(trained: Trained, data_root: Path, *, share: float, classes: list[str]) -> Figure:
     """Draw the figure for the unlabelled image in the middle of its list."""
     values = trained.values
     _, ids = read_partition(data_root / "partitions" / values["dataset"] / values["partition"])
-    pair = pairs(data_root / values["data"]["source"], values["data"]["layout"], [ids[len(ids) // 2]])
+    pair = pairs(data_root / values["data"]["source"], values["data"]["layout"], ids=[ids[len(ids) // 2]])
     image, _ = Samples(pair, num_classes=values["data"]["num_classes"], masks=False)[0]
     return entropy_figure(trained, image, share=share, classes=classes)

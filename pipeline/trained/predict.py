@@ -61,7 +61,7 @@ def load_trained(folder: Path, *, epoch: str = "best", network: str = "deployed"
     chosen = list(states)[-1] if network == "deployed" else network
     if chosen not in states:
         raise ValueError(f"network {network!r}; this cell has: deployed, {', '.join(states)}")
-    return Trained(restore(values, states[chosen], device).eval(), values, chosen, epoch)
+    return Trained(restore(values, states[chosen], device=device).eval(), values, chosen, epoch)
 
 
 def find_images(folder: Path, out: Path) -> list[Path]:
@@ -123,7 +123,7 @@ def predict_folder(
             yield path, None
 
 
-def predict_validation(trained: Trained, samples: Samples, out: Path) -> Iterator[Path]:
+def predict_validation(trained: Trained, samples: Samples, *, out: Path) -> Iterator[Path]:
     """Write `<out>/<id>.png` (palette PNG of class ids) for the images the cell is measured on, in its own mode.
 
     255 is what a centre crop leaves uncovered. Yields each image as it is done. `samples` is what `open_validation`

@@ -19,7 +19,7 @@ MIN_SIDE, MAX_SIDE = 128, 512
 """Pixels: smaller images are enlarged to be seen, larger ones made smaller."""
 
 
-def draw_samples(folder: Path, row: dict[str, Any], data_root: Path, out: Path) -> None:
+def draw_samples(folder: Path, row: dict[str, Any], *, data_root: Path, out: Path) -> None:
     """Write a picture of image, label and prediction, a line for each of four images from all over the list.
 
     `folder` is a trained cell's. Raises ValueError or OSError where the network or the data is not there.

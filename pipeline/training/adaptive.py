@@ -65,8 +65,8 @@ def choose_partners(present: Tensor, classes: Tensor) -> Tensor:
 def class_boxes(
     prediction: Tensor,
     valid: Tensor,
-    chances: Tensor,
     *,
+    chances: Tensor,
     size: tuple[int, int],
     presence_area: float,
     region_area: float,

@@ -26,7 +26,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: Path, key: str | None = None, device: str = "cpu") -> dict[str, Any]:
+def load_checkpoint(path: Path, key: str | None = None, *, device: str = "cpu") -> dict[str, Any]:
     """Read a checkpoint.
 
     Raises ValueError where the file is torn, ForeignCheckpointError where it was written by a cell other than `key`.

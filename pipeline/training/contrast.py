@@ -51,10 +51,14 @@ class PixelContrast(nn.Module):
             features, drawn, num_negatives = self.draw_negatives(sets.negatives, teacher_rows)
             active = (num_anchors > 0) & (num_negatives > 0)
             if self.hyper.defect_class_index:
-                drawn, active = released_class_index(sets.present, num_anchors, drawn, num_negatives)
+                drawn, active = released_class_index(
+                    sets.present, num_anchors, drawn=drawn, num_negatives=num_negatives
+                )
             anchors = functional.normalize(anchors, dim=2) / self.hyper.temperature
             positives = functional.normalize(positives, dim=1)
-            loss = contrast(anchors, positives, features, drawn, formula=FORMULAS[self.hyper.contrast])  # (C,)
+            loss = contrast(
+                anchors, positives, features=features, drawn=drawn, formula=FORMULAS[self.hyper.contrast]
+            )  # (C,)
             self.num_contrasted = active.sum()
             return torch.where(active, loss, 0.0).sum() / self.normaliser(sets)
 
@@ -71,7 +75,7 @@ class PixelContrast(nn.Module):
             features = functional.normalize(features, dim=1)
         else:
             chosen, counts = spread_members(members, min(self.num_enqueued, members.shape[1]))
-            self.memory.enqueue(features, chosen, counts)
+            self.memory.enqueue(features, chosen, counts=counts)
             drawn, counts, features = self.memory.draw(num), self.memory.filled, self.memory.features
         return features, drawn.unflatten(1, (num_sets, -1)), counts
 
@@ -89,7 +93,7 @@ class PixelContrast(nn.Module):
 
 
 def released_class_index(
-    present: Tensor, num_anchors: Tensor, drawn: Tensor, num_negatives: Tensor
+    present: Tensor, num_anchors: Tensor, *, drawn: Tensor, num_negatives: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return drawn negatives and active classes as the released loop over the k present classes takes them.
 
@@ -109,7 +113,7 @@ def class_means(members: Tensor, features: Tensor) -> Tensor:
     return weights @ features / weights.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-def contrast(anchors: Tensor, positives: Tensor, features: Tensor, drawn: Tensor, *, formula: Formula) -> Tensor:
+def contrast(anchors: Tensor, positives: Tensor, *, features: Tensor, drawn: Tensor, formula: Formula) -> Tensor:
     """Return the mean over each class's anchors of what `formula` gives for them: (C,).
 
     Of anchors (C, M, D) of length 1/τ, positives (C, D), and the negatives in the rows `drawn` (C, M or 1, N) of

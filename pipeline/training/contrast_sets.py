@@ -47,7 +47,9 @@ def find_sets(pixels: Pixels, hyper: ContrastParameters) -> Sets:
     with c's rank (0 is the most likely) in [rank_low, rank_high).
     """
     num = pixels.num_labelled
-    member = one_hot(pixels.labels, num, pixels.probability.shape[1], released=hyper.defect_one_hot)  # (C, n)
+    member = one_hot(
+        pixels.labels, num, num_classes=pixels.probability.shape[1], released=hyper.defect_one_hot
+    )  # (C, n)
     probability = rows(pixels.probability)  # (n, C)
     negatable = pixels.negatable.flatten()
     candidates = member & pixels.anchorable.flatten()
@@ -65,7 +67,7 @@ def find_sets(pixels: Pixels, hyper: ContrastParameters) -> Sets:
     return Sets(anchors, positives, torch.cat([labelled, unlabelled], dim=1), candidates)
 
 
-def one_hot(labels: Tensor, num_labelled: int, num_classes: int, *, released: bool) -> Tensor:
+def one_hot(labels: Tensor, num_labelled: int, *, num_classes: int, released: bool) -> Tensor:
     """Return which class each pixel of `labels` (2B, h, w) is of, (C, n) bool; ignored pixels are of none.
 
     `released` is the released code's defect: within each half all images' labels land in its first image, as a

@@ -87,12 +87,12 @@ def train_cell(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     begin_peak(device)
-    run = start_run(cell, data_root, upstream, device)
+    run = start_run(cell, data_root, upstream=upstream, device=device)
     checkpoint, spool = work / "checkpoint.pt", Spool(work / "spool.jsonl")
     saved = ranks.told(lambda: load_checkpoint(checkpoint, cell.key) if checkpoint.exists() else None)
     if saved is not None:
         _resume(run, saved)
-    diverged = _loop(run, spool, lambda: _save(run, cell.key, checkpoint, spool), stop)
+    diverged = _loop(run, spool, save=lambda: _save(run, cell.key, path=checkpoint, spool=spool), stop=stop)
     if diverged and cell.kind == "train" and not run.snapshots:
         _evaluate(run, spool)  # nothing finite was ever measured: what stands is what the broken networks say
     spool.sync()
@@ -106,12 +106,12 @@ def train_cell(
     return ended | {"steps": run.step} | cost | run.history
 
 
-def start_run(cell: Any, data_root: Path, upstream: list[Path], device: str) -> Run:
+def start_run(cell: Any, data_root: Path, *, upstream: list[Path], device: str) -> Run:
     """Build everything a cell trains, before its first step."""
     values, training = cell.values, cell.values["training"]
     torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a tenth of a step
-    batches = open_batches(values, data_root, device, rank=ranks.rank(), ranks=ranks.size())
+    batches = open_batches(values, data_root, device=device, rank=ranks.rank(), ranks=ranks.size())
     steps_per_epoch = training["steps_per_epoch"] or batches.steps_per_epoch
     warm_steps, total_steps = (training[key] * steps_per_epoch for key in ("warm_start_epochs", "epochs"))
     setting = make_setting(values)
@@ -133,7 +133,7 @@ def start_run(cell: Any, data_root: Path, upstream: list[Path], device: str) -> 
     optimiser = build_optimiser(method, training)
     if upstream:
         load_warm_start(
-            method, optimiser, [load_checkpoint(folder / "weights.pt", device=device) for folder in upstream]
+            method, optimiser, states=[load_checkpoint(folder / "weights.pt", device=device) for folder in upstream]
         )
     if cell.kind == "train":
         method.begin()
@@ -147,7 +147,7 @@ def step_seed(seed: int, step: int) -> int:
     return (value ^ (value >> 29)) & 0x7FFF_FFFF_FFFF_FFFF
 
 
-def _loop(run: Run, spool: Spool, save: Callable[[], None], stop: Callable[[], bool]) -> dict[str, Any] | None:
+def _loop(run: Run, spool: Spool, *, save: Callable[[], None], stop: Callable[[], bool]) -> dict[str, Any] | None:
     """Train to the last step; return where the loss ceased to be finite, or None."""
     last, pending, saved = run.last_step, [], time.monotonic()
     while run.step < last:
@@ -156,12 +156,12 @@ def _loop(run: Run, spool: Spool, save: Callable[[], None], stop: Callable[[], b
         run.step += 1
         epoch_ends = run.step % run.steps_per_epoch == 0
         if epoch_ends or run.step == last or len(pending) == LOG_EVERY_STEPS:
-            diverged = _log(run, spool, pending)
+            diverged = _log(run, spool, pending=pending)
             if diverged:
                 return diverged
             pending = []
         if run.probe is not None and (epoch_ends or run.step == last):
-            spool.append(run.step, probe(run.method.deployed, run.probe, run.values))
+            spool.append(run.step, probe(run.method.deployed, run.probe, values=run.values))
         if run.validation is not None and (run.step == last or (epoch_ends and _evaluation_due(run))):
             _evaluate(run, spool)
         run.trained_s += time.monotonic() - began
@@ -193,14 +193,14 @@ def train_step(run: Run) -> dict[str, Tensor]:
     torch.manual_seed(step_seed(run.values["seed"], run.step))
     run.method.train()
     run.optimiser.zero_grad(set_to_none=True)  # before the forward, which then has their memory
-    parts = [backward(run.method, part, run) for part in batch.parts(training["accumulate"])]
+    parts = [backward(run.method, part, run=run) for part in batch.parts(training["accumulate"])]
     ranks.average_gradients(run.method)
     run.optimiser.step()
     run.method.after_step(run.step - run.first_step)
     return {name: torch.stack([losses[name] for losses in parts]).sum(dim=0) for name in parts[0]}
 
 
-def backward(method: Method, batch: Batch, run: Run) -> dict[str, Tensor]:
+def backward(method: Method, batch: Batch, *, run: Run) -> dict[str, Tensor]:
     """Add a batch's gradient to the parameters' and return its losses, detached: both over the batches of a step.
 
     With several (`accumulate`) batch norm, percentiles, OHEM, mixing and random draws are each batch's own, and what a
@@ -215,7 +215,7 @@ def backward(method: Method, batch: Batch, run: Run) -> dict[str, Tensor]:
     return {name: loss.detach() for name, loss in losses.items()}
 
 
-def _log(run: Run, spool: Spool, pending: list[dict[str, Tensor]]) -> dict[str, Any] | None:
+def _log(run: Run, spool: Spool, *, pending: list[dict[str, Tensor]]) -> dict[str, Any] | None:
     """Read the last steps' losses in one transfer, spool their mean, and say where they ceased to be finite."""
     names = list(pending[0])
     table = torch.stack([torch.stack([losses[name].float() for name in names]) for losses in pending]).tolist()
@@ -249,7 +249,7 @@ def _evaluate(run: Run, spool: Spool) -> None:
     assert run.validation is not None
     predictors = run.method.predictors()
     device = next(run.method.parameters()).device
-    measured = measure(predictors, run.validation, run.values, device=str(device), selecting=True)
+    measured = measure(predictors, run.validation, values=run.values, device=str(device), selecting=True)
     select = run.values["evaluation"]["select"]
     scores: dict[str, Any] = {name: measured[name][select]["miou"] for name in predictors}
     spool.append(run.step, {f"val/{name}_miou": score for name, score in scores.items()})
@@ -266,7 +266,7 @@ def _evaluate(run: Run, spool: Spool) -> None:
         run.snapshots["best"] = weights
 
 
-def _save(run: Run, key: str, path: Path, spool: Spool) -> None:
+def _save(run: Run, key: str, *, path: Path, spool: Spool) -> None:
     if ranks.rank() > 0:
         return
     spool.sync()

@@ -48,7 +48,7 @@ def _entropy(logits: Tensor) -> Tensor:
     return (total.log2() - powers.mul_(scores).sum(dim=1) / total).mul_(math.log(2))
 
 
-def reliability(values: Tensor, valid: Tensor, share: float) -> Reliability:
+def reliability(values: Tensor, valid: Tensor, *, share: float) -> Reliability:
     """Divide the valid pixels by their entropy `values` (B, H, W); `share` is α_t, 0–1.
 
     With nothing to drop (0) every valid pixel is reliable and the threshold is infinite.
@@ -56,11 +56,11 @@ def reliability(values: Tensor, valid: Tensor, share: float) -> Reliability:
     if share == 0:
         nothing = torch.zeros_like(valid)
         return Reliability(valid, nothing, nothing, torch.full((), torch.inf, device=values.device))
-    threshold, low = percentiles(values, valid, (100 * (1 - share), 100 * share))
+    threshold, low = percentiles(values, valid, percents=(100 * (1 - share), 100 * share))
     return Reliability(valid & (values < threshold), valid & (values > threshold), valid & (values <= low), threshold)
 
 
-def percentiles(values: Tensor, valid: Tensor, percents: tuple[float, ...]) -> list[Tensor]:
+def percentiles(values: Tensor, valid: Tensor, *, percents: tuple[float, ...]) -> list[Tensor]:
     """Return percentiles of the valid values, interpolated as `numpy.percentile` does; inf where none is valid.
 
     Values are float32 and at least 0; below, as rounding leaves entropies, they count as 0. NaN is above all others.

@@ -83,7 +83,7 @@ class Mix(NamedTuple):
 
     def __call__(self, values: Tensor) -> Tensor:
         """Mix images (B, F, h, w) or maps (B, h, w)."""
-        return paste(self.inside, values[self.partners], values)
+        return paste(self.inside, values[self.partners], background=values)
 
 
 class Step(NamedTuple):

@@ -43,7 +43,7 @@ class MemoryBank(nn.Module):
         self.register_buffer("offset", capacity.cumsum(0) - capacity, persistent=False)
 
     @torch.no_grad()
-    def enqueue(self, features: Tensor, chosen: Tensor, counts: Tensor) -> None:
+    def enqueue(self, features: Tensor, chosen: Tensor, *, counts: Tensor) -> None:
         """Append to each queue c the first `counts[c]` of the rows `chosen[c]` (C, K) of `features` (n, D).
 
         The oldest make room. K must not exceed the smallest capacity.

@@ -17,7 +17,7 @@ NUM_TRIES = 32
 """Boxes drawn at once by `aspect_boxes`; the first one that fits is taken (in 1e-7 of cases none does)."""
 
 
-def paste(inside: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
+def paste(inside: Tensor, foreground: Tensor, *, background: Tensor) -> Tensor:
     """Return `foreground` inside the boxes and `background` outside: images (B, F, H, W) or maps (B, H, W).
 
     A mask of another size is nearest-sampled at theirs, so that the maps of `loss_resolution: network` mix alike.
@@ -32,7 +32,7 @@ def mix_with_next(inside: Tensor, *maps: Tensor) -> list[Tensor]:
     Maps are images (B, F, H, W), labels, confidences or validity (B, H, W), at any resolution. A batch of one mixes
     with itself: nothing changes.
     """
-    return [paste(inside, values.roll(-1, dims=0), values) for values in maps]
+    return [paste(inside, values.roll(-1, dims=0), background=values) for values in maps]
 
 
 def mix(images: Tensor, labels: Tensor, *, way: str, probability: float, num_classes: int) -> list[Tensor]:
@@ -46,8 +46,8 @@ def mix(images: Tensor, labels: Tensor, *, way: str, probability: float, num_cla
     else:
         inside = half_area_boxes(images, probability=probability)
     if way == "cutout":
-        emptied = paste(inside, torch.zeros_like(images), images)
-        return [inside, emptied, paste(inside, torch.full_like(labels, IGNORED), labels)]
+        emptied = paste(inside, torch.zeros_like(images), background=images)
+        return [inside, emptied, paste(inside, torch.full_like(labels, IGNORED), background=labels)]
     return [inside, *mix_with_next(inside, images, labels)]
 
 
@@ -64,7 +64,7 @@ def half_area_boxes(images: Tensor, *, probability: float) -> Tensor:
         raise ValueError(message)
     widths = torch.randint(width // 2 + 1, width, (num, 1), device=device)
     heights = (height * width / 2 / widths).round().long().clamp(max=height)
-    boxes = rectangles(heights, widths, (height, width))
+    boxes = rectangles(heights, widths, size=(height, width))
     return boxes & (torch.rand((), device=device) < probability)
 
 
@@ -95,7 +95,7 @@ def spread_boxes(images: Tensor, *, area: tuple[float, float], num_boxes: int) -
     scale = num_boxes**-0.5  # of each side, as released
     heights = (tall * scale * height).round().long()
     widths = (share / tall * scale * width).round().long()
-    return rectangles(heights, widths, (height, width))
+    return rectangles(heights, widths, size=(height, width))
 
 
 def aspect_boxes(
@@ -114,23 +114,23 @@ def aspect_boxes(
     lefts = torch.randint(0, width, tries, device=images.device)
     fits = (tops + heights <= height) & (lefts + widths <= width)
     chosen = fits.int().argmax(dim=1, keepdim=True)  # the first that fits
-    corners = [values.gather(1, chosen) for values in (tops, lefts, heights, widths)]
+    tops, lefts, heights, widths = (values.gather(1, chosen) for values in (tops, lefts, heights, widths))
     coin = torch.rand((num, 1), device=images.device) < probability
-    inside = rasterise(*corners, size=(height, width))
+    inside = rasterise(tops, lefts, heights=heights, widths=widths, size=(height, width))
     return inside & (coin & fits.any(dim=1, keepdim=True))[:, :, None]
 
 
-def rectangles(heights: Tensor, widths: Tensor, size: tuple[int, int]) -> Tensor:
+def rectangles(heights: Tensor, widths: Tensor, *, size: tuple[int, int]) -> Tensor:
     """Place boxes of the given heights and widths (B, boxes), int64 pixels, uniformly inside images of `size`.
 
     Where an image has several, a pixel is inside if an odd number of them covers it (XOR).
     """
     tops = random_below(size[0] - heights + 1)
     lefts = random_below(size[1] - widths + 1)
-    return rasterise(tops, lefts, heights, widths, size=size)
+    return rasterise(tops, lefts, heights=heights, widths=widths, size=size)
 
 
-def rasterise(tops: Tensor, lefts: Tensor, heights: Tensor, widths: Tensor, *, size: tuple[int, int]) -> Tensor:
+def rasterise(tops: Tensor, lefts: Tensor, *, heights: Tensor, widths: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the mask (B, H, W) of boxes (B, boxes), combined by XOR."""
     rows = torch.arange(size[0], device=tops.device)
     columns = torch.arange(size[1], device=tops.device)

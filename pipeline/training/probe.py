@@ -37,14 +37,14 @@ def open_probe(values: dict[str, Any], data_root: Path) -> Samples | None:
     labelled, unlabelled = read_partition(data_root / "partitions" / values["dataset"] / values["partition"])
     ids = unlabelled or labelled
     places = torch.linspace(0, len(ids) - 1, min(NUM_IMAGES, len(ids))).long().tolist()
-    chosen = pairs(data_root / data["source"], data["layout"], [ids[place] for place in places])
+    chosen = pairs(data_root / data["source"], data["layout"], ids=[ids[place] for place in places])
     if any(pair.mask is None or not pair.mask.exists() for pair in chosen):
         return None
     return Samples(chosen, num_classes=data["num_classes"])
 
 
 @torch.inference_mode()
-def probe(network: SegNet, samples: Samples, values: dict[str, Any]) -> dict[str, float]:
+def probe(network: SegNet, samples: Samples, *, values: dict[str, Any]) -> dict[str, float]:
     """Return curves of the pseudo-labels' `pseudo/accuracy`, the same of the reliable share, mean confidence, and the
     share of pixels that are labelled, and that are, of each class; all 0-1, over pixels that are not ignored.
     """
@@ -53,19 +53,19 @@ def probe(network: SegNet, samples: Samples, values: dict[str, Any]) -> dict[str
     seen = []
     with evaluating({"deployed": network}):
         for index in range(len(samples)):
-            frame = framed(samples, index, evaluation)
+            frame = framed(samples, index, evaluation=evaluation)
             images, _ = frame_tensors([frame], normalise)
             logits = predict_logits(network, images, evaluation=evaluation, batch=block["batch_images"])
-            seen.append(_pixels(logits, normalise.moved(torch.from_numpy(frame.mask)), samples.num_classes))
+            seen.append(_pixels(logits, normalise.moved(torch.from_numpy(frame.mask)), num_classes=samples.num_classes))
     true, found, uncertainty, confidence = (torch.cat(parts) for parts in zip(*seen, strict=True))
-    return _summary(true, found, uncertainty, confidence) | {
+    return _summary(true, found, uncertainty=uncertainty, confidence=confidence) | {
         f"pseudo/{name}_{index}": share
         for name, ids in (("class", found), ("true", true))
         for index, share in enumerate((ids.bincount(minlength=samples.num_classes) / max(1, len(ids))).tolist())
     }
 
 
-def _pixels(logits: Tensor, mask: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _pixels(logits: Tensor, mask: Tensor, *, num_classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return true class, label, entropy and confidence (n,) of the pixels of one image that are not ignored."""
     known = (mask < num_classes).flatten().nonzero()[:, 0]
     known = known[:: -(-len(known) // MAX_PIXELS) or 1]
@@ -76,7 +76,7 @@ def _pixels(logits: Tensor, mask: Tensor, num_classes: int) -> tuple[Tensor, Ten
     return true, found, uncertainty, confidence
 
 
-def _summary(true: Tensor, found: Tensor, uncertainty: Tensor, confidence: Tensor) -> dict[str, float]:
+def _summary(true: Tensor, found: Tensor, *, uncertainty: Tensor, confidence: Tensor) -> dict[str, float]:
     if not len(true):
         return {}
     right = (true == found).float()

@@ -34,7 +34,7 @@ def warm_start_state(network: SegNet, optimiser: torch.optim.Optimizer) -> dict[
     return {"network": network.state_dict(), "optimiser": memory}
 
 
-def load_warm_start(method: Method, optimiser: torch.optim.Optimizer, states: list[dict[str, Any]]) -> None:
+def load_warm_start(method: Method, optimiser: torch.optim.Optimizer, *, states: list[dict[str, Any]]) -> None:
     """Give each of the method's networks, and the optimiser, what a warm start saved."""
     for network, state in zip(method.networks(), states, strict=True):
         network.load_state_dict(state["network"])

@@ -21,7 +21,7 @@ class Weak(NamedTuple):
 
     def paste(self, inside: Tensor, foreground: Weak) -> Weak:
         """Return what a mixed image shows: the foreground's inside the boxes (B, H, W), these outside."""
-        return Weak(*(paste(inside, new, old) for new, old in zip(foreground, self, strict=True)))
+        return Weak(*(paste(inside, new, background=old) for new, old in zip(foreground, self, strict=True)))
 
     def reversed(self) -> Weak:
         """Return those of the batch in reverse order, so that each image meets another (but a middle one itself)."""

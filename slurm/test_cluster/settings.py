@@ -128,10 +128,10 @@ def write(settings: Settings) -> None:
         **names,
         slurmctld_port=slurmctld_port,
         max_array_size=settings.max_array_size,
-        accounting=_accounting(settings, slurmdbd_port, names["address"]),
+        accounting=_accounting(settings, slurmdbd_port, address=names["address"]),
         preemption=_preemption(settings),
         gres="GresTypes=gpu" if settings.gpus else "",
-        nodes=_nodes(settings, names, node_ports),
+        nodes=_nodes(settings, names, ports=node_ports),
         partitions=_partitions(settings),
     )
     _write_private(folder / "slurm.conf", (slurm_conf + "\n".join(settings.extra) + "\n").encode())
@@ -178,7 +178,7 @@ def _place() -> dict[str, str]:
     return {"host": host.split(".")[0], "address": address, "listening": listening}
 
 
-def _accounting(settings: Settings, port: int, address: str) -> str:
+def _accounting(settings: Settings, port: int, *, address: str) -> str:
     if not settings.accounting:
         return "AccountingStorageType=accounting_storage/none"
     tres = "\nAccountingStorageTRES=gres/gpu" if settings.gpus else ""
@@ -196,7 +196,7 @@ def _preemption(settings: Settings) -> str:
     return f"PreemptType=preempt/partition_prio\nPreemptMode={settings.preempt}"
 
 
-def _nodes(settings: Settings, names: Mapping[str, str], ports: list[int]) -> str:
+def _nodes(settings: Settings, names: Mapping[str, str], *, ports: list[int]) -> str:
     here = f"NodeHostname={names['host']} NodeAddr={names['address']}"
     gres = f" Gres=gpu:{settings.gpus}" if settings.gpus else ""
     return "\n".join(

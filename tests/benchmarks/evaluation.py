@@ -111,7 +111,7 @@ def build() -> SegNet:
 def forwarded(samples: Any, evaluation: Evaluation) -> list[Tensor]:
     """Return the very batches that evaluation gives the network."""
     normalise, inputs = Normalise("cpu"), []
-    for frames in batches(samples, evaluation, BATCH):
+    for frames in batches(samples, evaluation, batch=BATCH):
         images = frame_tensors(frames, normalise)[0]
         if evaluation.mode != "slide":
             inputs.append(images)

@@ -58,13 +58,13 @@ def _decoded(height: int, width: int) -> tuple[list[np.ndarray], list[np.ndarray
 
 
 def _ours(augmentation: Augmentation, images: list[np.ndarray], masks: list[np.ndarray]) -> None:
-    for number, view in enumerate(draw_views(augmentation, NUM_VIEWS, np.random.default_rng(1))):
+    for number, view in enumerate(draw_views(augmentation, NUM_VIEWS, generator=np.random.default_rng(1))):
         image, mask = images[number % NUM_IMAGES], masks[number % NUM_IMAGES]
-        placed = place(view, mask.shape[:2], augmentation.crop)
+        placed = place(view, mask.shape[:2], crop=augmentation.crop)
         fill_image(
-            torch.from_numpy(image), placed, torch.zeros(augmentation.crop, augmentation.crop, 3, dtype=torch.uint8)
+            torch.from_numpy(image), placed, out=torch.zeros(augmentation.crop, augmentation.crop, 3, dtype=torch.uint8)
         )
-        fill_mask(mask, placed, np.full((augmentation.crop, augmentation.crop), 255, dtype=np.uint8))
+        fill_mask(mask, placed, out=np.full((augmentation.crop, augmentation.crop), 255, dtype=np.uint8))
 
 
 def _theirs(augmentation: Augmentation, images: list[np.ndarray], masks: list[np.ndarray]) -> None:
@@ -73,7 +73,7 @@ def _theirs(augmentation: Augmentation, images: list[np.ndarray], masks: list[np
     flip = v2.RandomHorizontalFlip(augmentation.flip_probability)
     fill = {tv_tensors.Image: 0, tv_tensors.Mask: 255}
     crop = v2.RandomCrop(augmentation.crop, pad_if_needed=True, fill=fill)
-    for number, view in enumerate(draw_views(augmentation, NUM_VIEWS, np.random.default_rng(1))):
+    for number, view in enumerate(draw_views(augmentation, NUM_VIEWS, generator=np.random.default_rng(1))):
         height, width = masks[number % NUM_IMAGES].shape
         resize = v2.Resize((int(height * view.scale), int(width * view.scale)), antialias=False)
         crop(flip(resize(planes[number % NUM_IMAGES], labels[number % NUM_IMAGES])))

@@ -108,7 +108,7 @@ def describe(step: Step) -> Pixels:
     """Return what our contrast is told, as `pipeline.methods.u2pl` does."""
     pseudo = step.labels[IMAGES:]
     entropies = torch.cat([entropy(image) for image in step.logits.split(1)])
-    found = reliability(entropies, pseudo != 255, SHARE)
+    found = reliability(entropies, pseudo != 255, share=SHARE)
     at_grid = sample_nearest(step.labels, (GRID, GRID))
     known = at_grid[:IMAGES] != 255
     reliable, unreliable = (sample_nearest(mask, (GRID, GRID)) for mask in (found.reliable, found.unreliable))
@@ -246,7 +246,11 @@ def same_numbers(hyper: Parameters, step: Step) -> str:
     chosen = torch.arange(others[0, :, :, 0].numel()).view(1, 50, 256)
     unit = functional.normalize(drawn, dim=2) / hyper.temperature
     mine = contrast(
-        unit, functional.normalize(expected[:1], dim=1), others.view(-1, CHANNELS), chosen, formula=info_nce
+        unit,
+        functional.normalize(expected[:1], dim=1),
+        features=others.view(-1, CHANNELS),
+        drawn=chosen,
+        formula=info_nce,
     )
     compared = torch.cat([expected[:1].expand(50, 1, -1), others[0]], dim=1)
     similarity = functional.cosine_similarity(drawn[0][:, None], compared, dim=2) / hyper.temperature
@@ -267,7 +271,7 @@ def same_queues(hyper: Parameters, step: Step) -> str:
     memory = contrast.memory
     assert memory is not None
     chosen, counts = spread_members(torch.stack(negatives), contrast.num_enqueued)
-    memory.enqueue(rows(step.teacher), chosen, counts)
+    memory.enqueue(rows(step.teacher), chosen, counts=counts)
     largest = 0.0
     for index, mask in enumerate(negatives):
         first, num = int(memory.offset[index]), int(memory.filled[index])

@@ -141,8 +141,8 @@ def submitted(root: Path, cells: list[Cell]) -> float:
 
 def drain(store: Store, cells: list[Cell]) -> None:
     """Take, run and publish every cell, as one worker does, with where its result comes from."""
-    while (taken := take(store, cells, HOLDER)[0]) is not None:
-        run_cell(store, taken, RECORD, stop=Stop())
+    while (taken := take(store, cells, holder=HOLDER)[0]) is not None:
+        run_cell(store, taken, record=RECORD, stop=Stop())
 
 
 def ingested(cells: list[Cell]) -> tuple[float, float]:
@@ -155,7 +155,7 @@ def ingested(cells: list[Cell]) -> tuple[float, float]:
             spool = Spool(store.work(cell.key) / "spool.jsonl")
             for step in range(20):
                 spool.append(step, {"loss/supervised": 1.0, "loss/contrastive": 2.0, "lr": 0.1})
-            store.publish(cell.key, token, {"state": "done", "steps": 20, "provenance": {}})
+            store.publish(cell.key, token, result={"state": "done", "steps": 20, "provenance": {}})
         command = [sys.executable, "-c", INGEST, folder]
         said = subprocess.run(command, text=True, check=True, cwd=PROJECT, stdout=subprocess.PIPE)
         first, idle = map(float, said.stdout.split()[-2:])

@@ -84,7 +84,7 @@ def tiny_cells() -> tuple[float, float]:
             began = time.process_time()
             train_cell(train, root / str(seed), data_root=root, upstream=[], stop=lambda: False)
             whole_s += time.process_time() - began
-            run = start_run(train, root, [], "cpu")
+            run = start_run(train, root, upstream=[], device="cpu")
             began = time.process_time()
             while run.step < run.last_step:
                 train_step(run)

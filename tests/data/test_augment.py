@@ -27,9 +27,9 @@ def augmentation(**changes: float) -> Augmentation:
 def view_of(image: np.ndarray, mask: np.ndarray, view: View, crop: int) -> tuple[np.ndarray, np.ndarray, tuple]:
     out_image = torch.zeros(crop, crop, 3, dtype=torch.uint8)
     out_mask = np.full((crop, crop), 255, dtype=np.uint8)
-    placed = place(view, image.shape[:2], crop)
-    fill_image(torch.from_numpy(image), placed, out_image)
-    fill_mask(mask, placed, out_mask)
+    placed = place(view, image.shape[:2], crop=crop)
+    fill_image(torch.from_numpy(image), placed, out=out_image)
+    fill_mask(mask, placed, out=out_mask)
     return out_image.numpy(), out_mask, placed.box
 
 
@@ -69,7 +69,7 @@ def naive_view(image: np.ndarray, mask: np.ndarray, view: View, crop: int) -> tu
 def test_crop_then_resize_equals_resize_then_crop_pixel_by_pixel(size: tuple[int, int]) -> None:
     image = RANDOM.integers(0, 256, (*size, 3), dtype=np.uint8)
     mask = RANDOM.integers(0, 21, size, dtype=np.uint8)
-    for view in draw_views(augmentation(), 12, np.random.default_rng(size)):
+    for view in draw_views(augmentation(), 12, generator=np.random.default_rng(size)):
         got_image, got_mask, _ = view_of(image, mask, view, 24)
         want_image, want_mask = naive_view(image, mask, view, 24)
         assert np.abs(got_image - want_image).max() <= 1.5, view  # two roundings to 8 bits
@@ -80,7 +80,9 @@ def test_scales_near_one_are_not_taken_for_one() -> None:
     """PyTorch copies a patch that is as long as its result, whatever the scale."""
     for length in (24, 25, 26, 40):
         ramp = np.repeat(np.arange(length, dtype=np.uint8)[:, None, None] * 5, 3, axis=2).repeat(length, axis=1)
-        for view in draw_views(augmentation(scale_min=0.95, scale_max=1.08), 60, np.random.default_rng(length)):
+        for view in draw_views(
+            augmentation(scale_min=0.95, scale_max=1.08), 60, generator=np.random.default_rng(length)
+        ):
             got, _, _ = view_of(ramp, ramp[..., 0], view, 24)
             want, _ = naive_view(ramp[:, :3], ramp[:, :3, 0], View(view.scale, False, view.top, 0.0), 24)
             middle = got.shape[1] // 2
@@ -111,7 +113,7 @@ def test_every_pixel_tells_where_it_came_from_and_its_label_came_from_there_too(
     rows, columns = np.meshgrid(np.arange(80), np.arange(120), indexing="ij")
     image = np.stack([rows, columns, 0 * rows], axis=2).astype(np.uint8)  # a ramp: bilinear sampling keeps positions
     row_of, column_of = rows.astype(np.uint8), columns.astype(np.uint8)
-    for view in draw_views(augmentation(crop=33), 40, np.random.default_rng(0)):
+    for view in draw_views(augmentation(crop=33), 40, generator=np.random.default_rng(0)):
         got, from_rows, (y0, y1, x0, x1) = view_of(image, row_of, view, 33)
         _, from_columns, _ = view_of(image, column_of, view, 33)
         inner = got[y0:y1, x0:x1].astype(int)
@@ -133,7 +135,7 @@ def test_an_image_smaller_than_the_crop_is_padded_on_all_sides() -> None:
 
 
 def test_scales_lie_below_and_above_one_equally_often() -> None:
-    scales = np.array([view.scale for view in draw_views(augmentation(), 20000, np.random.default_rng(0))])
+    scales = np.array([view.scale for view in draw_views(augmentation(), 20000, generator=np.random.default_rng(0))])
     assert scales.min() >= 0.5
     assert scales.max() < 2
     assert abs((scales < 1).mean() - 0.5) < 0.01
@@ -144,7 +146,7 @@ def test_scales_lie_below_and_above_one_equally_often() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(0.5, 0.8), (1.25, 2.0), (1.0, 1.0), (0.5, 1.0), (1.0, 2.0)])
 def test_a_range_on_one_side_of_one_is_drawn_uniformly(low: float, high: float) -> None:
-    views = draw_views(augmentation(scale_min=low, scale_max=high), 4000, np.random.default_rng(0))
+    views = draw_views(augmentation(scale_min=low, scale_max=high), 4000, generator=np.random.default_rng(0))
     scales = np.array([view.scale for view in views])
     assert scales.min() >= low
     assert scales.max() <= high
@@ -152,31 +154,33 @@ def test_a_range_on_one_side_of_one_is_drawn_uniformly(low: float, high: float) 
 
 
 def test_the_uniform_law_draws_from_the_whole_range_alike() -> None:
-    views = draw_views(augmentation(scale_law="uniform"), 8000, np.random.default_rng(0))
+    views = draw_views(augmentation(scale_law="uniform"), 8000, generator=np.random.default_rng(0))
     scales = np.array([view.scale for view in views])
     assert abs((scales < 1).mean() - 1 / 3) < 0.02
     assert abs(scales.mean() - 1.25) < 0.01
 
 
 def test_half_of_the_views_are_flipped() -> None:
-    flips = [view.flip for view in draw_views(augmentation(), 4000, np.random.default_rng(0))]
+    flips = [view.flip for view in draw_views(augmentation(), 4000, generator=np.random.default_rng(0))]
     assert abs(np.mean(flips) - 0.5) < 0.03
-    assert not any(view.flip for view in draw_views(augmentation(flip_probability=0), 99, np.random.default_rng(0)))
+    assert not any(
+        view.flip for view in draw_views(augmentation(flip_probability=0), 99, generator=np.random.default_rng(0))
+    )
 
 
 def test_crops_reach_every_part_of_the_image() -> None:
     seen = np.zeros((40, 60), dtype=int)
     mask = np.arange(2400).reshape(40, 60)
-    for view in draw_views(augmentation(scale_min=1.0, scale_max=1.0), 4000, np.random.default_rng(0)):
-        placed = place(view, (40, 60), 24)
+    for view in draw_views(augmentation(scale_min=1.0, scale_max=1.0), 4000, generator=np.random.default_rng(0)):
+        placed = place(view, (40, 60), crop=24)
         part = np.zeros((24, 24), dtype=np.int64)
-        fill_mask(mask, placed, part)
+        fill_mask(mask, placed, out=part)
         seen.flat[part.ravel()] += 1
     assert (seen > 0).all()
 
 
 def test_the_first_views_do_not_depend_on_how_many_are_drawn() -> None:
-    few, many = (draw_views(augmentation(), num, np.random.default_rng(3)) for num in (4, 16))
+    few, many = (draw_views(augmentation(), num, generator=np.random.default_rng(3)) for num in (4, 16))
     assert few == many[:4]
 
 

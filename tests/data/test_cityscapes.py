@@ -38,8 +38,8 @@ def out(mirror: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def check(mirror: Any, out: Path) -> None:
     known = dict(TRAIN_IDS.values())
-    assert list_ids(out, "cityscapes", "train") == sorted(f"{frame}_leftImg8bit.png" for frame in FRAMES[:2])
-    for pair in pairs(out, "cityscapes", [f"{frame}_leftImg8bit.png" for frame in FRAMES]):
+    assert list_ids(out, "cityscapes", name="train") == sorted(f"{frame}_leftImg8bit.png" for frame in FRAMES[:2])
+    for pair in pairs(out, "cityscapes", ids=[f"{frame}_leftImg8bit.png" for frame in FRAMES]):
         assert pair.mask is not None
         labels = mirror.ids(pair.id.removesuffix("_leftImg8bit.png"), 34)
         expected = [[known.get(int(label), 255) for label in row] for row in labels]

@@ -40,7 +40,7 @@ def test_instances_are_painted_small_over_large_and_crowds_are_ignored() -> None
         {"category_id": 3, "iscrowd": 0, "area": 70.0, "segmentation": [[2, 2, 12, 2, 12, 9, 2, 9]]},
         {"category_id": 3, "iscrowd": 1, "area": 24.0, "segmentation": {"size": [12, 16], "counts": [12 * 14, 24]}},
     ]
-    ids = coco.paint((12, 16), annotations, {3: 3, 90: 80})
+    ids = coco.paint((12, 16), annotations, class_of={3: 3, 90: 80})
     expected = np.zeros((12, 16), dtype=np.uint8)
     expected[2:9, 2:12], expected[4:6, 4:7], expected[:, 14:] = 3, 80, 255
     np.testing.assert_array_equal(ids, expected)
@@ -52,8 +52,8 @@ def test_classes_are_numbered_without_gaps_in_vocs_layout(out: Path, capsys: pyt
     assert "CC BY 4.0" in said
     assert "https://cocodataset.org/#termsofuse" in said
     for split, names in SPLITS.items():
-        assert list_ids(out, "voc", split) == names
-    first, second = pairs(out, "voc", SPLITS["train"])
+        assert list_ids(out, "voc", name=split) == names
+    first, second = pairs(out, "voc", ids=SPLITS["train"])
     assert first.mask is not None
     assert second.mask is not None
     assert set(np.unique(read_mask(first.mask, 81))) == {0, 2}
@@ -73,7 +73,7 @@ TRIANGLE = [[1, 1, 5, 1, 5, 5]]
 def test_an_objects_mask_may_be_run_lengths() -> None:
     lengths = {"size": [12, 16], "counts": [12 * 14, 24]}
     note = {"category_id": 3, "iscrowd": 0, "area": 24.0, "segmentation": lengths}
-    ids = coco.paint((12, 16), [note], {3: 3})
+    ids = coco.paint((12, 16), [note], class_of={3: 3})
     assert (ids[:, 14:] == 3).all()
     assert not ids[:, :14].any()
 

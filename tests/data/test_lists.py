@@ -72,7 +72,7 @@ def test_lists_are_identified_by_the_checksum_of_their_ids() -> None:
         identity
         for family, known in lists.LABELLED_ONLY.items()
         for dataset, partition in known
-        for identity in lists.published_identity(family, dataset, partition)
+        for identity in lists.published_identity(family, dataset, partition=partition)
     ]
     assert all(len(identity) == 64 for identity in pinned)
     assert len(set(pinned)) == len(pinned) == 17

@@ -264,18 +264,18 @@ def test_ids_that_a_data_set_lacks_are_refused_or_left_out_as_said(root: Path, p
 
 def test_a_partition_nobody_published_names_those_that_were(root: Path) -> None:
     with pytest.raises(ValueError, match=r"u2pl published no partition '1-3' of 'cityscapes'; it has \['1-16'"):
-        input_key(DATA | {"family": "u2pl"}, "cityscapes", "1-3")
+        input_key(DATA | {"family": "u2pl"}, "cityscapes", partition="1-3")
 
 
 def test_every_published_partition_has_checksums_for_both_lists() -> None:
     for dataset, partition in lists.U2PL_FOLDERS:
-        assert len(lists.published_identity("u2pl", dataset, partition)) == 2
+        assert len(lists.published_identity("u2pl", dataset, partition=partition)) == 2
     assert len(lists.U2PL_SHA256) == 2 * len(lists.U2PL_FOLDERS)
 
 
 def test_the_input_key_follows_everything_that_decides_a_partition() -> None:
     def key(dataset: str = "voc_blender", partition: str = "1-8", **changes: Any) -> str:
-        return input_key(DATA | changes, dataset, partition)
+        return input_key(DATA | changes, dataset, partition=partition)
 
     same = [key(), key(dataset="voc_classic")]  # the name of a seeded data set decides nothing
     others = [

@@ -13,7 +13,7 @@ from pipeline.data.sources import folder_digest, prepare, source_identity
 
 def test_a_drawn_source_is_drawn(tmp_path: Path) -> None:
     prepare({"name": "shapes", "seed": 0, "num_fine": 2, "num_coarse": 1, "num_val": 1}, tmp_path / "voc")
-    assert len(list_ids(tmp_path / "voc", "voc", "train_aug")) == 3
+    assert len(list_ids(tmp_path / "voc", "voc", name="train_aug")) == 3
 
 
 def test_ones_own_folder_is_copied_and_follows_symlinks(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_folder_in_vocs_layout_may_be_made_of_links(tmp_path: Path) -> None:
     prepare({"name": "own", "path": str(linked)}, tmp_path / "data" / "voc")
     assert source_identity({"name": "own", "path": str(linked)}) == source_identity({"name": "own", "path": str(mine)})
     for root in (mine, linked, tmp_path / "data" / "voc"):
-        for pair in pairs(root, "voc", list_ids(root, "voc", "train_aug")):
+        for pair in pairs(root, "voc", ids=list_ids(root, "voc", name="train_aug")):
             image, mask = read_pair(pair, 21)
             assert image.shape[:2] == mask.shape
     assert not any(path.is_symlink() for path in (tmp_path / "data" / "voc").rglob("*"))

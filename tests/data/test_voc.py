@@ -51,9 +51,9 @@ def test_voc_and_sbd_become_the_augmented_set_in_vocs_layout(
     mirror: Any, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepare({"name": "voc"}, out)
-    assert list_ids(out, "voc", "train_aug") == [*TRAIN, *ADDED]
-    assert list_ids(out, "voc", "val") == VAL
-    for pair in pairs(out, "voc", [*TRAIN, *VAL, *ADDED]):
+    assert list_ids(out, "voc", name="train_aug") == [*TRAIN, *ADDED]
+    assert list_ids(out, "voc", name="val") == VAL
+    for pair in pairs(out, "voc", ids=[*TRAIN, *VAL, *ADDED]):
         assert pair.mask is not None
         source = pair.id if pair.id in [*TRAIN, *VAL] else f"sbd {pair.id}"
         np.testing.assert_array_equal(read_mask(pair.mask, 21), mirror.ids(source))
@@ -125,4 +125,4 @@ def test_a_spoilt_archive_is_named_and_fetched_again(out: Path, capsys: pytest.C
     (archives / "benchmark.tgz").write_bytes(b"half")
     prepare({"name": "voc"}, out)
     assert "benchmark.tgz is damaged" in capsys.readouterr().out
-    assert len(list_ids(out, "voc", "train_aug")) == 4
+    assert len(list_ids(out, "voc", name="train_aug")) == 4

@@ -48,7 +48,7 @@ def test_a_method_takes_a_step_where_unlabelled_images_have_no_mask(method: str,
     row["parameters"] |= {"image_labels": True} if method == "pseudoseg" else {}
     row["training"]["warm_start_epochs"] = 0
     values = row | {"dataset": "folder", "partition": "full", "data": DATA}
-    run = start_run(Cell("train", values, (), "0" * 64), root, [], "cpu")
+    run = start_run(Cell("train", values, (), "0" * 64), root, upstream=[], device="cpu")
     losses = train_step(run)
     assert losses
     assert all(math.isfinite(float(loss)) for loss in losses.values())

@@ -21,7 +21,7 @@ def test_the_unsupervised_loss_weighs_reliable_pixels_by_the_inverse_of_their_sh
     torch.manual_seed(0)
     logits, labels = torch.randn(2, 21, 5, 5), torch.randint(21, (2, 5, 5))
     labels[0, :2] = 255
-    found = reliability(torch.rand(2, 5, 5), labels != 255, 0.2)
+    found = reliability(torch.rand(2, 5, 5), labels != 255, share=0.2)
     losses = []
     for b in range(2):
         for y in range(5):

@@ -63,9 +63,9 @@ class Lab:
         token = self.begin(key)
         self.spool(key, range(1, steps + 1))
         (self.store.work(key) / "weights.pt").write_bytes(b"w")
-        self.store.publish(key, token, self.TRAINED)
+        self.store.publish(key, token, result=self.TRAINED)
         evaluate = f"evaluate-{key}"
-        self.store.publish(evaluate, self.begin(evaluate, "evaluate", (key,)), self.RESULT)
+        self.store.publish(evaluate, self.begin(evaluate, "evaluate", (key,)), result=self.RESULT)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         connection = sqlite3.connect(self.database)

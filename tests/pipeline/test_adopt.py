@@ -33,8 +33,8 @@ def recorded(tmp_path: Path) -> tuple[Path, str]:
     files = {"weights.pt": tmp_path / "w", "spool.jsonl": tmp_path / "s"}
     for path in files.values():
         path.write_text(path.name)
-    assert origin.adopt(train.to_json(), RESULT, files)
-    link_weights(origin, {train.key: train}, tmp_path / "out")
+    assert origin.adopt(train.to_json(), RESULT, files=files)
+    link_weights(origin, {train.key: train}, folder=tmp_path / "out")
     listing = [
         {"md5": put(root, path.read_bytes()), "relpath": path.name} for path in sorted((tmp_path / "out").iterdir())
     ]
@@ -59,8 +59,8 @@ def store_of(root: Path) -> Store:
 
 def test_a_trained_cell_comes_from_the_dvc_cache_whole_and_once(recorded: tuple[Path, str]) -> None:
     (root, key), store = recorded, store_of(recorded[0])
-    assert adopt(store, root, "embedded") == 1
-    assert adopt(store, root, "embedded") == 0
+    assert adopt(store, root, scale="embedded") == 1
+    assert adopt(store, root, scale="embedded") == 0
     assert read_json(store.done(key) / "result.json") == RESULT
     assert (store.done(key) / "weights.pt").read_text() == "w"
     assert (store.done(key) / "spool.jsonl").read_text() == "s"
@@ -82,25 +82,25 @@ def test_what_may_not_be_linked_is_copied(
         link(source, target)
 
     monkeypatch.setattr(os, "link", refuse)
-    assert adopt(store, root, "embedded") == 1
+    assert adopt(store, root, scale="embedded") == 1
     assert (store.done(key) / "weights.pt").read_text() == "w"
-    link_weights(store, {key: Cell("train", {}, (), key)}, tmp_path / "linked")
+    link_weights(store, {key: Cell("train", {}, (), key)}, folder=tmp_path / "linked")
     assert (tmp_path / "linked" / f"{key[:16]}.pt").read_text() == "w"
     monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
     with pytest.raises(OSError, match="full"):
-        link_weights(store, {key: Cell("train", {}, (), key)}, tmp_path / "linked")
+        link_weights(store, {key: Cell("train", {}, (), key)}, folder=tmp_path / "linked")
 
 
 def test_another_scale_a_lost_file_or_a_torn_lock_gives_nothing(recorded: tuple[Path, str]) -> None:
     (root, _), store = recorded, store_of(recorded[0])
-    assert adopt(store, root, "smoke") == 0
+    assert adopt(store, root, scale="smoke") == 0
     (weights,) = (
         path for path in (root / ".dvc" / "cache" / "files").rglob("*") if path.is_file() and path.read_bytes() == b"w"
     )
     weights.unlink()
-    assert adopt(store, root, "embedded") == 0
+    assert adopt(store, root, scale="embedded") == 0
     (root / "dvc.lock").write_text("stages: {torn")
-    assert adopt(store, root, "embedded") == 0
+    assert adopt(store, root, scale="embedded") == 0
 
 
 def test_an_evaluation_is_a_recorded_row_whose_key_is_still_its_own(tmp_path: Path) -> None:
@@ -109,9 +109,9 @@ def test_an_evaluation_is_a_recorded_row_whose_key_is_still_its_own(tmp_path: Pa
     row |= RESULT | {"metrics": {"student": {}}, "evaluate_s": 1.5}
     store = Store(tmp_path / "cells")
     write_json(path, [row | {"key": "of other code"}])
-    assert adopt(store, tmp_path, "embedded") == 0
+    assert adopt(store, tmp_path, scale="embedded") == 0
     write_json(path, [row | {"key": key}])
-    assert adopt(store, tmp_path, "embedded") == 1
+    assert adopt(store, tmp_path, scale="embedded") == 1
     result = read_json(store.done(key) / "result.json") or {}
     assert result["metrics"] == {"student": {}}
     assert result["provenance"]["adopted_from"] == "reports/embedded/metrics/experiment.json"
@@ -131,7 +131,7 @@ def test_a_row_or_file_that_is_of_no_use_any_more_is_named_and_hides_no_other(
     write_json(reports / "metrics" / "table_3.json", {"no": "rows"})
     write_json(reports / "cells" / "table_1.json", [removed])
     write_json(reports / "reliability" / "table_1.json", [{"key": "d"}])
-    assert adopt(store, tmp_path, "embedded") == 1
+    assert adopt(store, tmp_path, scale="embedded") == 1
     assert store.is_done(key)
     told = capsys.readouterr().err.splitlines()
     places = [f"metrics/table_1.json: row {number}" for number in (1, 2, 3, 4, 5)]
@@ -148,8 +148,8 @@ def test_a_reliability_record_is_taken_over_while_its_row_has_its_key(tmp_path: 
     reports, store = tmp_path / "reports" / "embedded", Store(tmp_path / "cells")
     record = {"key": cell.key, "state": "done", "sets": {"val": {}}, "reliability_s": 2.0, "provenance": {"ended": 5.0}}
     write_json(reports / "reliability" / "table_1.json", [record, record | {"key": "of other code"}])
-    assert adopt(store, tmp_path, "embedded") == 0  # no rows say what it is
+    assert adopt(store, tmp_path, scale="embedded") == 0  # no rows say what it is
     write_json(reports / "cells" / "table_1.json", rows)
-    assert adopt(store, tmp_path, "embedded") == 1
+    assert adopt(store, tmp_path, scale="embedded") == 1
     result = read_json(store.done(cell.key) / "result.json") or {}
     assert (result["sets"], result["provenance"]["ended"]) == ({"val": {}}, 5.0)

@@ -44,8 +44,8 @@ def project(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         token = lab.begin(train.key)
         lab.spool(train.key, range(1, 4))
         (lab.store.work(train.key) / "weights.pt").write_bytes(b"w")
-        lab.store.publish(train.key, token, lab.TRAINED)
-        lab.store.publish(evaluate.key, lab.begin(evaluate.key, "evaluate", (train.key,)), lab.RESULT)
+        lab.store.publish(train.key, token, result=lab.TRAINED)
+        lab.store.publish(evaluate.key, lab.begin(evaluate.key, "evaluate", (train.key,)), result=lab.RESULT)
 
     def draw(_folder: Path, _row: dict[str, Any], _data: Path, out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def rows(root: Path) -> list[dict[str, Any]]:
 def bring_up(lab: Lab, root: Path) -> tuple[Ingester, int]:
     ingester = Ingester(lab.store.root, status.entries(root), uri=None)
     ingester.work()
-    return ingester, artifacts.log_artifacts(root, lab.store, ingester)
+    return ingester, artifacts.log_artifacts(root, lab.store, ingester=ingester)
 
 
 def names(ingester: Ingester, run_id: str) -> set[str]:

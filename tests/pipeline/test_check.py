@@ -175,7 +175,7 @@ def test_a_table_of_the_papers_has_the_papers_labels(
 
 
 def test_a_method_without_a_label_goes_by_its_name() -> None:
-    assert row_label(["method"], {"method": "mine"}, {}) == {"method": "mine"}
+    assert row_label(["method"], {"method": "mine"}, parameters={}) == {"method": "mine"}
 
 
 @pytest.mark.parametrize("classes", [[], [21], [-1], [0, 21]])

@@ -37,7 +37,9 @@ pytestmark = [
 
 
 def test_the_onnx_file_gives_the_networks_logits_for_any_batch(folder: Path, tmp_path: Path) -> None:
-    place, card = export_as("onnx", folder, tmp_path / "out", choice=CHOICE, size=SIZE, store=Store(tmp_path / "cells"))
+    place, card = export_as(
+        "onnx", folder, out=tmp_path / "out", choice=CHOICE, size=SIZE, store=Store(tmp_path / "cells")
+    )
     session = onnxruntime.InferenceSession(place, providers=["CPUExecutionProvider"])
     model = Exported(load_trained(folder).network.float()).eval()
     for num in (1, 3):
@@ -62,7 +64,7 @@ def test_the_mlflow_model_is_logged_to_its_run_and_served(
     run = database.create("train", {"cell_key": key, "store": str(store.root)}, start_ms=1000)
     database.set_status(run, "FINISHED", end_ms=2000)
     program = tmp_path / "out"
-    saved, logged, card = export_as("mlflow", folder, program, choice=CHOICE, size=SIZE, store=store)
+    saved, logged, card = export_as("mlflow", folder, out=program, choice=CHOICE, size=SIZE, store=store)
     assert not [warning for warning in recwarn if "ype hint" in str(warning.message)]
     found = database.client.get_run(run)
     assert (found.info.status, found.info.end_time) == ("FINISHED", 2000)

@@ -121,7 +121,7 @@ def test_measuring_is_windows_times_images_times_networks_times_evaluations() ->
     row = row_of("mean_teacher", scale="paper", dataset="cityscapes")
     tiny = {"encoder": row["model"]["encoder"] | {"width": 4, "blocks": [1, 1, 1, 1], "multi_grid": [1]}}
     row["model"] |= tiny | {"decoder_channels": 4, "low_level_channels": 4, "representation_channels": 4}
-    centre, slide = (image_flop(row, mode, (1024, 2048)) for mode in ("centre", "slide"))
+    centre, slide = (image_flop(row, mode, image=(1024, 2048)) for mode in ("centre", "slide"))
     assert slide == 8 * centre  # two rows of four windows
     in_training, probed = 180 * 500 * 2 * centre, 180 * 16 * slide
     assert evaluation_flop(row, 2) == in_training + 2 * 500 * 2 * slide + probed

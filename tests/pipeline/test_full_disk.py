@@ -111,11 +111,11 @@ def test_a_torn_line_is_left_out_and_takes_no_other_with_it(
     torn: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Store(tmp_path / "cells")
-    store.log_execution("a", "start", {})
+    store.log_execution("a", "start", facts={})
     (path,) = store.root.glob("executions.*.jsonl")
     with path.open("ab") as file:
         file.write(torn)
-    store.log_execution("b", "start", {})
+    store.log_execution("b", "start", facts={})
     with caplog.at_level(logging.WARNING):
         assert [line["key"] for line in store.executions()] == ["a", "b"]
     assert "line 2 is no record; left out" in caplog.text
@@ -136,6 +136,6 @@ def test_hosts_write_logs_of_their_own_that_are_read_as_one(tmp_path: Path, monk
     store = Store(tmp_path / "cells")
     for number, host in enumerate(("n1", "n2", "n1")):
         monkeypatch.setattr("pipeline.store.socket.gethostname", lambda host=host: host)
-        store.log_execution(host, "start", {"time": float(number)})
+        store.log_execution(host, "start", facts={"time": float(number)})
     assert [line["key"] for line in store.executions()] == ["n1", "n2", "n1"]
     assert len(list(store.root.glob("executions.*.jsonl"))) == 2

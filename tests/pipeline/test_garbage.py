@@ -52,7 +52,7 @@ def test_only_what_nobody_needs_or_runs_is_garbage(store: Store) -> None:
 
 
 def test_what_a_colleagues_table_waits_for_stays(store: Store) -> None:
-    with Waiting(store, "smoke/theirs", ["dropped", "unwanted"]):
+    with Waiting(store, "smoke/theirs", keys=["dropped", "unwanted"]):
         found = names(find_garbage(store, {"needed", "wanted"}, days=-1, done=True))
     assert found == ["submissions/ended", "snapshots/of_ended"]
 

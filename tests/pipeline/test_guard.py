@@ -257,7 +257,7 @@ def test_a_result_names_its_own_stage_and_the_one_that_submitted_it() -> None:
     cell = Cell("train", {}, (), digest("k"))
     record = {"dvc_stage": "warm_start@table_1", "commit": "abc", "dirty": True, "patch": "f00", "snapshot": "5"}
     record |= {"dvc_experiment": None, "tables": {"smoke/table_1": ["other"], "smoke/table_7": [cell.key]}}
-    told = provenance(cell, record, {"job": "7_1", "restarts": 2}, ranks=1, started=1.0)
+    told = provenance(cell, record, holder={"job": "7_1", "restarts": 2}, ranks=1, started=1.0)
     assert (told["dvc_stage"], told["submitted_by"]) == ("train@table_7", "warm_start@table_1")
     assert (told["patch"], told["restarts"], told["job"]) == ("f00", 2, "7_1")
 

@@ -69,7 +69,9 @@ def test_ctrl_c_stops_the_workers_and_the_next_run_goes_on(local_store: Store, p
     attach.interrupt(local_store, cells, root=project)
     until(lambda: not liveness.submission_alive(local_store, submission))
     assert not all(local_store.is_done(key) for key in cells)
-    assert attach.wait(local_store, cells, lambda: send(local_store, list(cells.values()), project), title="t") == {}
+    assert (
+        attach.wait(local_store, cells, start=lambda: send(local_store, list(cells.values()), project), title="t") == {}
+    )
     until(lambda: len(finished(local_store)) >= len(cells))
     assert finished(local_store) == sorted(cells)
 

@@ -136,7 +136,7 @@ def test_a_full_disk_fails_the_cell_with_its_reason_and_loses_no_other(
         local_store.claim(cell.key, "s")
     token = local_store.hold(done.to_json(), {"host": "n", "pid": os.getpid(), "job": "1", "submission": "s"})
     assert token is not None
-    local_store.publish(done.key, token, {"state": "done"})
+    local_store.publish(done.key, token, result={"state": "done"})
     token = local_store.hold(late.to_json(), {"host": "n", "pid": os.getpid(), "job": "1", "submission": "s"})
     assert token is not None
 
@@ -146,8 +146,8 @@ def test_a_full_disk_fails_the_cell_with_its_reason_and_loses_no_other(
     with monkeypatch.context() as patched:
         patched.setattr("pipeline.store.os.fsync", full)
         with pytest.raises(OSError, match="No space left"):
-            local_store.publish(late.key, token, {"state": "done"})
+            local_store.publish(late.key, token, result={"state": "done"})
     assert local_store.is_done(done.key)
     assert not local_store.is_done(late.key)
-    local_store.publish(late.key, token, {"state": "done"})  # with room again
+    local_store.publish(late.key, token, result={"state": "done"})  # with room again
     assert local_store.is_done(late.key)

@@ -111,12 +111,12 @@ def test_a_cell_waits_for_the_one_before_it(local_store: Store) -> None:
     for cell in (first, second):
         local_store.claim(cell.key, "s")
     holder = {"submission": "s", "host": "here", "pid": 1, "job": "local-1"}
-    taken, _ = take(local_store, [second, first], holder)
+    taken, _ = take(local_store, [second, first], holder=holder)
     assert taken is not None
     assert taken[0] == first
-    assert take(local_store, [second, first], holder) == (None, True)
-    local_store.publish(first.key, taken[1], {"state": "done"})
-    taken, _ = take(local_store, [second, first], holder)
+    assert take(local_store, [second, first], holder=holder) == (None, True)
+    local_store.publish(first.key, taken[1], result={"state": "done"})
+    taken, _ = take(local_store, [second, first], holder=holder)
     assert taken is not None
     assert taken[0] == second
 
@@ -209,7 +209,7 @@ def test_a_stage_whose_own_data_changed_meanwhile_ends_instead_of_waiting_for_it
     monkeypatch.setattr(launch, "start_plan", lambda *_: None)
     monkeypatch.setattr(launch, "read_plan", lambda *_: [edited, "train@experiment"])
     with pytest.raises(RuntimeError, match=f"^{edited}: changed while `dvc repro` ran; run it again"):
-        launch.launch(project, "smoke", "train@experiment", waited_for=keys)
+        launch.launch(project, "smoke", stage="train@experiment", waited_for=keys)
     assert not local_store.submissions.exists()
 
 
@@ -224,7 +224,7 @@ def test_a_stage_whose_data_nobody_made_says_which_stages_make_it(
     monkeypatch.setattr(launch, "start_plan", lambda *_: None)
     monkeypatch.setattr(launch, "read_plan", lambda *_: ["train@experiment"])
     with pytest.raises(RuntimeError, match=r"the data is not there: `dvc repro download@streets.*` first"):
-        launch.launch(project, "smoke", "train@experiment", waited_for=keys)
+        launch.launch(project, "smoke", stage="train@experiment", waited_for=keys)
     assert not local_store.submissions.exists()
 
 
@@ -239,9 +239,9 @@ def test_a_waiting_stage_sees_now_and_then_that_an_ingester_runs(
         monkeypatch.setattr(attach, "INGESTER_S", seconds)
         began.clear()
         key = sleeper(number).key
-        timer = threading.Timer(0.5, lambda: local_store.fail(key, None, {"reason": "enough"}))
+        timer = threading.Timer(0.5, lambda: local_store.fail(key, None, reason={"reason": "enough"}))
         timer.start()
-        attach.wait(local_store, {key: sleeper(number)}, lambda: None, title="test", root=project)
+        attach.wait(local_store, {key: sleeper(number)}, start=lambda: None, title="test", root=project)
         timer.join()
         return len(began)
 

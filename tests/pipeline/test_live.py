@@ -132,8 +132,8 @@ def test_who_reads_a_store_that_lives_loses_no_race_with_it(reader: str, store: 
             token = store.hold(cell | {"key": key}, holder)
             (store.work(key) / "log.txt").write_text("step 1 of 4\n")
             (store.work(key) / "spool.jsonl").write_text('{"step": 1, "time_ms": 1, "metrics": {}}\n')
-            with Waiting(store, "smoke/table_7", [key]):
-                store.publish(key, str(token), {"state": "done"})
+            with Waiting(store, "smoke/table_7", keys=[key]):
+                store.publish(key, str(token), result={"state": "done"})
             shutil.rmtree(store.done(key))
 
     def publishing() -> None:
@@ -182,7 +182,7 @@ def test_a_table_so_far_has_what_is_done_and_says_why_the_rest_is_not(store: Sto
     rows = resolve_table(PARAMS, "table_7")
     finish(store, rows[0], 61.5)
     *_, train, _ = chain(rows[2])
-    store.fail(train.key, None, {"reason": "disk full"})
+    store.fail(train.key, None, reason={"reason": "disk full"})
     found = rows_so_far(store, project / "reports" / "smoke" / "cells" / "table_7.json")
     assert [row["state"] for row in found].count("done") == 1
     assert found[2]["reason"] == "train failed: disk full"
@@ -221,7 +221,7 @@ def test_a_row_of_the_page_says_why_it_is_open(store: Store) -> None:
     row = resolve_table(PARAMS, "table_7")[0]
     *_, train, evaluate = chain(row)
     assert why_missing(store, row) == "warm_start not started"
-    store.fail(train.key, None, {"reason": "ValueError: corrupt image"})
+    store.fail(train.key, None, reason={"reason": "ValueError: corrupt image"})
     assert why_missing(store, row) == "train failed: ValueError: corrupt image"
     assert key_today(row) == evaluate.key
     elsewhere = row | {"data": row["data"] | {"path": "nowhere/photographs"}}

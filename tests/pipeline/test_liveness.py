@@ -53,7 +53,7 @@ def hold(store: Store, one: Cell, number: str, **facts: Any) -> str:
 
 
 def finish(store: Store, one: Cell, number: str) -> None:
-    store.publish(one.key, hold(store, one, number), {"state": "done"})
+    store.publish(one.key, hold(store, one, number), result={"state": "done"})
 
 
 @pytest.mark.parametrize("pack", [1, None])
@@ -108,7 +108,7 @@ def test_a_worker_that_ends_while_squeue_is_asked_takes_nothing_from_its_sibling
 
     def late(command: list[str]) -> str | None:
         if command[0] == "squeue":
-            store.publish(ending.key, token, {"state": "done"})
+            store.publish(ending.key, token, result={"state": "done"})
         return ask(command)
 
     monkeypatch.setattr(slurm, "_output", late)
@@ -255,7 +255,7 @@ def test_what_a_machine_had_that_fell_silent_is_let_go_of(silent_s: float, state
     assert [store.state(one.key) for one in cells] == states
     if "missing" in states:
         with pytest.raises(TakenOverError):  # it only slept, and comes back
-            store.publish(cells[0].key, token, {"state": "done"})
+            store.publish(cells[0].key, token, result={"state": "done"})
 
 
 def test_what_a_machine_had_whose_submission_was_removed_is_let_go_of(tmp_path: Path) -> None:

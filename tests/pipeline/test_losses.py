@@ -112,7 +112,7 @@ def die(store: Store, key: str, *, checkpoint: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     os.utime(path, (checkpoint, checkpoint))
-    count_loss(store, key, {"host": "n1", "job": "7_0"}, cause="")
+    count_loss(store, key, holder={"host": "n1", "job": "7_0"}, cause="")
 
 
 def test_a_cell_that_gets_further_between_its_deaths_goes_on(tmp_path: Path) -> None:

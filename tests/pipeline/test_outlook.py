@@ -26,7 +26,7 @@ def test_with_past_cells_the_time_is_theirs_and_without_it_is_counted(
     monkeypatch.setattr(status, "current_scale", lambda _root: "smoke")
     monkeypatch.setattr(status, "load_site", lambda _root: site)
     monkeypatch.setattr(status.subprocess, "run", lambda *_, **__: Planned('{"train@table_7": ["new"]}'))
-    outlook.show_plan(tmp_path, store, [], tflops=1e-6, as_json=False)
+    outlook.show_plan(tmp_path, store, targets=[], tflops=1e-6, as_json=False)
     shown = capsys.readouterr().out
     trainings = len({chain(row)[-2].key for row in rows})
     assert re.search(rf"train@table_7 +{trainings} missing +new", shown)
@@ -39,7 +39,7 @@ def test_with_past_cells_the_time_is_theirs_and_without_it_is_counted(
     for cell in {row["partition"]: chain(row)[-2] for row in rows}.values():  # smoke's epochs are passes over them
         ran(store, cell, took_s=120)
     site["parameters"] |= {"nodes": 2, "gpus_per_node": 4}
-    outlook.show_plan(tmp_path, store, [], tflops=50, as_json=False)
+    outlook.show_plan(tmp_path, store, targets=[], tflops=50, as_json=False)
     shown, left = capsys.readouterr().out, trainings - store_done(store, rows)
     hours = f"{2 * left * 8 / 60:,.2g}"
     assert f"about {2 * left} minutes of one worker, {hours} GPU-hours (median of past cells like them)" in shown
@@ -91,7 +91,7 @@ def test_the_plan_of_a_scale_is_written_as_markdown_with_what_it_assumes(
 ) -> None:
     monkeypatch.setattr(outlook, "load_params", lambda _path: params)
     out = tmp_path / "reports" / "smoke" / "plan.md"
-    outlook.show_scale(tmp_path, "smoke", ["table_7"], tflops=20, out=out, as_json=False)
+    outlook.show_scale(tmp_path, "smoke", tables=["table_7"], tflops=20, out=out, as_json=False)
     text = out.read_text()
     assert "20 TFLOP/s sustained" in text
     table = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")]

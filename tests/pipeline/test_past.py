@@ -15,7 +15,7 @@ from pipeline.store import Store
 def ran(store: Store, cell: Cell, *, took_s: float) -> None:
     """Let a cell have run from its start to its end."""
     for event, time in (("start", 1000.0), ("done", 1000.0 + took_s)):
-        store.log_execution(cell.key, event, {"kind": cell.kind, "time": time})
+        store.log_execution(cell.key, event, facts={"kind": cell.kind, "time": time})
     write_json(store.done(cell.key) / "cell.json", cell.to_json())
 
 

@@ -60,7 +60,7 @@ def test_without_a_readable_command_the_stage_itself_is_the_plan(
     monkeypatch.chdir(repository)
     (repository / "a").write_text("changed")
     (repository / "d").write_text("changed")
-    assert list(stale_stages(repository, ["dvc", "queue", "start"], "second")) == ["first", "second"]
+    assert list(stale_stages(repository, ["dvc", "queue", "start"], fallback="second")) == ["first", "second"]
     (repository / "a").write_text("a")
     (repository / "d").write_text("d")
 

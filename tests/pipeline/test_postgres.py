@@ -95,7 +95,7 @@ def test_a_server_on_postgresql_gets_every_run_once(server: str, lab: Lab, monke
     lab.spool("b", range(2, 8))  # from a checkpoint at step 1
     tracking.ingest(lab.store.root, entries)
     (lab.store.work("b") / "weights.pt").write_bytes(b"w")
-    lab.store.publish("b", token, lab.TRAINED)
+    lab.store.publish("b", token, result=lab.TRAINED)
     for _ in range(2):
         tracking.ingest(lab.store.root, entries)
     client = mlflow.MlflowClient(server)

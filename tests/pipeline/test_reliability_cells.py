@@ -47,11 +47,11 @@ def test_a_worker_measures_it_and_the_stage_writes_what_the_page_needs(tmp_path:
     store = Store(tmp_path / "cells")
     state = build_network(ModelConfig(**row["model"]), num_classes=21).state_dict()
     torch.save({"best": {"student": state}, "last": {"student": state}}, tmp_path / "weights.pt")
-    store.adopt(train.to_json(), {"state": "done"}, {"weights.pt": tmp_path / "weights.pt"})
+    store.adopt(train.to_json(), {"state": "done"}, files={"weights.pt": tmp_path / "weights.pt"})
     record = {"threads": 1, "data_root": str(data_root)}
-    result = compute(cell, store, record, work=tmp_path, stop=Stop())
-    store.adopt(cell.to_json(), result, {})
-    write_reliability(store, {cell.key: cell}, tmp_path / "reliability" / "table_1.json")
+    result = compute(cell, store, record=record, work=tmp_path, stop=Stop())
+    store.adopt(cell.to_json(), result, files={})
+    write_reliability(store, {cell.key: cell}, path=tmp_path / "reliability" / "table_1.json")
     [written] = json.loads((tmp_path / "reliability" / "table_1.json").read_text())
     assert (written["key"], written["train_key"], written["method"]) == (cell.key, train.key, "suponly")
     for name, counted in result["sets"].items():

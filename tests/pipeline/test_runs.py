@@ -56,7 +56,7 @@ def test_a_cell_of_no_table_is_a_run_of_its_own_until_a_table_claims_it(lab: Lab
 
 
 def test_a_warm_start_is_a_run_of_its_own_beside_the_trainings_that_share_it(lab: Lab) -> None:
-    lab.store.publish("w", lab.begin("w", "warm_start"), lab.TRAINED)
+    lab.store.publish("w", lab.begin("w", "warm_start"), result=lab.TRAINED)
     tracking.ingest(
         lab.store.root, [lab.entry("a", warm_start_keys=["w"]), lab.entry("b", "table_4", warm_start_keys=["w"])]
     )
@@ -82,7 +82,7 @@ def test_the_status_of_a_run_follows_the_store_through_a_cells_life(lab: Lab) ->
     assert status() == ("SCHEDULED", "RUNNING")
     let_go(lab.store, "a")
     assert status() == ("KILLED", "KILLED")
-    lab.store.fail("a", lab.begin("a"), {"reason": "MemoryError: 3 GiB", "log": "log.txt"})
+    lab.store.fail("a", lab.begin("a"), reason={"reason": "MemoryError: 3 GiB", "log": "log.txt"})
     assert status() == ("FAILED", "FAILED")
     assert lab.runs()["a"]["tags"]["reason"] == "MemoryError: 3 GiB"
     lab.store.retry("a")
@@ -114,7 +114,7 @@ def test_a_table_is_judged_by_its_rows_of_today_and_not_by_cells_of_older_code(l
         tracking.ingest(lab.store.root, [lab.entry(key) for key in keys])
         return lab.runs()["table_7@embedded"]["status"]
 
-    lab.store.fail("old", lab.begin("old"), {"reason": "killed"})
+    lab.store.fail("old", lab.begin("old"), reason={"reason": "killed"})
     lab.finish("older")
     assert status("old", "older") == "FAILED"
     lab.finish("new")
@@ -134,8 +134,10 @@ def test_a_run_of_a_cell_that_the_store_lost_is_not_left_running(lab: Lab) -> No
 
 
 def test_a_failed_evaluation_fails_the_run_and_says_why(lab: Lab) -> None:
-    lab.store.publish("a", lab.begin("a"), lab.TRAINED)
-    lab.store.fail("evaluate-a", lab.begin("evaluate-a", "evaluate", ("a",)), {"reason": "ValueError: corrupt image"})
+    lab.store.publish("a", lab.begin("a"), result=lab.TRAINED)
+    lab.store.fail(
+        "evaluate-a", lab.begin("evaluate-a", "evaluate", ("a",)), reason={"reason": "ValueError: corrupt image"}
+    )
     tracking.ingest(lab.store.root, [lab.entry("a")])
     assert lab.runs()["a"]["status"] == "FAILED"
     assert lab.runs()["a"]["tags"]["reason"] == "ValueError: corrupt image"
@@ -143,7 +145,7 @@ def test_a_failed_evaluation_fails_the_run_and_says_why(lab: Lab) -> None:
 
 def test_a_diverged_training_is_a_finished_run_that_says_so(lab: Lab) -> None:
     diverged = lab.TRAINED | {"state": "diverged", "diverged": {"step": 17, "losses": {"supervised": "nan"}}}
-    lab.store.publish("a", lab.begin("a"), diverged)
+    lab.store.publish("a", lab.begin("a"), result=diverged)
     tracking.ingest(lab.store.root, [lab.entry("a")])
     assert lab.runs()["a"]["status"] == "FINISHED"
     assert lab.runs()["a"]["tags"]["diverged.step"] == "17"
@@ -151,7 +153,7 @@ def test_a_diverged_training_is_a_finished_run_that_says_so(lab: Lab) -> None:
 
 def test_two_evaluations_of_one_training_stand_side_by_side(lab: Lab) -> None:
     lab.finish("a")
-    lab.store.publish("slide-xx", lab.begin("slide-xx", "evaluate", ("a",)), lab.RESULT)
+    lab.store.publish("slide-xx", lab.begin("slide-xx", "evaluate", ("a",)), result=lab.RESULT)
     tracking.ingest(lab.store.root, [lab.entry("a")])
     name = "final/teacher_best_padding_ignored_miou"
     assert lab.points("a", name) == lab.points("a", f"slide-xx/{name}") == [(0, 61.5)]

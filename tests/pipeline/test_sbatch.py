@@ -135,7 +135,7 @@ def test_a_later_array_that_is_refused_for_good_does_not_undo_the_first(cluster:
 
 
 def die_of_memory(store: Store, one: Cell) -> None:
-    store.log_execution(one.key, "lost", {"memory": True, "checkpoint": None})
+    store.log_execution(one.key, "lost", facts={"memory": True, "checkpoint": None})
 
 
 def test_a_class_that_is_refused_for_good_fails_its_cells_alone(cluster: Cluster) -> None:
@@ -192,7 +192,7 @@ def test_more_memory_is_said_once_and_shown_by_the_driver(cluster: Cluster, caps
     cluster.send(cells)
     said = capsys.readouterr().out
     assert said == f"more memory: {cells[0].name} died for want of it: mem_gb 10 -> 20\n"
-    launcher = attach.Launcher(cluster.project, "smoke", "train@table_7", keys=[])
+    launcher = attach.Launcher(cluster.project, "smoke", stage="train@table_7", keys=[])
     launcher.command = [sys.executable, "-c", f"print('downloading'); print({said.strip()!r})"]
     launcher()
     assert capsys.readouterr().err == said
@@ -269,7 +269,7 @@ def test_what_waits_for_another_submission_is_left_for_later(cluster: Cluster) -
 
 def test_what_follows_a_failed_cell_fails_without_a_job(cluster: Cluster) -> None:
     train = cell("train", 0)
-    cluster.store.fail(train.key, None, {"reason": "no luck"})
+    cluster.store.fail(train.key, None, reason={"reason": "no luck"})
     assert cluster.send([train, cell("evaluate", 0, train)]) == []
     assert cluster.states([cell("evaluate", 0, train)]) == ["failed"]
     assert cluster.arrays == []

@@ -206,7 +206,7 @@ def begin(store: Store, cells: list[Cell]) -> None:
         (store.work(cell.key) / "log.txt").write_text("first\n")
         (store.work(cell.key) / "checkpoint.pt").write_text("half")
         if cell is cells[0]:
-            store.publish(cell.key, str(token), {"state": "done"})
+            store.publish(cell.key, str(token), result={"state": "done"})
 
 
 def go_on(store: Store, cells: list[Cell]) -> None:
@@ -219,7 +219,7 @@ def go_on(store: Store, cells: list[Cell]) -> None:
         with (store.work(cell.key) / "log.txt").open("a") as log:
             log.write("second\n")
         (store.work(cell.key) / "checkpoint.pt").write_text("whole")
-        store.publish(cell.key, str(token), {"state": "done"})
+        store.publish(cell.key, str(token), result={"state": "done"})
 
 
 def as_user(user: int, group: int, act: Callable[[], None]) -> None:

@@ -57,7 +57,7 @@ def test_of_another_cluster_nothing_is_known(squeue: Path, tmp_path: Path) -> No
     hold(store, cells[0], "7_0", cluster="alder")
     release_dead(store)
     assert [store.state(one.key) for one in cells] == ["running", "queued"]
-    _drop_own(store, cells, {"job": "7_0", "cluster": "birch"})  # another job of this number, which was requeued
+    _drop_own(store, cells, me={"job": "7_0", "cluster": "birch"})  # another job of this number, which was requeued
     assert store.state(cells[0].key) == "running"
     says(squeue, ClusterName="alder", PrivateData="none")
     release_dead(store)

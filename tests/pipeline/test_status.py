@@ -15,7 +15,7 @@ lab = test_steering.lab
 
 def test_a_table_of_one_row_stands_for_its_training(lab: Lab) -> None:
     (row,) = lab.rows("experiment")
-    assert status.find_cell(lab.root, lab.store, "experiment").key == chain(row)[-2].key
+    assert status.find_cell(lab.root, lab.store, prefix="experiment").key == chain(row)[-2].key
 
 
 def test_who_names_no_cell_is_told_where_keys_stand(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,7 +27,7 @@ def test_who_names_an_evaluation_is_told_the_key_of_its_training(lab: Lab) -> No
     *_, train, evaluate = chain(lab.rows("experiment")[0])
     finish(lab.store, evaluate)
     with pytest.raises(ValueError, match=f"has a network; that of {train.key[:12]}, perhaps"):
-        status.find_trained(lab.root, lab.store, evaluate.key)
+        status.find_trained(lab.root, lab.store, name=evaluate.key)
 
 
 def test_a_plan_takes_the_name_of_a_table_and_of_no_stage_says_so(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +35,7 @@ def test_a_plan_takes_the_name_of_a_table_and_of_no_stage_says_so(lab: Lab, monk
     with pytest.raises(
         ValueError, match=r"DVC cannot plan tables@table_7 nosuch: .*; a target is a table or a stage"
     ) as raised:
-        status.plan(lab.root, lab.store, ["table_7", "nosuch"])
+        status.plan(lab.root, lab.store, targets=["table_7", "nosuch"])
     assert "\n" not in str(raised.value)
 
 
@@ -44,7 +44,7 @@ def test_what_failed_before_a_stage_began_is_told_from_what_fails_now(
 ) -> None:
     cells = chain(lab.rows("experiment")[0])
     monkeypatch.setattr(attach, "read_inputs", lambda *_: {"the code or the weights": [cells]})
-    lab.store.fail(cells[-2].key, None, {"reason": "no luck"})
-    assert attach.run_stage("train", "smoke", "experiment") == 1
+    lab.store.fail(cells[-2].key, None, reason={"reason": "no luck"})
+    assert attach.run_stage("train", "smoke", table="experiment") == 1
     said = capsys.readouterr().err
     assert "1 of 1 cells failed, 1 of them before this stage began and not tried again; see" in said

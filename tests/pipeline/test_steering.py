@@ -74,7 +74,7 @@ def finish(store: Store, cell: Cell, **provenance: Any) -> None:
     store.claim(cell.key, "s")
     token = store.hold(cell.to_json(), {"submission": "s", "host": "n1", "pid": 1, "job": "7_1"})
     (store.work(cell.key) / "log.txt").write_text("step 1\nstep 2\n")
-    store.publish(cell.key, str(token), {"state": "done", "provenance": provenance})
+    store.publish(cell.key, str(token), result={"state": "done", "provenance": provenance})
 
 
 def test_why_names_the_values_the_executions_and_the_patch(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,7 +120,7 @@ def test_logs_follows_a_cell_to_its_end_and_prints_each_line_once(
             for step in range(30):
                 print(f"step {step}: \u03b1 = 0.2", file=log)
                 time.sleep(0.02)
-        lab.store.publish(train.key, token, {"state": "done"})
+        lab.store.publish(train.key, token, result={"state": "done"})
 
     worker = threading.Thread(target=work)
     worker.start()
@@ -145,7 +145,7 @@ def test_logs_prints_no_line_twice_when_the_cell_is_published_between_two_looks(
         if path == lab.store.work(train.key) / "log.txt":
             looks += 1
             if looks == 2:
-                lab.store.publish(train.key, token, {"state": "done"})
+                lab.store.publish(train.key, token, result={"state": "done"})
         return read(path, **how)
 
     monkeypatch.setattr(Path, "read_text", publish_before)
@@ -192,7 +192,7 @@ def test_what_another_live_table_needs_is_spared(lab: Lab, living: str, capsys: 
         lab.submit("table_4")
         main(["cancel", "table_7"])
     else:
-        with Waiting(lab.store, "smoke/table_4", lab.keys("table_4")):
+        with Waiting(lab.store, "smoke/table_4", keys=lab.keys("table_4")):
             main(["cancel", "table_7"])
     assert lab.states(shared) == {"queued"}
     assert lab.states(lab.keys("table_7") - shared) == {"cancelled"}
@@ -200,7 +200,7 @@ def test_what_another_live_table_needs_is_spared(lab: Lab, living: str, capsys: 
 
 
 def test_a_driver_that_was_suspended_for_long_marks_itself_anew(lab: Lab) -> None:
-    with Waiting(lab.store, "smoke/table_4", ["k"]) as mark:
+    with Waiting(lab.store, "smoke/table_4", keys=["k"]) as mark:
         mark.path.unlink()  # as `doctor` does with what was not touched for long
         assert live_needs(lab.store) == []
         mark.beat()
@@ -218,7 +218,7 @@ def test_a_cell_that_two_live_tables_need_is_not_cancelled(lab: Lab, capsys: pyt
 
 
 def test_the_mark_of_a_dead_driver_counts_no_more(lab: Lab) -> None:
-    with Waiting(lab.store, "smoke/table_4", ["k"]) as mark:
+    with Waiting(lab.store, "smoke/table_4", keys=["k"]) as mark:
         assert live_needs(lab.store) == [("smoke/table_4", {"k"})]
         long_ago = time.time() - STALE_S - 10
         os.utime(mark.path, (long_ago, long_ago))
@@ -232,7 +232,7 @@ def test_a_waiting_driver_ends_with_the_reason_and_submits_no_cancelled_cell(lab
     cells = lab.submit("table_7")
     main(["cancel", "table_7"])
     started: list[int] = []
-    ends = attach.wait(lab.store, {cell.key: cell for cell in cells}, lambda: started.append(1), title="test")
+    ends = attach.wait(lab.store, {cell.key: cell for cell in cells}, start=lambda: started.append(1), title="test")
     assert started == []
     assert all(end["reason"].startswith("cancelled by ") for end in ends.values())
     assert len(ends) == len(cells)
@@ -265,8 +265,8 @@ def test_the_worker_of_a_cancelled_cell_saves_it_and_goes_on_with_others(
 def test_retry_of_a_cell_forgets_what_failed_because_of_it(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     cells = lab.submit("experiment")
     other = lab.submit("table_7")[0]
-    lab.store.fail(other.key, None, {"reason": "its own"})
-    lab.store.fail(cells[0].key, None, {"reason": "no luck"})
+    lab.store.fail(other.key, None, reason={"reason": "its own"})
+    lab.store.fail(cells[0].key, None, reason={"reason": "no luck"})
     run_submission(lab.store, "experiment", limit=None, stop=Stop())
     assert {lab.store.state(cell.key) for cell in cells} == {"failed"}
     assert main(["retry", cells[1].key[:12]]) == 0

@@ -40,7 +40,7 @@ def test_a_cell_goes_from_missing_to_done(store: Store) -> None:
     assert token is not None
     assert store.state("k") == "running"
     (store.work("k") / "checkpoint.pt").write_text("x")
-    done = store.publish("k", token, {"state": "done"})
+    done = store.publish("k", token, result={"state": "done"})
     assert store.state("k") == "done"
     assert sorted(path.name for path in done.iterdir()) == ["cell.json", "result.json"]
     assert [line["event"] for line in store.executions()] == ["start", "done"]
@@ -56,7 +56,7 @@ def test_a_published_cell_cannot_be_held_again(store: Store) -> None:
     store.claim("k", "s")
     token = store.hold(CELL, HOLDER)
     assert token is not None
-    store.publish("k", token, {"state": "done"})
+    store.publish("k", token, result={"state": "done"})
     assert store.hold(CELL, HOLDER) is None
     assert not store.work("k").exists()
 
@@ -66,7 +66,7 @@ def test_what_a_killed_writer_left_is_no_part_of_a_result(store: Store) -> None:
     token = store.hold(CELL, HOLDER)
     assert token is not None
     (store.work("k") / ".checkpoint.pt.123").write_text("half")
-    assert sorted(path.name for path in store.publish("k", token, {"state": "done"}).iterdir()) == [
+    assert sorted(path.name for path in store.publish("k", token, result={"state": "done"}).iterdir()) == [
         "cell.json",
         "result.json",
     ]
@@ -80,8 +80,8 @@ def test_who_lost_a_cell_cannot_publish_it(store: Store) -> None:
     new = store.hold(CELL, HOLDER | {"pid": 2})
     assert new is not None
     with pytest.raises(TakenOverError, match="no longer by this worker"):
-        store.publish("k", old, {"state": "done"})
-    store.publish("k", new, {"state": "done"})
+        store.publish("k", old, result={"state": "done"})
+    store.publish("k", new, result={"state": "done"})
 
 
 def test_a_full_disk_while_publishing_leaves_the_cell_unfinished(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,17 +95,17 @@ def test_a_full_disk_while_publishing_leaves_the_cell_unfinished(store: Store, m
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
-            store.publish("k", token, {"state": "done"})
+            store.publish("k", token, result={"state": "done"})
     assert store.state("k") == "running"
     assert sorted(path.name for path in store.work("k").iterdir()) == ["cell.json", "holder.json", "reserve"]
-    store.publish("k", token, {"state": "done"})
+    store.publish("k", token, result={"state": "done"})
     assert store.is_done("k")
 
 
 def test_a_failure_is_kept_with_its_reason_until_it_is_retried(store: Store) -> None:
     store.claim("k", "s")
     token = store.hold(CELL, HOLDER)
-    store.fail("k", token, {"reason": "no luck"})
+    store.fail("k", token, reason={"reason": "no luck"})
     assert store.state("k") == "failed"
     assert (store.failure("k") or {})["reason"] == "no luck"
     store.retry("k")

@@ -43,7 +43,7 @@ def test_curves_appear_while_a_cell_runs_and_a_resume_doubles_nothing(lab: Lab) 
     assert len(lab.points("a", "loss/supervised")) == 10
     lab.spool("a", range(5, 16))  # from a checkpoint at step 4; the ingester had read up to 10
     ingester.work()
-    lab.store.publish("a", token, lab.TRAINED)
+    lab.store.publish("a", token, result=lab.TRAINED)
     ingester.work()
     assert lab.points("a", "loss/supervised") == [(step, 1 / step) for step in range(1, 16)]
 
@@ -78,7 +78,7 @@ def test_a_training_that_began_anew_is_a_run_that_begins_anew(lab: Lab) -> None:
     lab.spool("a", range(1, 2))
     tracking.ingest(lab.store.root)
     lab.spool("a", range(2, 6))
-    lab.store.publish("a", token, lab.TRAINED)
+    lab.store.publish("a", token, result=lab.TRAINED)
     tracking.ingest(lab.store.root)
     assert lab.runs()["a"]["status"] == "FINISHED"
     assert lab.points("a", "loss/supervised") == [(step, 1 / step) for step in range(1, 6)]
@@ -101,7 +101,7 @@ def test_more_values_and_params_than_one_batch_holds_all_arrive(lab: Lab) -> Non
     writer = Spool(lab.store.work("a") / "spool.jsonl")
     for step in range(3):
         writer.append(step, {f"m{number}": float(number) for number in range(900)})
-    lab.store.publish("a", token, lab.TRAINED)
+    lab.store.publish("a", token, result=lab.TRAINED)
     tracking.ingest(lab.store.root)
     assert len(lab.runs()["a"]["params"]) == 254
     assert lab.query("select count(*) from metrics where key like 'm%'") == [(2700,)]
@@ -118,7 +118,7 @@ def test_with_its_notes_lost_the_ingester_finds_its_runs_again(lab: Lab) -> None
 
 def test_with_the_database_gone_a_rebuild_makes_an_equal_one(lab: Lab) -> None:
     lab.finish("a")
-    lab.store.fail("b", lab.begin("b"), {"reason": "killed"})
+    lab.store.fail("b", lab.begin("b"), reason={"reason": "killed"})
     tracking.ingest(lab.store.root, [lab.entry("a"), lab.entry("b")])
     what = "select key, value, timestamp, step from metrics order by 1, 2, 3, 4"
     times = "select name, status, start_time, end_time from runs where name like 'u2pl%1-4 a%'"
@@ -268,7 +268,7 @@ def test_64_cells_logging_at_once_while_ingesters_are_killed_lose_nothing_and_do
             ingester.wait()
     assert [writer.wait() for writer in writers] == [0] * 4
     for key in keys:
-        lab.store.publish(key, tokens[key], lab.TRAINED)
+        lab.store.publish(key, tokens[key], result=lab.TRAINED)
     assert tracking.ingest(lab.store.root) == {"FINISHED": 64}
     assert len(lab.runs()) == 64
     spooled = lab.query("select run_uuid, key, step from metrics where key not like 'final/%'")

@@ -33,7 +33,7 @@ def test_cancelling_an_experiment_spares_what_another_one_waits_for(
 ) -> None:
     shared = lab.keys("experiment") & keys_at(0.35)
     assert shared
-    with Waiting(lab.store, "smoke/experiment", keys_at(0.35)):
+    with Waiting(lab.store, "smoke/experiment", keys=keys_at(0.35)):
         assert main(["cancel", "experiment"]) == 0
     assert lab.states(shared) == {"missing"}
     assert lab.states(lab.keys("experiment") - shared) == {"cancelled"}
@@ -41,7 +41,10 @@ def test_cancelling_an_experiment_spares_what_another_one_waits_for(
 
 
 def test_a_cancelled_experiment_takes_no_other_along(lab: Lab) -> None:
-    with Waiting(lab.store, "smoke/experiment", ["a", "b"]), Waiting(lab.store, "smoke/experiment", ["b", "c"]):
+    with (
+        Waiting(lab.store, "smoke/experiment", keys=["a", "b"]),
+        Waiting(lab.store, "smoke/experiment", keys=["b", "c"]),
+    ):
         lab.store.cancel("a", {"reason": "x"})
         assert live_needs(lab.store) == [("smoke/experiment", {"b", "c"})]
 
@@ -68,7 +71,9 @@ def test_a_cancelled_cell_that_ends_all_the_same_is_done_and_no_more(lab: Lab) -
     token = lab.store.hold(cells[-1].to_json(), {"submission": "experiment", "host": "n1", "pid": 1, "job": "7_0"})
     assert token
     lab.store.cancel(cells[-1].key, {"reason": "x"})
-    lab.store.publish(cells[-1].key, token, {"state": "done"})  # evaluations do not look whether they are to stop
+    lab.store.publish(
+        cells[-1].key, token, result={"state": "done"}
+    )  # evaluations do not look whether they are to stop
     assert lab.store.cancelled(cells[-1].key) is None
     assert [name for name, _ in live_needs(lab.store)] == ["smoke/experiment"]
 
@@ -94,7 +99,7 @@ def test_what_a_table_waits_for_is_no_garbage_although_a_cell_of_it_is_cancelled
     write_json(done / "result.json", {})
     for path in (done / "result.json", done):
         os.utime(path, (1e9, 1e9))
-    with Waiting(lab.store, "smoke/table_7", ["a", "b"]):
+    with Waiting(lab.store, "smoke/table_7", keys=["a", "b"]):
         lab.store.cancel("b", {"reason": "x"})
         assert find_garbage(lab.store, set(), done=True) == []
     assert find_garbage(lab.store, set(), done=True) == [done]

@@ -107,10 +107,10 @@ def test_a_worker_whose_cell_another_host_published_meanwhile_goes_on_with_the_n
 def test_a_worker_that_cannot_write_down_what_it_published_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     log = Store.log_execution
 
-    def fail_at_the_end(store: Store, key: str, event: str, facts: dict[str, Any]) -> None:
+    def fail_at_the_end(store: Store, key: str, event: str, *, facts: dict[str, Any]) -> None:
         if event == "done":
             raise OSError(errno.ENOSPC, "No space left on device")
-        log(store, key, event, facts)
+        log(store, key, event, facts=facts)
 
     monkeypatch.setattr(Store, "log_execution", fail_at_the_end)
     cells = [sleeper(0), sleeper(1)]

@@ -57,10 +57,10 @@ def test_a_tables_own_seeds_come_before_other_seeds_of_its_data_and_those_before
         (single, alike + unlike, "table_x3"),
         (single, unlike, "table_3"),
     ):
-        noise = noise_for(rows, others, Shown())
+        noise = noise_for(rows, others, shown=Shown())
         assert noise is not None
         assert noise.source == source
-    assert noise_for(single, [], Shown()) is None
+    assert noise_for(single, [], shown=Shown()) is None
 
 
 def test_seeds_whose_cells_changed_since_are_no_noise(few: Path) -> None:

@@ -92,7 +92,7 @@ def finish(project: Path, cells: list[Cell], *, root: Path | None = None) -> Sto
     """Wait as a stage does, and return the store when every cell has ended."""
     store = Store(root or find_store(project))
     keyed = {cell.key: cell for cell in cells}
-    assert attach.wait(store, keyed, lambda: send(project, cells, root=root), title="test") == {}
+    assert attach.wait(store, keyed, start=lambda: send(project, cells, root=root), title="test") == {}
     return store
 
 

@@ -125,7 +125,7 @@ def test_where_a_line_of_the_set_up_fails_the_cells_fail_and_name_the_logs(
     site, cells = make_site(setup=["echo no such module >&2; exit 1"]), [sleeper(number, 0.2) for number in range(3)]
     store = Store(find_store(site))
     keyed = {one.key: one for one in cells}
-    failed = attach.wait(store, keyed, lambda: send(site, cells), title="test")
+    failed = attach.wait(store, keyed, start=lambda: send(site, cells), title="test")
     assert failed.keys() == keyed.keys()
     assert len(list(store.submissions.iterdir())) == MAX_LOST
     (pattern,) = {reason["reason"].rpartition(": see ")[2] for reason in failed.values()}

@@ -30,7 +30,7 @@ def adopted(store: Store, folder: Path) -> None:
         paddings = {"padding_ignored": figures | {"miou": miou}, "padding_background": {"miou": 2.5, "iou": []}}
         metrics = {"student": {}, "teacher": {"best": paddings, "last": {}}}
         cell = {"key": name, "kind": "evaluate", "values": {}, "upstream": [upstream]}
-        assert store.adopt(cell, {"state": "done", "metrics": metrics}, {})
+        assert store.adopt(cell, {"state": "done", "metrics": metrics}, files={})
 
 
 def card_of(trained: Trained, out: Path, *, figures: Any = None, **data: Any) -> str:
@@ -43,7 +43,7 @@ def test_a_card_lies_beside_the_program_with_the_figures_of_its_own_evaluation(f
     store = Store(tmp_path / "cells")
     adopted(store, folder)
     out = tmp_path / "out"
-    places = export_as("program", folder, out, choice=("best", "deployed"), size=SIZE, store=store)
+    places = export_as("program", folder, out=out, choice=("best", "deployed"), size=SIZE, store=store)
     assert places == [str(out / "model.pt2"), str(out / "README.md")]
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "model.json", "model.pt2"]
     text = (out / "README.md").read_text()
@@ -59,7 +59,7 @@ def test_a_card_lies_beside_the_program_with_the_figures_of_its_own_evaluation(f
 def test_its_code_gives_the_networks_classes(folder: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "cells")
     out = tmp_path / "out"
-    export_as("program", folder, out, choice=("best", "deployed"), size=SIZE, store=store)
+    export_as("program", folder, out=out, choice=("best", "deployed"), size=SIZE, store=store)
     classes = run_code_of(out / "README.md")
     image = Image.open(out / "image.jpg").convert("RGB").resize(SIZE[::-1])
     pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float()
@@ -71,11 +71,11 @@ def test_its_code_gives_the_networks_classes(folder: Path, tmp_path: Path) -> No
 def test_figures_are_those_of_the_network_and_the_epoch(folder: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "cells")
     key = json.loads((folder / "cell.json").read_text())["key"]
-    assert find_figures(store, key, load_trained(folder)) is None
+    assert find_figures(store, key, trained=load_trained(folder)) is None
     adopted(store, folder)
-    assert find_figures(store, key, load_trained(folder)) == {"miou": 61.25, "iou": [90.0, 32.5, None]}
-    assert find_figures(store, key, load_trained(folder, epoch="last")) is None
-    assert find_figures(store, key, load_trained(folder, network="student")) is None
+    assert find_figures(store, key, trained=load_trained(folder)) == {"miou": 61.25, "iou": [90.0, 32.5, None]}
+    assert find_figures(store, key, trained=load_trained(folder, epoch="last")) is None
+    assert find_figures(store, key, trained=load_trained(folder, network="student")) is None
 
 
 def test_it_says_what_is_not_known(folder: Path, tmp_path: Path) -> None:

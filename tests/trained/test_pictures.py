@@ -125,7 +125,7 @@ def test_figures_are_drawn_from_the_cells_that_are_there_and_the_others_are_name
     network = build_network(ModelConfig(**row["model"]), num_classes=21, representation=True)
     states = {name: network.state_dict() for name in ("student", "teacher")}
     torch.save({"best": states, "last": states}, tmp_path / "weights.pt")
-    assert store.adopt(train.to_json(), {"state": "done"}, {"weights.pt": tmp_path / "weights.pt"})
+    assert store.adopt(train.to_json(), {"state": "done"}, files={"weights.pt": tmp_path / "weights.pt"})
     measured = {"state": "done", "metrics": {"teacher": {}}, "train_s": 1.0, "provenance": {}, "key": "k"}
     measured |= {"best_epoch": row["training"]["epochs"]}
     write_json(reports / "metrics" / "table_2.json", [row | measured | {"train_key": train.key}])
@@ -156,7 +156,7 @@ def adopt_untrained(store: Store, reports: Path, tables: dict[str, list[dict[str
                     values[seed] += 100  # each sees a class of its own, so that there is something to box
             path = store.root.parent / f"{table}-{seed}.pt"  # the store links it: a shared cell keeps its first
             torch.save({"best": {"student": state}, "last": {"student": state}}, path)
-            store.adopt(train.to_json(), {"state": "done"}, {"weights.pt": path})
+            store.adopt(train.to_json(), {"state": "done"}, files={"weights.pt": path})
             facts = {"state": "done", "metrics": {"student": {}}, "train_s": 1.0, "provenance": {}, "key": "k"}
             measured.append(row | facts | {"train_key": train.key, "best_epoch": 1})
         write_json(reports / "metrics" / f"{table}.json", measured)

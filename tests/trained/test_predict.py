@@ -147,7 +147,7 @@ def test_the_deployed_network_is_the_teacher_and_others_can_be_asked_for(folder:
     assert load_trained(folder).name == "teacher"
     student = load_trained(folder, network="student", epoch="last")
     state = torch.load(folder / "weights.pt", weights_only=True)["last"]["student"]
-    expected = restore(student.values, state, "cpu").state_dict()
+    expected = restore(student.values, state, device="cpu").state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in student.network.state_dict().items())
 
 
@@ -183,7 +183,7 @@ def test_a_warm_start_is_no_trained_cell(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(0, 64), (64, -1)])
 def test_a_size_without_pixels_is_refused(folder: Path, tmp_path: Path, size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="height and width of at least 1 pixel"):
-        export_as("program", folder, tmp_path, choice=("best", "deployed"), size=size, store=Store(tmp_path))
+        export_as("program", folder, out=tmp_path, choice=("best", "deployed"), size=size, store=Store(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_the_masks_of_val_are_written_as_the_cell_is_measured(folder: Path, data
     trained = load_trained(folder)
     ids = read_ids(data_root / "partitions" / trained.values["dataset"] / "val.txt")
     samples = open_validation(trained.values, data_root)
-    done = predict_validation(trained, samples, tmp_path / "val")
+    done = predict_validation(trained, samples, out=tmp_path / "val")
     assert [path.stem for path in done] == ids
     right = total = 0
     for index, identity in enumerate(ids):

@@ -36,7 +36,7 @@ def test_infonce_and_binary_losses_are_their_formulas(shared: bool, room: int, m
     drawn = torch.randint(20, (num_classes, 1 if shared else num_anchors, num_negatives))
     unit, means = functional.normalize(anchors, dim=2) / temperature, functional.normalize(positives, dim=1)
     formulas = (info_nce, binary_contrast)
-    found = {formula: contrast(unit, means, features, drawn, formula=formula) for formula in formulas}
+    found = {formula: contrast(unit, means, features=features, drawn=drawn, formula=formula) for formula in formulas}
     for c in range(num_classes):
         nce = binary = 0.0
         for i in range(num_anchors):
@@ -66,7 +66,7 @@ def test_the_gradient_made_at_once_is_autograds(shared: bool, monkeypatch: pytes
         binary_contrast: softplus(-positive) + softplus(negative).mean(dim=2),
     }
     for formula, expected in plain.items():
-        losses = contrast(anchors, positives, features, drawn, formula=formula)
+        losses = contrast(anchors, positives, features=features, drawn=drawn, formula=formula)
         torch.testing.assert_close(losses, expected.mean(dim=1))
         found, right = (
             torch.autograd.grad((value * given).sum(), anchors, retain_graph=True)[0]

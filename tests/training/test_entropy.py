@@ -18,12 +18,12 @@ def test_percentiles_equal_numpys_over_the_valid_pixels(num_valid: int, percent:
     values = torch.rand(2, 12, 10, generator=generator) * 3
     valid = (torch.randperm(240, generator=generator) < num_valid).view(2, 12, 10)
     expected = np.percentile(values.numpy()[valid.numpy()], percent)
-    assert percentiles(values, valid, (percent,))[0].item() == pytest.approx(float(expected), rel=1e-6)
+    assert percentiles(values, valid, percents=(percent,))[0].item() == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_a_million_pixels_are_interpolated_as_exactly() -> None:
     values = torch.rand(1_000_003, generator=torch.Generator().manual_seed(0))[None, None]
-    found = percentiles(values, torch.ones_like(values, dtype=torch.bool), (80.123,))[0].item()
+    found = percentiles(values, torch.ones_like(values, dtype=torch.bool), percents=(80.123,))[0].item()
     assert found == pytest.approx(float(np.percentile(values.numpy(), 80.123)), rel=1e-6)
 
 
@@ -47,11 +47,11 @@ def test_saturated_and_broken_pixels_have_a_place() -> None:
     logits = torch.tensor([[0.0, 500.0, -500.0], [0.0, 1.0, 2.0], [0.0, torch.nan, 1.0], [0.0, -torch.nan, 1.0]])
     values = entropy(logits.t()[None, :, None])  # (1, 1, 4)
     everywhere = torch.ones_like(values, dtype=torch.bool)
-    low, high = percentiles(values, everywhere, (0.0, 100.0))
+    low, high = percentiles(values, everywhere, percents=(0.0, 100.0))
     assert low == 0
     assert high.isnan()
-    assert percentiles(values, ~values.isnan(), (100.0,))[0] == values[0, 0, 1]
-    assert percentiles(torch.full((1, 1, 3), -0.0), everywhere[..., :3], (50.0,))[0] == 0
+    assert percentiles(values, ~values.isnan(), percents=(100.0,))[0] == values[0, 0, 1]
+    assert percentiles(torch.full((1, 1, 3), -0.0), everywhere[..., :3], percents=(50.0,))[0] == 0
 
 
 def test_entropy_is_its_formula_and_at_most_log_c() -> None:
@@ -69,7 +69,7 @@ def test_valid_pixels_are_divided_at_the_percentile() -> None:
     values = torch.rand(2, 10, 10, generator=torch.Generator().manual_seed(0))
     valid = torch.ones(2, 10, 10, dtype=torch.bool)
     valid[:, 5:] = False
-    found = reliability(values, valid, 0.2)
+    found = reliability(values, valid, share=0.2)
     threshold = np.percentile(values.numpy()[valid.numpy()], 80)
     low = np.percentile(values.numpy()[valid.numpy()], 20)
     for b in range(2):
@@ -84,25 +84,25 @@ def test_valid_pixels_are_divided_at_the_percentile() -> None:
 def test_a_pixel_exactly_at_a_percentile_is_among_the_lowest_but_neither_reliable_nor_unreliable() -> None:
     """Of five values the percentiles 25 and 75 are two of them, and ties share their side."""
     values = torch.tensor([[[0.5, 1.0, 0.25, 0.75, 0.0]]])
-    found = reliability(values, torch.ones_like(values, dtype=torch.bool), 0.25)
+    found = reliability(values, torch.ones_like(values, dtype=torch.bool), share=0.25)
     assert found.threshold == 0.75
     assert found.lowest.flatten().tolist() == [False, False, True, False, True]
     assert found.reliable.flatten().tolist() == [True, False, True, False, True]
     assert found.unreliable.flatten().tolist() == [False, True, False, False, False]
-    same = reliability(torch.ones(1, 2, 3), torch.ones(1, 2, 3, dtype=torch.bool), 0.25)
+    same = reliability(torch.ones(1, 2, 3), torch.ones(1, 2, 3, dtype=torch.bool), share=0.25)
     assert same.lowest.all()
     assert not (same.reliable | same.unreliable).any()
 
 
 def test_with_nothing_to_drop_every_valid_pixel_is_reliable() -> None:
     valid = torch.rand(1, 4, 4) < 0.5
-    found = reliability(torch.rand(1, 4, 4), valid, 0.0)
+    found = reliability(torch.rand(1, 4, 4), valid, share=0.0)
     assert torch.equal(found.reliable, valid)
     assert not found.unreliable.any()
 
 
 def test_with_no_valid_pixel_nothing_is_reliable_or_unreliable() -> None:
-    found = reliability(torch.rand(1, 4, 4), torch.zeros(1, 4, 4, dtype=torch.bool), 0.2)
+    found = reliability(torch.rand(1, 4, 4), torch.zeros(1, 4, 4, dtype=torch.bool), share=0.2)
     assert not (found.reliable | found.unreliable | found.lowest).any()
 
 

@@ -151,7 +151,7 @@ def accumulated(num: int) -> tuple[dict[str, Tensor], Tensor]:
     method: Any = Mean()
     run: Any = SimpleNamespace(training={"accumulate": num, "precision": "float32"}, progress=None)
     parts = Batch(images, empty, images.flip(0), empty, empty).parts(num)
-    found = [backward(method, part, run) for part in parts]
+    found = [backward(method, part, run=run) for part in parts]
     losses = {name: torch.stack([each[name] for each in found]).sum() for name in found[0]}
     return losses, method.weight.grad
 

@@ -91,7 +91,7 @@ class Scores:
 
 def begun(cell: Cell, folder: Path, data_root: Path) -> Run:
     """The run of a cell before its first step."""
-    return start_run(cell, data_root, [folder / key for key in cell.upstream], "cpu")
+    return start_run(cell, data_root, upstream=[folder / key for key in cell.upstream], device="cpu")
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
@@ -283,7 +283,7 @@ def test_the_best_epoch_is_chosen_in_a_mode_of_its_own(
     block = values["evaluation"] | {"select_mode": select_mode}
     monkeypatch.setattr(evaluation, "evaluate", lambda *_, evaluation, **__: evaluation.mode)
     assert block["mode"] == "centre"
-    found: Any = evaluation.measure({}, [], values | {"evaluation": block}, device="cpu", selecting=selecting)
+    found: Any = evaluation.measure({}, [], values=values | {"evaluation": block}, device="cpu", selecting=selecting)
     assert found == mode
 
 

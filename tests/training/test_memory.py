@@ -19,7 +19,7 @@ def unit(values: list[float]) -> list[float]:
 def append(bank: MemoryBank, features: torch.Tensor, counts: torch.Tensor) -> None:
     """Append the first `counts[c]` of features (C, K, D) to each queue, from rows in another order."""
     order = torch.arange(features[..., 0].numel()).flip(0)
-    bank.enqueue(features.flatten(0, 1)[order], order.view(features.shape[:2]), counts)
+    bank.enqueue(features.flatten(0, 1)[order], order.view(features.shape[:2]), counts=counts)
 
 
 def content(bank: MemoryBank, c: int) -> list[list[float]]:
@@ -59,7 +59,7 @@ def test_features_that_several_queues_take_are_enqueued_as_single_ones_are(
     counts = torch.tensor([3, 2, 0])
     for dtype in ("float32", "float16"):
         shared, single = (MemoryBank([7, 5, 5], channels=3, dtype=dtype) for _ in range(2))
-        shared.enqueue(features, chosen, counts)
+        shared.enqueue(features, chosen, counts=counts)
         append(single, features[chosen], counts)
         assert all(torch.equal(a, b) for a, b in zip(shared.buffers(), single.buffers(), strict=True))
         directions = [unit(features[row].tolist()) for row in (3, 2)]

@@ -93,9 +93,9 @@ def test_spread_boxes_have_the_area_asked_for_and_lie_inside() -> None:
 
 def test_several_boxes_are_combined_by_exclusive_or() -> None:
     tall, wide = torch.tensor([[4, 4]]), torch.tensor([[4, 4]])
-    assert not rectangles(tall, wide, (4, 4)).any()  # twice the whole image
+    assert not rectangles(tall, wide, size=(4, 4)).any()  # twice the whole image
     tall, wide = torch.tensor([[4, 2]]), torch.tensor([[4, 4]])
-    assert rectangles(tall, wide, (4, 4)).sum() == 8
+    assert rectangles(tall, wide, size=(4, 4)).sum() == 8
 
 
 def test_aspect_boxes_keep_area_and_aspect_and_their_own_coins() -> None:
@@ -149,5 +149,5 @@ def test_a_batch_of_one_mixes_with_itself() -> None:
 def test_paste_takes_the_foreground_inside_the_box_alone() -> None:
     inside = torch.tensor([[[True, False], [False, False]]])
     foreground, background = torch.ones(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)
-    assert paste(inside, foreground, background)[0, 2].tolist() == [[1, 0], [0, 0]]
-    assert paste(inside, foreground[:, 0], background[:, 0])[0].tolist() == [[1, 0], [0, 0]]
+    assert paste(inside, foreground, background=background)[0, 2].tolist() == [[1, 0], [0, 0]]
+    assert paste(inside, foreground[:, 0], background=background[:, 0])[0].tolist() == [[1, 0], [0, 0]]

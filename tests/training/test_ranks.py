@@ -25,7 +25,7 @@ def trained(method: str, data_root: Path, **training: Any) -> Trained:
     Norms over the few pixels of these maps would magnify rounding to a tenth of a step, but for a large epsilon.
     """
     *_, train, _ = cells_of(method, labelled_batch=4, unlabelled_batch=4, lr=1e-3, precision="float32", **training)
-    run = start_run(train, data_root, [], "cpu")
+    run = start_run(train, data_root, upstream=[], device="cpu")
     for layer in run.method.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eps = 0.1

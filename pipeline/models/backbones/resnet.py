@@ -50,7 +50,9 @@ class ResNet(nn.Module):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels = [width * scale * shape.expansion for scale in (1, 2, 4, 8)]
         inputs = [stem_channels, *channels[:3]]
-        stages = [Stage(a, b, shape, index) for index, (a, b) in enumerate(zip(inputs, channels, strict=True))]
+        stages = [
+            Stage(a, b, shape=shape, index=index) for index, (a, b) in enumerate(zip(inputs, channels, strict=True))
+        ]
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.channels = channels
         initialise(self)
@@ -79,16 +81,24 @@ class EncoderShape:
         for name in ("blocks", "multi_grid"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
             require(
-                f"encoder.{name}", getattr(self, name), all(number >= 1 for number in getattr(self, name)), POSITIVE
+                f"encoder.{name}",
+                getattr(self, name),
+                holds=all(number >= 1 for number in getattr(self, name)),
+                allowed=POSITIVE,
             )
-        require("encoder.stem", self.stem, self.stem in ("deep", "7x7"), "'deep' or '7x7'")
-        require("encoder.blocks", self.blocks, len(self.blocks) == 4, "four numbers of blocks, one per stage")
+        require("encoder.stem", self.stem, holds=self.stem in ("deep", "7x7"), allowed="'deep' or '7x7'")
+        require(
+            "encoder.blocks", self.blocks, holds=len(self.blocks) == 4, allowed="four numbers of blocks, one per stage"
+        )
         fits = len(self.multi_grid) == self.blocks[-1]
         require(
-            "encoder.multi_grid", self.multi_grid, fits, f"one factor per block of the last stage ({self.blocks[-1]})"
+            "encoder.multi_grid",
+            self.multi_grid,
+            holds=fits,
+            allowed=f"one factor per block of the last stage ({self.blocks[-1]})",
         )
         for name in ("width", "expansion"):
-            require(f"encoder.{name}", getattr(self, name), getattr(self, name) >= 1, "a positive number")
+            require(f"encoder.{name}", getattr(self, name), holds=getattr(self, name) >= 1, allowed="a positive number")
 
     def strides(self) -> tuple[int, ...]:
         """Return the stride of each stage."""
@@ -108,7 +118,7 @@ class EncoderShape:
 class Stage(nn.Sequential):
     """The bottlenecks of one stage; the first one changes channels and stride."""
 
-    def __init__(self, num_in: int, num_out: int, shape: EncoderShape, index: int) -> None:
+    def __init__(self, num_in: int, num_out: int, *, shape: EncoderShape, index: int) -> None:
         stride, dilations = shape.strides()[index], shape.dilations(index)
         first = Bottleneck(num_in, num_out, expansion=shape.expansion, stride=stride, dilation=dilations[0])
         rest = [Bottleneck(num_out, num_out, expansion=shape.expansion, dilation=d) for d in dilations[1:]]

