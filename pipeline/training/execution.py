@@ -32,7 +32,7 @@ def recompute_blocks(network: SegNet) -> None:
     followed a second time.
     """
     for block in blocks_of(network.encoder):
-        block.forward = partial(_recomputed, block, block.forward)  # type: ignore[method-assign]
+        block.forward = partial(_recomputed, block, run=block.forward)  # type: ignore[method-assign]
 
 
 def blocks_of(encoder: nn.Module) -> list[nn.Module]:
@@ -44,7 +44,7 @@ def blocks_of(encoder: nn.Module) -> list[nn.Module]:
     ]
 
 
-def _recomputed(block: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _recomputed(block: nn.Module, x: Tensor, *, run: Callable[[Tensor], Tensor]) -> Tensor:
     if not block.training:
         return run(x)
     where = ranks.Spread.at
