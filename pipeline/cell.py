@@ -136,7 +136,7 @@ def _cell(kind: str, values: dict[str, Any], *, upstream: tuple[str, ...]) -> Ce
         "kind": kind,
         "values": values | {"data": data, "model": model},
         "upstream": upstream,
-        "code": code_hash(kind, values.get("method", ""), values["model"]["backbone"]),
+        "code": code_hash(kind, values.get("method", ""), backbone=values["model"]["backbone"]),
         "input": input_key(
             data | {"path": values["data"].get("path")}, values["dataset"], partition=values["partition"]
         ),
@@ -174,7 +174,7 @@ def code_hash(kind: str, method: str, *, backbone: str) -> str:
         path = pending.pop()
         if path not in trees:
             facts = path.stat()
-            trees[path], modules = _parse(path, facts.st_mtime_ns, facts.st_size)
+            trees[path], modules = _parse(path, facts.st_mtime_ns, size=facts.st_size)
             pending += _science_files(modules)
     hashed = hashlib.sha256()
     for path in sorted(trees):

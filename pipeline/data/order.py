@@ -59,9 +59,11 @@ class Order:
         epoch, within = divmod(step, self.steps_per_epoch)
         if self.epoch_over == "unlabelled":
             num = self.num_unlabelled * self.labelled // self._stride
-            shuffled = _oversampled(self.seed, self.num_labelled, num)[_shuffled(self.seed, LABELLED, epoch, num)]
+            shuffled = _oversampled(self.seed, self.num_labelled, wanted=num)[
+                _shuffled(self.seed, LABELLED, epoch=epoch, num=num)
+            ]
         else:  # the last step is filled up from the beginning of the same epoch's order
-            order = _shuffled(self.seed, LABELLED, epoch, self.num_labelled)
+            order = _shuffled(self.seed, LABELLED, epoch=epoch, num=self.num_labelled)
             shuffled = np.resize(order, self.steps_per_epoch * self.labelled)
         return shuffled[within * self.labelled : (within + 1) * self.labelled]
 
@@ -70,7 +72,7 @@ class Order:
         if not self.unlabelled:
             return np.empty(0, dtype=np.int64)
         epoch, within = divmod(step, self.num_unlabelled // self.unlabelled)
-        order = _shuffled(self.seed, UNLABELLED, epoch, self.num_unlabelled)
+        order = _shuffled(self.seed, UNLABELLED, epoch=epoch, num=self.num_unlabelled)
         return order[within * self.unlabelled : (within + 1) * self.unlabelled]
 
     @property

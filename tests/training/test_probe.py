@@ -43,7 +43,7 @@ class InMemory(Samples):
 
 
 def curves(mask: np.ndarray) -> dict[str, float]:
-    return module.probe(Fixed(), InMemory(mask), VALUES)
+    return module.probe(Fixed(), InMemory(mask), values=VALUES)
 
 
 def test_accuracy_counts_pixels_that_are_not_ignored() -> None:
