@@ -8,7 +8,6 @@ are one computation. Resources, paths, worker counts and labels are no part of i
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.code import read_code
 from pipeline.data.partition import input_key
 
 PACKAGE = Path(__file__).parent
@@ -165,50 +165,26 @@ def digest(value: Any) -> str:
 def code_hash(kind: str, method: str, *, backbone: str) -> str:
     """Return the sha256 of the code that decides the result of a cell of this kind: its entry and all that imports.
 
-    Comments, docstrings and layout are not hashed: they change no number. The syntax tree is Python's own, so
-    another minor version of Python may give other keys.
+    Comments, docstrings and layout are not hashed: they change no number.
     """
     pending = [PACKAGE / entry.format(method=method, backbone=backbone) for entry in ENTRY.get(kind, ())]
-    trees: dict[Path, str] = {}
+    found: dict[Path, str] = {}
     while pending:
         path = pending.pop()
-        if path not in trees:
-            facts = path.stat()
-            trees[path], modules = _parse(path, facts.st_mtime_ns, size=facts.st_size)
-            pending += _science_files(modules)
+        if path not in found:
+            found[path], names = read_code(path)
+            pending += _science_files(names)
     hashed = hashlib.sha256()
-    for path in sorted(trees):
-        hashed.update(f"{path.relative_to(PACKAGE)}\0{trees[path]}\0".encode())
+    for path in sorted(found):
+        hashed.update(f"{path.relative_to(PACKAGE)}\0{found[path]}\0".encode())
     return hashed.hexdigest()
 
 
-def _science_files(modules: list[Path]) -> list[Path]:
-    """Return the files among possible modules that are in the science folders."""
-    files = [path.with_suffix(".py") for path in modules if path.with_suffix(".py").is_file()]
-    return [path for path in files if path.relative_to(PACKAGE).parts[0] in SCIENCE]
-
-
-@cache
-def _parse(path: Path, mtime_ns: int, *, size: int) -> tuple[str, list[Path]]:
-    """Return the syntax tree of a file without its docstrings, as text, and what it may import of this package.
-
-    Its time and size say which edition of the file it is.
-    """
-    del mtime_ns, size
-    tree, modules = ast.parse(path.read_text(encoding="utf-8"), filename=str(path)), []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [statement for statement in node.body if not _is_said(statement)]
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
-            module = PACKAGE.parent.joinpath(*(node.module or "").split("."))
-            modules += [module, *(module / alias.name for alias in node.names)]
-    return ast.dump(tree), modules
-
-
-def _is_said(statement: ast.stmt) -> bool:
-    """Tell whether a statement is a string alone: a docstring, or the words under a constant."""
-    value = statement.value if isinstance(statement, ast.Expr) else None
-    return isinstance(value, ast.Constant) and isinstance(value.value, str)
+def _science_files(names: list[str]) -> list[Path]:
+    """Return the files of the science folders among dotted names."""
+    parts = [name.split(".") for name in names]
+    files = [PACKAGE.joinpath(*inside).with_suffix(".py") for package, *inside in parts if package == PACKAGE.name]
+    return [path for path in files if path.relative_to(PACKAGE).parts[0] in SCIENCE and path.is_file()]
 
 
 def forget_code() -> None:

@@ -8,7 +8,6 @@ from dataclasses import fields
 from typing import Any, get_type_hints
 
 from pipeline.data.augment import Augmentation
-from pipeline.data.open import AUGMENTATION_KEYS
 from pipeline.data.partition import Rules
 from pipeline.evaluation.predict import MODES, Evaluation
 from pipeline.reporting.paper import Published
@@ -54,7 +53,7 @@ def check_row(row: dict[str, Any]) -> None:
     setting.check_row(row)
     where, training = f"{row['table']} ({row['method']})", row["training"]
     try:
-        Augmentation(**{key: training[key] for key in AUGMENTATION_KEYS})
+        Augmentation(**{field.name: training[field.name] for field in fields(Augmentation)})
         Rules(**{field.name: row["data"].get(field.name) for field in fields(Rules)})
         _check_evaluation(row["evaluation"])
     except (TypeError, ValueError) as error:

@@ -175,7 +175,8 @@ def synthetic_run(row: dict[str, Any], mode: FakeTensorMode | None = None) -> Ru
     if mode is not None:
         _pretend(method, mode)
     with mode or contextlib.nullcontext():
-        batches: Any = OneBatch(random_batch(training, row["data"]["num_classes"]))
+        read = training if method.reads != "nothing" else training | {"unlabelled_batch": 0}
+        batches: Any = OneBatch(random_batch(read, row["data"]["num_classes"]))
     last = training["epochs"]
     return Run(method, build_optimiser(method, training), batches, None, None, values, 0, last, last, step=last - 1)
 

@@ -54,7 +54,7 @@ def team_size() -> int:
 def announce(cell: dict[str, Any] | None) -> None:
     """Tell the other ranks what comes next; None: nothing."""
     if team_size() > 1:
-        sys.modules["pipeline.training.ranks"].told(lambda: cell)
+        sys.modules["pipeline.training.ranks"].from_first_rank(lambda: cell)
 
 
 def follow(
@@ -66,7 +66,7 @@ def follow(
     """
     from pipeline.training import ranks
 
-    while (cell := ranks.told(lambda: None)) is not None:
+    while (cell := ranks.from_first_rank(lambda: None)) is not None:
         with TemporaryDirectory(prefix="rank-") as folder, contextlib.suppress(stopped):
             try:
                 run(cell, Path(folder))

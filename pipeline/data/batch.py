@@ -6,9 +6,6 @@ from dataclasses import dataclass, fields
 
 from torch import Tensor
 
-IGNORED = 255
-"""The mask value of pixels that belong to no class: borders, padding, unlisted ids."""
-
 
 @dataclass(frozen=True)
 class Batch:

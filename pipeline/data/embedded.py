@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.data import embedded_shapes, embedded_streets
+from pipeline.data.images import voc_palette
 
 FINE, COARSE, VAL = range(3)  # the second word of a scene's seed; the third is its number
 TRAIN_CITIES = ("alder", "birch", "cedar", "elm", "hazel", "larch")
@@ -97,13 +98,3 @@ def _indexed(mask: np.ndarray) -> Image.Image:
     image = Image.fromarray(mask).convert("L")
     image.putpalette(voc_palette())
     return image
-
-
-def voc_palette() -> bytes:
-    """Return VOC's 256 colours: bit 3 k + c of the index is bit 7 - k of channel c, which keeps neighbours apart."""
-    index = np.arange(256)[:, None]
-    channel = np.arange(3)[None]
-    colours = np.zeros((256, 3), dtype=np.int64)
-    for k in range(3):
-        colours |= ((index >> (3 * k + channel)) & 1) << (7 - k)
-    return colours.astype(np.uint8).tobytes()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.data.batch import IGNORED
 from pipeline.data.embedded_paint import Paint, cover, finish, outline, photo, smooth_noise
+from pipeline.data.images import IGNORED
 
 SIZE = (64, 64)
 NUM_CLASSES = 21

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.data.batch import IGNORED
 from pipeline.data.embedded_paint import Paint, cover, finish, grid, smooth_noise
+from pipeline.data.images import IGNORED
 
 SIZE = (80, 160)
 NOISE = 5.0

@@ -12,7 +12,8 @@ from pipeline.data.layout import Pair
 
 SAMPLES = "samples"
 """In an image's `info`: how the file stores its pixels, in Pillow's words; `L;4` is grey of 4 bits."""
-IGNORED = 255  # as in data.batch, which imports torch
+IGNORED = 255
+"""The mask value of pixels that belong to no class: borders, padding, unlisted ids."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pipeline.data.augment import Augmentation, draw_views, fill_image, fill_mask, place
-from pipeline.data.batch import IGNORED, Batch
+from pipeline.data.batch import Batch
+from pipeline.data.images import IGNORED
 from pipeline.data.normalise import Normalise
 from pipeline.data.order import LABELLED_VIEWS, UNLABELLED_VIEWS, Order
 from pipeline.data.samples import Samples
@@ -20,8 +21,9 @@ from pipeline.data.samples import Samples
 class Loading:
     """How images are put into steps. `labelled` and `unlabelled` count the images of a step over all ranks.
 
-    `presence` fills `Batch.presence` from the unlabelled images' masks. `workers` threads decode ahead of the
-    training; they change no result. 0 decodes in the training thread: best on a CPU.
+    `reads` says what is read of the unlabelled images: `nothing`, so that a batch has none, the `images`, or their
+    `classes` too, which fills `Batch.presence` from their masks. `workers` threads decode ahead of the training; they
+    change no result. 0 decodes in the training thread: best on a CPU.
     """
 
     labelled: int
@@ -30,7 +32,7 @@ class Loading:
     seed: int
     rank: int = 0
     ranks: int = 1
-    presence: bool = False
+    reads: str = "images"
     workers: int = 0
 
     def __post_init__(self) -> None:
@@ -116,10 +118,10 @@ class Batches:
 
     def _host(self, step: int) -> tuple[HostViews, HostViews, Tensor]:
         labelled = self._views(step, self.order.labelled_at(step), stream=LABELLED_VIEWS)
-        indices = self.order.unlabelled_at(step)
+        indices = self.order.unlabelled_at(step)[: 0 if self.loading.reads == "nothing" else None]
         unlabelled = self._views(step, indices, stream=UNLABELLED_VIEWS)
         presence = np.zeros((len(unlabelled.image), self.samples[1].num_classes), dtype=bool)
-        if self.loading.presence and len(presence):
+        if self.loading.reads == "classes" and len(presence):
             presence = np.stack([self.samples[1].presence(index) for index in indices[self._mine(len(indices))]])
         return labelled, unlabelled, torch.from_numpy(presence)
 

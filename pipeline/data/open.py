@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,22 @@ from pipeline.data.layout import pairs, read_ids, read_partition
 from pipeline.data.loader import Batches, Loading
 from pipeline.data.samples import Samples
 
-AUGMENTATION_KEYS = ("crop", "scale_min", "scale_max", "scale_law", "flip_probability", "pad_label")
 DECODING_THREADS = 4
 """Threads that decode ahead of a GPU; on a CPU the training thread decodes itself. Changes no result."""
 
 
-def open_batches(values: dict[str, Any], data_root: Path, *, device: str, rank: int = 0, ranks: int = 1) -> Batches:
-    """Return the batches of a `warm_start` or `train` cell. `data_root` holds the sources and `partitions/`."""
+def open_batches(
+    values: dict[str, Any], data_root: Path, *, device: str, reads: str, rank: int = 0, ranks: int = 1
+) -> Batches:
+    """Return the batches of a `warm_start` or `train` cell. `data_root` holds the sources and `partitions/`.
+
+    `reads` says what the method reads of unlabelled images: `nothing`, `images` or `classes`.
+    """
     data, training = values["data"], values["training"]
     lists = data_root / "partitions" / values["dataset"] / values["partition"]
     root, num_classes = data_root / data["source"], data["num_classes"]
     labelled, unlabelled = (pairs(root, data["layout"], ids=ids) for ids in read_partition(lists))
-    augmentation = Augmentation(**{key: training[key] for key in AUGMENTATION_KEYS})
+    augmentation = Augmentation(**{field.name: training[field.name] for field in fields(Augmentation)})
     loading = Loading(
         labelled=training["labelled_batch"],
         unlabelled=training["unlabelled_batch"],
@@ -31,13 +36,13 @@ def open_batches(values: dict[str, Any], data_root: Path, *, device: str, rank: 
         seed=values["seed"],
         rank=rank,
         ranks=ranks,
-        presence=bool(values.get("parameters", {}).get("image_labels", False)),
+        reads=reads,
         workers=DECODING_THREADS if torch.device(device).type == "cuda" else 0,
     )
     return Batches(
         Samples(labelled, num_classes=num_classes),
         # With every image labelled, the labelled ones are seen once more without their labels.
-        Samples(unlabelled or labelled, num_classes=num_classes, masks=loading.presence),
+        Samples(unlabelled or labelled, num_classes=num_classes, masks=reads == "classes"),
         augmentation=augmentation,
         loading=loading,
         device=device,

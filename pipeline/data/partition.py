@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.code import read_code
 from pipeline.data.layout import Pair, list_ids, pairs, unique
 from pipeline.data.lists import is_published, published_identity, published_ids
 from pipeline.data.sources import source_identity
@@ -79,7 +80,7 @@ def input_key(data: Mapping[str, Any], dataset: str, *, partition: str) -> str:
         "partition": partition,
         "lists": published_identity(family, dataset, partition=partition) if published else None,
         "source": source_identity(data),
-        "code": [hashlib.sha256(Path(__file__).with_name(name).read_bytes()).hexdigest() for name in CODE],
+        "code": [read_code(Path(__file__).with_name(name))[0] for name in CODE],
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.code import read_code
 from pipeline.data.layout import files_below
 from pipeline.data.published import ARCHIVES, TERMS
 
@@ -57,7 +58,7 @@ def source_identity(source: Mapping[str, Any]) -> list[str]:
     folder = Path(__file__).parent
     files = sorted(folder.glob("embedded*.py")) if name in EMBEDDED else [folder / f"{name}.py"]
     checksums = [remote.checksum for remote in ARCHIVES.get(name, ())]
-    return checksums + [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    return checksums + [read_code(path)[0] for path in files]
 
 
 @cache

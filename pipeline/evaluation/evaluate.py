@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from pipeline.data.batch import IGNORED
+from pipeline.data.images import IGNORED
 from pipeline.data.normalise import Normalise
 from pipeline.data.samples import Samples
 from pipeline.evaluation.confusion import ConfusionMatrix, Summary

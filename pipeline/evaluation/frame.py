@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data.batch import IGNORED
+from pipeline.data.images import IGNORED
 from pipeline.data.normalise import Normalise
 from pipeline.data.samples import Samples
 from pipeline.evaluation.predict import Evaluation, num_windows

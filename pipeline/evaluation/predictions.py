@@ -7,8 +7,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
-from pipeline.data.batch import IGNORED
-from pipeline.data.images import write_mask
+from pipeline.data.images import IGNORED, write_mask
 from pipeline.data.layout import IMAGE_SUFFIXES
 from pipeline.data.normalise import Normalise
 from pipeline.data.samples import Samples

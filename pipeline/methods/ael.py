@@ -17,39 +17,13 @@ the other away, and draws the classes to paste once per step, not per image.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from pipeline.data.batch import Batch
-from pipeline.training.equalisation import AdaptiveMethod, AdaptiveParameters, refuse_unless
+from pipeline.training.equalisation import AdaptiveMethod, AdaptiveParameters
 from pipeline.training.method import Progress
-
-# Released experiments/pascal_4/config.yaml, train.py and semseg/utils at c21388c; on Cityscapes (cityscapes_2)
-# num_pasted_classes 3, presence_area 0.01, region_area 0.005, confidence_threshold 0. Its losses are divided by eight
-# GPUs and averaged over them once more, its weight decay is not: lr 0.01 and 0.0001 are 0.00125 and 0.0008 here.
-OFFICIAL: dict[str, Any] = {
-    "decay": 0.99,
-    "buffers": "own",
-    "teacher_mode": "train",
-    "confidence_momentum": 0.999,
-    "confidence_mean": "pixel",
-    "initial_confidence": None,
-    "absent_class": "zero",
-    "num_pasted_classes": 1,
-    "paste_probability": 0.5,
-    "paste_scale": [0.2, 1.0],
-    "paste_power": 0.5,
-    "excluded_classes": [0, 1, 2, 8, 10],
-    "presence_area": 0.03,
-    "region_area": 0.03,
-    "confidence_threshold": 0.7,
-    "gamma": 2.0,
-    "beta": 1.0,
-    "normaliser": "batch",
-    "labelled_consistency": True,
-    "weight": 1.0,
-}
+from pipeline.training.parameters import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +33,7 @@ class Parameters(AdaptiveParameters):
     def __post_init__(self) -> None:
         super().__post_init__()
         observes = self.buffers != "own" or self.teacher_mode == "train"
-        refuse_unless(observes, "buffers", of=self, allowed="average or copy, or own with teacher_mode train")
+        require("buffers", observes, of=self, allowed="average or copy, or own with teacher_mode train")
 
 
 class Method(AdaptiveMethod):

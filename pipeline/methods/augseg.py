@@ -14,7 +14,6 @@ code, which has no licence: what is said of it is what was reported of its behav
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,22 +24,10 @@ from pipeline.models.segnet import SegNet
 from pipeline.training import method
 from pipeline.training.method import Progress, Setting
 from pipeline.training.mixing import paste, rectangles
+from pipeline.training.parameters import check_probability, check_weight
 from pipeline.training.randk import random_view
-from pipeline.training.teacher import Teacher, check_probability, check_teacher, check_weight
+from pipeline.training.teacher import Teacher, check_teacher
 from pipeline.training.weak_to_strong import Weak, certainty, confident_loss, weak_labels
-
-# As reported for VOC; Cityscapes: decay 0.996, confidence_threshold 0 (released as -0.7: every pixel counts).
-OFFICIAL: dict[str, Any] = {
-    "decay": 0.999,
-    "buffers": "average",
-    "confidence_threshold": 0.95,
-    "max_operations": 3,
-    "label_injection": True,
-    "injection_beta": [8.0, 2.0],
-    "mix_beta": [4.0, 4.0],
-    "weak_in_batch": False,
-    "weight": 1.0,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +49,11 @@ class Parameters:
         check_weight("weight", self.weight)
         check_teacher(self.decay, self.buffers, observes=False)
         if not isinstance(self.max_operations, int) or self.max_operations < 0:
-            message = f"max_operations is {self.max_operations}; allowed: whole numbers from 0 (colours stay)"
-            raise ValueError(message)
+            raise ValueError(f"max_operations is {self.max_operations}; allowed: whole numbers from 0 (colours stay)")
         for name in ("injection_beta", "mix_beta"):
             values = getattr(self, name)
             if len(values) != 2 or min(values) <= 0:
-                message = f"{name} is {values}; allowed: two numbers above 0"
-                raise ValueError(message)
+                raise ValueError(f"{name} is {values}; allowed: two numbers above 0")
 
 
 class Method(method.Method):

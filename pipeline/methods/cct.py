@@ -15,36 +15,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.batch import IGNORED, Batch
+from pipeline.data.batch import Batch
+from pipeline.data.images import IGNORED
 from pipeline.training import method, perturb
 from pipeline.training.losses import cross_entropy, probability_mse
 from pipeline.training.method import Progress, Setting
+from pipeline.training.parameters import check_interval, check_probability, check_weight
 from pipeline.training.schedule import sigmoid_ramp
-from pipeline.training.teacher import check_probability, check_weight
-from pipeline.training.weak_to_strong import check_interval
 
 KINDS = ("dropout", "cutout", "context", "object", "feature_drop", "feature_noise", "vat")
-
-# yassouali/CCT, configs/config.json and models/decoders.py: PSPNet on ResNet-50, 10 + 10 images, lr 0.01, heads × 10,
-# decay 1e-4; the paper crops 320 and trains 80 epochs. The CPS authors' port (charlesCXK/TorchSemiSeg at 0c10bf0,
-# exp.voc/voc8.res50v3+.CCT) has 2 of each kind but VAT, no ramp, bootstrapping to 0.99 and drops above 0.7 to 0.9.
-OFFICIAL: dict[str, Any] = {
-    "decoders": dict(zip(KINDS, (6, 6, 2, 2, 6, 6, 2), strict=True)),
-    "dropout_rate": 0.5,
-    "drop_range": [0.6, 0.9],  # shares of the highest activation
-    "noise": 0.3,
-    "cutout_share": 0.4,
-    "vat_radius": 2.0,
-    "background_classes": [0],
-    "weight": 30.0,
-    "ramp_share": 0.1,
-    "bootstrap_threshold": None,
-}
 
 
 @dataclass(frozen=True, kw_only=True)

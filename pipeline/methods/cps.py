@@ -13,24 +13,19 @@ optimiser holds both networks, which is the same since no gradient crosses.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.data.batch import IGNORED, Batch
+from pipeline.data.batch import Batch
+from pipeline.data.images import IGNORED
 from pipeline.models.segnet import Output, SegNet
 from pipeline.training import method
 from pipeline.training.losses import cross_entropy
 from pipeline.training.method import Progress, Setting
 from pipeline.training.mixing import mix_with_next, spread_boxes
-from pipeline.training.teacher import check_weight, pseudo_labels
-
-# charlesCXK/TorchSemiSeg at 0c10bf0, exp.voc/voc8.res50v3+.CPS+CutMix. On Cityscapes (exp.city/…, 8a4452b) the weight
-# is 5; without CutMix it is 1.5 and 6 (README). VOC: crop 512, 16 + 16 images, 32, 34, 40, 60 epochs from 1/16 to 1/2,
-# lr 0.005, heads alike, decay 1e-4. Cityscapes: crop 800, 16 + 16, 128, 137, 160, 240 epochs, lr 0.04, OHEM of 0.7 and
-# 50,000 pixels an image. Deep stem, output stride 16, rates 6, 12, 18, 48 low-level channels, no warm start.
-OFFICIAL: dict[str, Any] = {"cutmix": True, "weight": 1.0, "num_boxes": 3, "area": [0.25, 0.5]}
+from pipeline.training.parameters import check_weight
+from pipeline.training.teacher import pseudo_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +40,10 @@ class Parameters:
     def __post_init__(self) -> None:
         check_weight("weight", self.weight)
         if self.num_boxes < 1:
-            message = f"num_boxes is {self.num_boxes}; allowed: 1 and more"
-            raise ValueError(message)
+            raise ValueError(f"num_boxes is {self.num_boxes}; allowed: 1 and more")
         object.__setattr__(self, "area", tuple(self.area))
         if len(self.area) != 2 or not 0 < self.area[0] <= self.area[1] <= 1:
-            message = f"area is {list(self.area)}; allowed: two shares of the image, ascending, above 0 up to 1"
-            raise ValueError(message)
+            raise ValueError(f"area is {list(self.area)}; allowed: two shares of the image, ascending, above 0 up to 1")
 
 
 class Method(method.Method):

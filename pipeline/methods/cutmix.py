@@ -23,7 +23,8 @@ from pipeline.training import method
 from pipeline.training.losses import cross_entropy
 from pipeline.training.method import Progress, Setting
 from pipeline.training.mixing import half_area_boxes, mix_with_next
-from pipeline.training.teacher import Teacher, check_probability, check_teacher, check_weight, pseudo_labels
+from pipeline.training.parameters import check_probability, check_weight
+from pipeline.training.teacher import Teacher, check_teacher, pseudo_labels
 
 
 @dataclass(frozen=True, kw_only=True)

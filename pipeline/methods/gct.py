@@ -15,35 +15,21 @@ of the one optimiser (`detector_lr_factor`), not Adam at 1e-4; a map without a f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from pipeline.data.batch import IGNORED, Batch
+from pipeline.data.batch import Batch
+from pipeline.data.images import IGNORED
 from pipeline.models.resize import resize
 from pipeline.models.segnet import Output, SegNet
 from pipeline.training import method
 from pipeline.training.flaw import FlawDetector, better_prediction, clean, ideal_flaw, saturate
 from pipeline.training.losses import probability_mse, weighted_mean
 from pipeline.training.method import Progress, Setting
+from pipeline.training.parameters import check_probability, check_weight
 from pipeline.training.schedule import sigmoid_ramp
-from pipeline.training.teacher import check_probability, check_weight
-
-# ZHKKKe/PixelSSL at 41cacbd, task/sseg/script/deeplabv2_pascalvoc_1-8_sslgct.py: DeepLabv2 with COCO weights, crop 321,
-# 2 + 2 images a GPU, 20 epochs of which 3 ramp, lr 2.5e-4 (a GPU), decay 5e-4; the detector has Adam at 1e-4 (a GPU).
-# charlesCXK/TorchSemiSeg at 0c10bf0, exp.voc/voc8.res50v3+.GCT: the same weights, 3 of 34 epochs, two forwards.
-OFFICIAL: dict[str, Any] = {
-    "correction_weight": 1.0,
-    "consistency_weight": 100.0,
-    "ramp_share": 0.15,
-    "flaw_threshold": 0.6,
-    "joint_batch": True,
-    "detector_weight": 10.0,
-    "detector_width": 64,
-    "detector_lr_factor": 0.4,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +55,9 @@ class Parameters:
         for name in ("ramp_share", "flaw_threshold"):
             check_probability(name, getattr(self, name))
         if self.detector_width < 2 or self.detector_width % 2:
-            message = f"detector_width is {self.detector_width}; allowed: even numbers from 2"
-            raise ValueError(message)
+            raise ValueError(f"detector_width is {self.detector_width}; allowed: even numbers from 2")
         if not self.detector_lr_factor > 0:
-            message = f"detector_lr_factor is {self.detector_lr_factor}; allowed: above 0"
-            raise ValueError(message)
+            raise ValueError(f"detector_lr_factor is {self.detector_lr_factor}; allowed: above 0")
 
 
 class Method(method.Method):

@@ -22,7 +22,8 @@ from pipeline.models.segnet import SegNet
 from pipeline.training import method
 from pipeline.training.losses import cross_entropy
 from pipeline.training.method import Progress, Setting
-from pipeline.training.teacher import Teacher, check_teacher, check_weight, pseudo_labels
+from pipeline.training.parameters import check_weight
+from pipeline.training.teacher import Teacher, check_teacher, pseudo_labels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ Differs from the paper: unknown. Differs from the released code: there is none.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,27 +23,9 @@ from pipeline.data.batch import Batch
 from pipeline.training import method
 from pipeline.training.losses import probability_mse
 from pipeline.training.method import Progress, Setting
+from pipeline.training.parameters import check_probability, check_weight
 from pipeline.training.photometric import check_jitter, cut_view
 from pipeline.training.pixel_contrast import DrawnPixels, draw_places, info_nce, negative_weights, pixels, take
-from pipeline.training.teacher import check_probability, check_weight
-
-# Zhong et al., arXiv 2108.09025: the L2 and the contrastive loss, several ways of sampling negatives of which other
-# images without false negatives is the best; every number is our choice, views and training are PseudoSeg's.
-OFFICIAL: dict[str, Any] = {
-    "jitter": [0.5, 0.5, 0.5, 0.25],
-    "cutout_share": 100 / 513,
-    "consistency": "softmax",
-    "consistency_weight": 1.0,
-    "contrast_weight": 0.1,
-    "temperature": 0.07,
-    "projection_channels": 128,
-    "num_anchors": 256,
-    "num_candidates": 64,
-    "num_negatives": 200,
-    "negatives": "different_image",
-    "debiased": True,
-    "symmetric": False,
-}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,37 +15,21 @@ and scale; a linear classifier's Grad-CAM needs no gradient. As there, L_u is ta
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.data.batch import IGNORED, Batch
+from pipeline.data.batch import Batch
+from pipeline.data.images import IGNORED
 from pipeline.models.segnet import Output
 from pipeline.training import method
 from pipeline.training.attention import SelfAttentionCam, at_size, calibrate, classes_in, sharpen
 from pipeline.training.losses import cross_entropy, soft_cross_entropy
 from pipeline.training.method import Progress, Setting
+from pipeline.training.parameters import check_probability, check_weight
 from pipeline.training.photometric import check_jitter, cut_view
-from pipeline.training.teacher import check_probability, check_weight
 
 PRESENT = 0.5  # probability from which the classifier says that a class is in the image, as released
-
-# googleinterns/wss at 8069dbe, train_wss.py and core/: crop 513, the cut square 100 pixels wide, 64 + 64 images, 30,000
-# steps, lr 0.007, heads alike, decay 1e-4 (ResNet), output stride 16, rates 6, 12, 18, no warm start.
-OFFICIAL: dict[str, Any] = {
-    "image_labels": False,
-    "background_class": 0,
-    "fusion": "fused",
-    "calibrate": True,
-    "temperature": 0.5,
-    "strong": True,
-    "jitter": [0.5, 0.5, 0.5, 0.25],
-    "cutout_share": 100 / 513,
-    "inference_cam": True,
-    "attention_channels": 128,
-    "weight": 1.0,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +75,7 @@ class Method(method.Method):
     def __init__(self, setting: Setting, parameters: Parameters) -> None:
         super().__init__(setting, parameters)
         self.student = setting.build()
+        self.reads = "classes" if parameters.image_labels else "images"
         if parameters.fusion != "decoder":
             self.attention = SelfAttentionCam(
                 self.student.feature_channels[2:],

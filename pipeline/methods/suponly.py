@@ -34,6 +34,8 @@ class Parameters:
 class Method(method.Method):
     """L = L_s."""
 
+    reads = "nothing"
+
     def __init__(self, setting: Setting, parameters: Parameters) -> None:
         super().__init__(setting, parameters)
         self.student = setting.build()

@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.data.batch import IGNORED, Batch
+from pipeline.data.batch import Batch
+from pipeline.data.images import IGNORED
 from pipeline.models.segnet import Output, SegNet
 from pipeline.training import method
 from pipeline.training.contrast import PixelContrast
@@ -35,24 +35,8 @@ from pipeline.training.entropy import Reliability, entropy, reliability, unrelia
 from pipeline.training.losses import above_zero, cross_entropy
 from pipeline.training.method import Progress, Setting
 from pipeline.training.mixing import MIXES, mix, mix_with_next
-from pipeline.training.teacher import Teacher, check_probability, check_teacher, check_weight, pseudo_labels
-
-RELEASED: dict[str, Any] = {
-    "num_anchors": 256,
-    "num_negatives": 50,
-    "contrast_weight": 0.25,  # 1 / 4 GPUs on VOC; 0.125, eight GPUs, on Cityscapes
-    "anchors": "lowest",
-    "positives": "unfiltered",
-    "contrast_normaliser": "present",
-    "max_enqueue_per_class": None,
-    "teacher_start": "released",
-    "padding": "learnt",
-    "defect_one_hot": True,
-    "defect_class_index": True,
-    "defect_labelled_negatives": True,
-    "defect_unlabelled_negatives": True,
-}
-"""The values of `variant: released` that differ from the paper's."""
+from pipeline.training.parameters import check_probability, check_weight, require
+from pipeline.training.teacher import Teacher, check_teacher, pseudo_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +56,11 @@ class Parameters(ContrastParameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require("entropy_source", self.entropy_source in ("first", "second"), allowed="first or second")
-        self.require("mix", self.mix in MIXES, allowed=" or ".join(MIXES))
-        self.require("teacher_start", self.teacher_start in ("copy", "released"), allowed="copy or released")
-        self.require("padding", self.padding in ("ignored", "learnt"), allowed="ignored or learnt")
-        self.require("alpha0", 0 <= self.alpha0 < 1, allowed="at least 0 and below 1")
+        require("entropy_source", self.entropy_source in ("first", "second"), of=self, allowed="first or second")
+        require("mix", self.mix in MIXES, of=self, allowed=" or ".join(MIXES))
+        require("teacher_start", self.teacher_start in ("copy", "released"), of=self, allowed="copy or released")
+        require("padding", self.padding in ("ignored", "learnt"), of=self, allowed="ignored or learnt")
+        require("alpha0", 0 <= self.alpha0 < 1, of=self, allowed="at least 0 and below 1")
         check_weight("weight", self.weight)
         check_probability("mix_probability", self.mix_probability)
         check_teacher(self.decay, self.buffers)

@@ -15,53 +15,20 @@ entropy leaves out has no part in the weights' sum; queues are each process's ow
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.data.batch import IGNORED, Batch
+from pipeline.data.batch import Batch
+from pipeline.data.images import IGNORED
 from pipeline.models.segnet import Output
 from pipeline.training.contrast import PixelContrast, Pixels
 from pipeline.training.contrast_parameters import ContrastParameters
 from pipeline.training.entropy import entropy, reliability, unreliable_share
 from pipeline.training.equalisation import AdaptiveMethod, AdaptiveParameters, Step
 from pipeline.training.method import Progress, Setting
+from pipeline.training.parameters import require
 from pipeline.training.teacher import pseudo_labels
-
-# Released branch with_AEL at e14aefc: experiments/city_744/config.yaml, train.py; Cityscapes is all it was run on.
-OFFICIAL: dict[str, Any] = {
-    "alpha0": 0.2,
-    "dpa": True,
-    "contrast_dpa": False,
-    "entropy_drop": "low",
-    "contrast_start_epoch": 20,
-    "contrast_weight": 0.0125,  # 0.1, over eight GPUs once more than the other losses
-    "num_anchors": 256,
-    "num_negatives": 50,
-    "anchors": "lowest",
-    "positives": "unfiltered",
-    "contrast_normaliser": "present",
-    "max_enqueue_per_class": None,
-    "defect_one_hot": True,
-    "defect_class_index": True,
-    "defect_labelled_negatives": True,
-    "defect_unlabelled_negatives": True,
-    "decay": 0.99,
-    "buffers": "own",
-    "teacher_mode": "eval",
-    "confidence_mean": "pixel",
-    "initial_confidence": None,
-    "absent_class": "zero",
-    "num_pasted_classes": 3,
-    "paste_power": 0.5,
-    "excluded_classes": [0, 1, 2, 8, 10],
-    "presence_area": 0.01,
-    "region_area": 0.005,
-    "confidence_threshold": 0.0,
-    "normaliser": "batch",
-    "labelled_consistency": True,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +44,9 @@ class Parameters(ContrastParameters, AdaptiveParameters):
     def __post_init__(self) -> None:
         ContrastParameters.__post_init__(self)
         AdaptiveParameters.__post_init__(self)
-        self.require("alpha0", 0 <= self.alpha0 < 1, allowed="at least 0 and below 1")
-        self.require("entropy_drop", self.entropy_drop in ("high", "low", "none"), allowed="high, low or none")
-        self.require("contrast_start_epoch", self.contrast_start_epoch >= 0, allowed="0 and above")
+        require("alpha0", 0 <= self.alpha0 < 1, of=self, allowed="at least 0 and below 1")
+        require("entropy_drop", self.entropy_drop in ("high", "low", "none"), of=self, allowed="high, low or none")
+        require("contrast_start_epoch", self.contrast_start_epoch >= 0, of=self, allowed="0 and above")
 
     def check_classes(self, num_classes: int) -> None:
         """Check what either half asks of the number of classes."""

@@ -15,7 +15,6 @@ away, so the decoder's batch statistics are of 3 B instead of 4 B maps; colour o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,25 +24,10 @@ from pipeline.models.segnet import Output
 from pipeline.training import method
 from pipeline.training.method import Progress, Setting
 from pipeline.training.mixing import aspect_boxes, paste
+from pipeline.training.parameters import check_interval, check_probability, check_weight
 from pipeline.training.perturb import channel_dropout
 from pipeline.training.photometric import unimatch_view
-from pipeline.training.teacher import check_probability, check_weight
-from pipeline.training.weak_to_strong import Weak, check_interval, confident_loss, weak_labels
-
-# Released configs/pascal.yaml and unimatch.py at 818609d; Cityscapes: confidence_threshold 0 (configs/cityscapes.yaml).
-OFFICIAL: dict[str, Any] = {
-    "num_strong_views": 2,
-    "feature_perturbation": True,
-    "feature_dropout": 0.5,
-    "feature_share": 0.5,
-    "confidence_threshold": 0.95,
-    "partner_labels": "eval",
-    "box_probability": 0.5,
-    "box_area": [0.02, 0.4],
-    "box_aspect": [0.3, 1 / 0.3],
-    "supervised_weight": 0.5,
-    "weight": 0.5,
-}
+from pipeline.training.weak_to_strong import Weak, confident_loss, weak_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +48,9 @@ class Parameters:
 
     def __post_init__(self) -> None:
         if self.num_strong_views not in (1, 2):
-            message = f"num_strong_views is {self.num_strong_views}; allowed: 1, 2"
-            raise ValueError(message)
+            raise ValueError(f"num_strong_views is {self.num_strong_views}; allowed: 1, 2")
         if self.partner_labels not in ("train", "eval"):
-            message = f"partner_labels is {self.partner_labels!r}; allowed: train, eval"
-            raise ValueError(message)
+            raise ValueError(f"partner_labels is {self.partner_labels!r}; allowed: train, eval")
         for name in ("feature_dropout", "feature_share", "confidence_threshold", "box_probability"):
             check_probability(name, getattr(self, name))
         for name in ("supervised_weight", "weight"):

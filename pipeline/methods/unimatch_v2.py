@@ -15,7 +15,6 @@ Differs from the released code: the same; colour operations keep a fixed order.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,22 +24,10 @@ from pipeline.models.segnet import SegNet
 from pipeline.training import method
 from pipeline.training.method import Progress, Setting
 from pipeline.training.mixing import aspect_boxes, paste
+from pipeline.training.parameters import check_interval, check_probability, check_weight
 from pipeline.training.photometric import unimatch_view
-from pipeline.training.teacher import Teacher, check_probability, check_teacher, check_weight
-from pipeline.training.weak_to_strong import Weak, check_interval, confident_loss, weak_labels
-
-# Released unimatch_v2.py, model/semseg/dpt.py and configs at 70fe066, the same on every data set.
-OFFICIAL: dict[str, Any] = {
-    "decay": 0.996,
-    "buffers": "average",
-    "confidence_threshold": 0.95,
-    "dropout_share": 0.5,
-    "box_probability": 0.5,
-    "box_area": [0.02, 0.4],
-    "box_aspect": [0.3, 1 / 0.3],
-    "supervised_weight": 0.5,
-    "weight": 0.5,
-}
+from pipeline.training.teacher import Teacher, check_teacher
+from pipeline.training.weak_to_strong import Weak, confident_loss, weak_labels
 
 
 @dataclass(frozen=True, kw_only=True)

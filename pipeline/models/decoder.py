@@ -48,6 +48,8 @@ class Decoder(nn.Module):
     def forward(self, c1: Tensor, c4: Tensor) -> Tensor:  # noqa: D102
         low = self.low_level(c1)  # (B, L, H/4, W/4)
         high = resize(self.fuse(self.pyramid(c4)), low.shape[-2:])  # (B, F, H/4, W/4)
+        if low.is_contiguous(memory_format=torch.channels_last):  # which a resize on CUDA is not
+            high = high.contiguous(memory_format=torch.channels_last)
         return torch.cat([low, high], dim=1)
 
 

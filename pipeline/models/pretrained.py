@@ -32,8 +32,8 @@ def published_file(weights: str, encoder: Mapping[str, Any]) -> Path:
     blocks = tuple(encoder["blocks"])
     if blocks not in TORCHVISION:
         allowed = ", ".join(str(list(known)) for known in TORCHVISION)
-        message = f"model.weights 'torchvision' needs model.encoder.blocks to be one of {allowed}, not {list(blocks)}"
-        raise ValueError(message)
+        found = f"model.encoder.blocks is {list(blocks)}"
+        raise ValueError(f"{found}; with model.weights 'torchvision' allowed: {allowed}")
     return cache_folder() / TORCHVISION[blocks]
 
 
@@ -41,9 +41,8 @@ def prepared_file(weights: str, encoder: Mapping[str, Any]) -> Path:
     """Return the same where the file is there. Raises ValueError naming the file and what puts it there."""
     path = published_file(weights, encoder)
     if not path.is_file():
-        message = (
+        raise ValueError(
             f"model.weights {weights!r}: {path} is not there, and workers download nothing; `python -m"
             " stages.weights SCALE`, where there is a network or DATA_MIRROR has the file, puts it there"
         )
-        raise ValueError(message)
     return path

@@ -29,29 +29,25 @@ def load_encoder(encoder: nn.Module, weights: str, *, blocks: tuple[int, ...]) -
     }
     if any(problems.values()):
         found = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)
-        message = f"model.weights {weights!r} does not fit the encoder (is model.encoder.stem right?): {found}"
-        raise ValueError(message)
+        raise ValueError(f"model.weights {weights!r} does not fit the encoder (is model.encoder.stem right?): {found}")
     encoder.load_state_dict(state)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read a plain state dict from `path`."""
     if not path.is_file():
-        message = f"model.weights {str(path)!r} is no file; allowed: null, 'torchvision', or the path of a state dict"
-        raise ValueError(message)
+        allowed = "null, 'torchvision', or the path of a state dict"
+        raise ValueError(f"model.weights {str(path)!r} is no file; allowed: {allowed}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of bytes that are no state dict the unpickler makes any error
-        message = f"model.weights {str(path)!r} cannot be read as a state dict: {error}"
-        raise ValueError(message) from error
+        raise ValueError(f"model.weights {str(path)!r} cannot be read as a state dict: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        message = f"model.weights {str(path)!r} must hold a plain state dict: tensors by name"
-        raise ValueError(message)
+        raise ValueError(f"model.weights {str(path)!r} must hold a plain state dict: tensors by name")
     return state
 
 
 def require(name: str, value: object, *, holds: bool, allowed: str) -> None:
     """Refuse a value of the `model` block, saying what is allowed."""
     if not holds:
-        message = f"model.{name} is {value!r}; allowed: {allowed}"
-        raise ValueError(message)
+        raise ValueError(f"model.{name} is {value!r}; allowed: {allowed}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.data.batch import IGNORED
+from pipeline.data.images import IGNORED
 from pipeline.training.class_bank import draw_classes
 from pipeline.training.losses import above_zero
 from pipeline.training.regions import bounding_box, presence, random_region
@@ -27,8 +27,8 @@ def paste_classes(
     num_images = len(images)
     source, source_mask = shrink(images.roll(1, 0), mask.roll(1, 0), scale=scale)
     drawn = draw_classes(chances, num_images, num_pasted)  # (B, K), with replacement
-    happens = (torch.rand(num_images, 1, device=images.device) < probability).expand_as(drawn)
-    wanted = torch.zeros(num_images, len(chances), dtype=torch.bool, device=images.device).scatter(1, drawn, happens)
+    happens = torch.rand(num_images, 1, device=images.device) < probability
+    wanted = (drawn[:, :, None] == torch.arange(len(chances), device=images.device)).any(dim=1) & happens  # (B, C)
     classes = torch.where(source_mask == IGNORED, 0, source_mask).flatten(1)
     pasted = wanted.gather(1, classes).view_as(mask) & (source_mask != IGNORED)
     return torch.where(pasted[:, None], source, images), torch.where(pasted, source_mask, mask)

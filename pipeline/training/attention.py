@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.data.batch import IGNORED
+from pipeline.data.images import IGNORED
 from pipeline.models.resize import resize
+from pipeline.training.flat import tally
 from pipeline.training.losses import sample_nearest, weighted_mean
 
 MASKED = -1e9  # finite, so that an image without a valid place has even attention instead of none
@@ -70,8 +71,8 @@ class SelfAttentionCam(nn.Module):
 
 def classes_in(mask: Tensor, num_classes: int) -> Tensor:
     """Return which classes a mask (B, H, W) holds, (B, C) bool; 255 is none."""
-    found = torch.zeros(len(mask), num_classes + 1, dtype=torch.bool, device=mask.device)
-    return found.scatter(1, torch.where(mask == IGNORED, num_classes, mask).flatten(1), True)[:, :num_classes]
+    classes = torch.where(mask == IGNORED, num_classes, mask).flatten(1)
+    return tally(classes, num_classes + 1, weights=torch.ones_like(classes))[:, :num_classes] > 0
 
 
 def activation_maps(features: Tensor, weight: Tensor, *, present: Tensor, valid: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.batch import IGNORED
+from pipeline.data.images import IGNORED
+from pipeline.training.flat import tally
 
 
 class ConfidenceBank(nn.Module):
@@ -54,13 +55,13 @@ class ConfidenceBank(nn.Module):
 
 def true_class_sums(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return per image and class (B, C) the summed probability of the true class, and its number of pixels."""
-    num_images, num_classes = logits.shape[:2]
+    num_classes = logits.shape[1]
     labelled = mask != IGNORED
     classes = torch.where(labelled, mask, 0).flatten(1)  # (B, H·W)
     probability = logits.float().softmax(dim=1).flatten(2).gather(1, classes[:, None])[:, 0]
     weight = labelled.flatten(1).float()
-    empty = torch.zeros(num_images, num_classes, device=logits.device)
-    return empty.scatter_add(1, classes, probability * weight), empty.scatter_add(1, classes, weight)
+    totals = tally(classes, num_classes, weights=probability * weight)
+    return totals, tally(classes, num_classes, weights=weight)
 
 
 def draw_classes(chances: Tensor, *shape: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.training.memory import DTYPES
+from pipeline.training.parameters import require
 
 CHOICES = {
     "contrast": ("infonce", "bce", "none"),
@@ -49,24 +50,18 @@ class ContrastParameters:
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
-            self.require(name, getattr(self, name) in allowed, allowed=" or ".join(allowed))
+            require(name, getattr(self, name) in allowed, of=self, allowed=" or ".join(allowed))
         for name in ("num_anchors", "num_negatives", "rank_low", "queue_size", "queue_size_class_0"):
             value = getattr(self, name)
-            self.require(name, isinstance(value, int) and value >= 1, allowed="whole numbers from 1")
-        self.require("contrast_weight", self.contrast_weight >= 0, allowed="0 and above")
-        self.require("temperature", self.temperature > 0, allowed="above 0")
-        self.require("anchor_threshold", 0 <= self.anchor_threshold <= 1, allowed="0 to 1")
-        self.require("rank_high", self.rank_high > self.rank_low, allowed=f"above rank_low ({self.rank_low})")
+            require(name, isinstance(value, int) and value >= 1, of=self, allowed="whole numbers from 1")
+        require("contrast_weight", self.contrast_weight >= 0, of=self, allowed="0 and above")
+        require("temperature", self.temperature > 0, of=self, allowed="above 0")
+        require("anchor_threshold", 0 <= self.anchor_threshold <= 1, of=self, allowed="0 to 1")
+        require("rank_high", self.rank_high > self.rank_low, of=self, allowed=f"above rank_low ({self.rank_low})")
         if self.max_enqueue_per_class is not None:
             shortest = min(self.queue_size, self.queue_size_class_0)
             fits = 1 <= self.max_enqueue_per_class <= shortest
-            self.require("max_enqueue_per_class", fits, allowed=f"null, or 1 to the shortest queue ({shortest})")
-
-    def require(self, name: str, holds: bool, *, allowed: str) -> None:
-        """Refuse the value of parameter `name`, saying what is allowed."""
-        if not holds:
-            message = f"{name} is {getattr(self, name)!r}; allowed: {allowed}"
-            raise ValueError(message)
+            require("max_enqueue_per_class", fits, of=self, allowed=f"null, or 1 to the shortest queue ({shortest})")
 
     def check_classes(self, num_classes: int) -> None:
         """Refuse a rank window without classes.
@@ -74,6 +69,9 @@ class ContrastParameters:
         With C classes ranks run to C - 1, and `rank_low` must leave at least the last. Two classes need `rank_low: 1`:
         the less likely class is the unlabelled negative then, and the more likely one, where wrong, the labelled one.
         """
-        self.require(
-            "rank_low", self.rank_low < num_classes, allowed=f"1 to {num_classes - 1} with {num_classes} classes"
+        require(
+            "rank_low",
+            self.rank_low < num_classes,
+            of=self,
+            allowed=f"1 to {num_classes - 1} with {num_classes} classes",
         )

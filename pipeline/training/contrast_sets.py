@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.data.batch import IGNORED
+from pipeline.data.images import IGNORED
 from pipeline.training.contrast_parameters import ContrastParameters
 
 
@@ -93,9 +93,11 @@ def most_likely(probability: Tensor, num: int) -> Tensor:
     among = torch.full((num_classes, num_pixels), num >= num_classes - 1, device=probability.device)
     if num >= num_classes:
         return among
-    if num == num_classes - 1:
-        return among.scatter_(0, probability.min(dim=1).indices[None], False)
-    return among.scatter_(0, probability.topk(num, dim=1, sorted=False).indices.t(), True)
+    few = num < num_classes - 1
+    found = probability.topk(num, dim=1, sorted=False).indices if few else probability.min(dim=1).indices[:, None]
+    places = found * num_pixels + torch.arange(num_pixels, device=probability.device)[:, None]  # in the flattened map
+    among.view(-1).index_fill_(0, places.flatten(), few)
+    return among
 
 
 def rows(maps: Tensor) -> Tensor:

@@ -35,7 +35,8 @@ from pipeline.training.warm_start import WarmStart, load_warm_start, warm_start_
 
 LOG_EVERY_STEPS = 10
 CHECKPOINT_S = 60.0
-"""Seconds between checkpoints. Both are constants: they change no result."""
+SAVING_SHARE = 0.02
+"""Seconds between checkpoints, more where saving would take a larger share of the time. They change no result."""
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
@@ -73,7 +74,8 @@ class Run:
     @property
     def progress(self) -> Progress:
         """Where the run stands before its next step."""
-        return Progress(self.step, self.total_steps, self.step // self.steps_per_epoch, self.training["epochs"])
+        epoch, epochs = self.step // self.steps_per_epoch, self.training["epochs"]
+        return Progress(self.step, self.total_steps, epoch, epochs, self.first_step)
 
 
 def train_cell(
@@ -89,18 +91,18 @@ def train_cell(
     begin_peak(device)
     run = start_run(cell, data_root, upstream=upstream, device=device)
     checkpoint, spool = work / "checkpoint.pt", Spool(work / "spool.jsonl")
-    saved = ranks.told(lambda: load_checkpoint(checkpoint, cell.key) if checkpoint.exists() else None)
+    saved = ranks.from_first_rank(lambda: checkpoint.resolve() if checkpoint.exists() else None)
     if saved is not None:
-        _resume(run, saved)
-    diverged = _loop(run, spool, save=lambda: _save(run, cell.key, path=checkpoint, spool=spool), stop=stop)
+        _resume(run, load_checkpoint(saved, cell.key))
+    diverged = _loop(run, spool, save=lambda: _checkpoint(run, cell.key, path=checkpoint, spool=spool), stop=stop)
     if diverged and cell.kind == "train" and not run.snapshots:
         _evaluate(run, spool)  # nothing finite was ever measured: what stands is what the broken networks say
     spool.sync()
     if cell.kind == "warm_start":
         state = warm_start_state(run.method.networks()[0], run.optimiser)
-        save_checkpoint(work / "weights.pt", state | {"steps": run.step})
+        _save(work / "weights.pt", state | {"steps": run.step})
     else:
-        save_checkpoint(work / "weights.pt", run.snapshots)
+        _save(work / "weights.pt", run.snapshots)
     ended: dict[str, Any] = {"state": "done"} if diverged is None else {"state": "diverged", "diverged": diverged}
     cost = {"train_s": round(run.trained_s, 2), "peak_memory_mib": peak_memory_mib(device)}
     return ended | {"steps": run.step} | cost | run.history
@@ -111,20 +113,21 @@ def start_run(cell: Any, data_root: Path, *, upstream: list[Path], device: str) 
     values, training = cell.values, cell.values["training"]
     torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a tenth of a step
-    batches = open_batches(values, data_root, device=device, rank=ranks.rank(), ranks=ranks.size())
-    steps_per_epoch = training["steps_per_epoch"] or batches.steps_per_epoch
-    warm_steps, total_steps = (training[key] * steps_per_epoch for key in ("warm_start_epochs", "epochs"))
     setting = make_setting(values)
     if cell.kind == "warm_start":
         torch.manual_seed(step_seed(values["seed"], -1 - values["initialisation"]))
         method: Method = WarmStart(setting, values["representation"]).to(device)
-        first, last, validation, probed = 0, warm_steps, None, None
+        validation, probed = None, None
     else:
         torch.manual_seed(step_seed(values["seed"], -1))
         module = importlib.import_module(f"pipeline.methods.{values['method']}")
         method = module.Method(setting, module.Parameters(**values["parameters"])).to(device)
-        first, last = (warm_steps if upstream else 0), total_steps
         validation, probed = open_validation(values, data_root), open_probe(values, data_root)
+    place = {"rank": ranks.rank(), "ranks": ranks.size()}
+    batches = open_batches(values, data_root, device=device, reads=method.reads, **place)
+    steps_per_epoch = training["steps_per_epoch"] or batches.steps_per_epoch
+    warm_steps, total_steps = (training[key] * steps_per_epoch for key in ("warm_start_epochs", "epochs"))
+    first, last = (warm_steps if upstream else 0), (warm_steps if cell.kind == "warm_start" else total_steps)
     if training["channels_last"]:
         method = method.to(memory_format=torch.channels_last)
     if ranks.size() > 1:
@@ -149,7 +152,7 @@ def step_seed(seed: int, step: int) -> int:
 
 def _loop(run: Run, spool: Spool, *, save: Callable[[], None], stop: Callable[[], bool]) -> dict[str, Any] | None:
     """Train to the last step; return where the loss ceased to be finite, or None."""
-    last, pending, saved = run.last_step, [], time.monotonic()
+    last, pending, due = run.last_step, [], time.monotonic() + CHECKPOINT_S
     while run.step < last:
         began = time.monotonic()
         pending.append(_counted_step(run) if run.step == run.first_step else train_step(run))
@@ -167,10 +170,11 @@ def _loop(run: Run, spool: Spool, *, save: Callable[[], None], stop: Callable[[]
         run.trained_s += time.monotonic() - began
         if pending or run.step == last:
             continue
-        stopping = ranks.agreed(stop())
-        if stopping or time.monotonic() - saved > CHECKPOINT_S:
+        stopping = ranks.any_rank(stop())
+        if stopping or time.monotonic() > due:
+            began = time.monotonic()
             save()
-            saved = time.monotonic()
+            due = time.monotonic() + max(CHECKPOINT_S, (time.monotonic() - began) / SAVING_SHARE)
         if stopping:
             raise Interrupted
     return None
@@ -266,9 +270,7 @@ def _evaluate(run: Run, spool: Spool) -> None:
         run.snapshots["best"] = weights
 
 
-def _save(run: Run, key: str, *, path: Path, spool: Spool) -> None:
-    if ranks.rank() > 0:
-        return
+def _checkpoint(run: Run, key: str, *, path: Path, spool: Spool) -> None:
     spool.sync()
     state = {
         "key": key,
@@ -279,7 +281,13 @@ def _save(run: Run, key: str, *, path: Path, spool: Spool) -> None:
         "history": run.history,
         "snapshots": run.snapshots,
     }
-    save_checkpoint(path, state)
+    _save(path, state)
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    """Write what the first rank has; the others have the same, and nobody looks at their folders."""
+    if ranks.rank() == 0:
+        save_checkpoint(path, state)
 
 
 def _resume(run: Run, state: dict[str, Any]) -> None:

@@ -8,13 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.data.batch import IGNORED, Batch
+from pipeline.data.batch import Batch
+from pipeline.data.images import IGNORED
 from pipeline.models.segnet import Output, SegNet
 from pipeline.training.adaptive import balanced_loss, class_boxes, paste_classes, pixel_weights
 from pipeline.training.class_bank import ConfidenceBank
 from pipeline.training.method import Method, Progress, Setting
 from pipeline.training.mixing import paste, spread_boxes
-from pipeline.training.teacher import Teacher, check_probability, check_teacher, check_weight, confidence, pseudo_labels
+from pipeline.training.parameters import check_probability, check_weight, require
+from pipeline.training.teacher import Teacher, check_teacher, confidence, pseudo_labels
 
 CHOICES = {
     "teacher_mode": ("eval", "train"),
@@ -56,23 +58,23 @@ class AdaptiveParameters:
         object.__setattr__(self, "paste_scale", tuple(self.paste_scale))
         object.__setattr__(self, "excluded_classes", tuple(self.excluded_classes))
         for name, allowed in CHOICES.items():
-            refuse_unless(getattr(self, name) in allowed, name, of=self, allowed=" or ".join(allowed))
+            require(name, getattr(self, name) in allowed, of=self, allowed=" or ".join(allowed))
         check_teacher(self.decay, self.buffers)
         start, scale = self.initial_confidence, self.paste_scale
-        refuse_unless(start is None or 0 <= start <= 1, "initial_confidence", of=self, allowed="0 to 1, or null")
+        require("initial_confidence", start is None or 0 <= start <= 1, of=self, allowed="0 to 1, or null")
         for name in (*AREAS, "confidence_momentum", "paste_probability", "confidence_threshold"):
             check_probability(name, getattr(self, name))
         for name in ("paste_power", "gamma", "beta", "weight"):
             check_weight(name, getattr(self, name))
-        refuse_unless(self.num_pasted_classes >= 1, "num_pasted_classes", of=self, allowed="1 and above")
+        require("num_pasted_classes", self.num_pasted_classes >= 1, of=self, allowed="1 and above")
         in_order = len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1
-        refuse_unless(in_order, "paste_scale", of=self, allowed="two numbers, 0 < low <= high <= 1")
+        require("paste_scale", in_order, of=self, allowed="two numbers, 0 < low <= high <= 1")
 
     def check_classes(self, num_classes: int) -> None:
         """Refuse excluded classes that are none, or all."""
         some_left = set(self.excluded_classes) < set(range(num_classes))
         allowed = f"some, not all, of the classes 0 to {num_classes - 1}"
-        refuse_unless(some_left, "excluded_classes", of=self, allowed=allowed)
+        require("excluded_classes", some_left, of=self, allowed=allowed)
 
 
 class Mix(NamedTuple):
@@ -203,10 +205,3 @@ class AdaptiveMethod(Method):
     def predictors(self) -> dict[str, SegNet]:
         """Return student and teacher; the teacher is deployed."""
         return {"student": self.student, "teacher": self.teacher.net}
-
-
-def refuse_unless(holds: bool, name: str, *, of: object, allowed: str) -> None:
-    """Refuse the value of parameter `name` unless something `holds` of it, saying what is allowed."""
-    if not holds:
-        message = f"{name} is {getattr(of, name)!r}; allowed: {allowed}"
-        raise ValueError(message)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.data.batch import IGNORED
+from pipeline.data.images import IGNORED
 from pipeline.models.resize import resize
 from pipeline.models.segnet import Output
+from pipeline.training.entropy import order_statistics
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,11 @@ class Criterion:
         allowed = {"kind": ("ce", "ohem"), "loss_resolution": ("full", "network")}
         for name, values in allowed.items():
             if getattr(self, name) not in values:
-                message = f"{name} is {getattr(self, name)!r}; allowed: {', '.join(values)}"
-                raise ValueError(message)
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(values)}")
         if not 0 <= self.ohem_threshold <= 1:
-            message = f"ohem_threshold is {self.ohem_threshold}; allowed: a probability, 0 to 1"
-            raise ValueError(message)
+            raise ValueError(f"ohem_threshold is {self.ohem_threshold}; allowed: a probability, 0 to 1")
         if self.ohem_min_kept < 1:
-            message = f"ohem_min_kept is {self.ohem_min_kept}; allowed: a positive number of pixels"
-            raise ValueError(message)
+            raise ValueError(f"ohem_min_kept is {self.ohem_min_kept}; allowed: a positive number of pixels")
 
     def __call__(self, output: Output, mask: Tensor) -> Tensor:
         """Return the loss of a labelled batch; `mask` (B, H, W) is int64 with 255 ignored."""
@@ -92,8 +90,9 @@ def ohem(logits: Tensor, labels: Tensor, *, threshold: float, min_kept: int) -> 
         # Ignored pixels count as certain, so that they come last.
         probability = logits.float().softmax(dim=1).gather(1, true)[:, 0].masked_fill(ignored, 1.0)
         kth = min(min_kept, probability.numel())
-        limit = probability.flatten().kthvalue(kth).values.clamp(min=threshold)
-        hard = torch.where(probability <= limit, labels, IGNORED)
+        place = torch.full((1,), kth - 1, device=logits.device)
+        limit = order_statistics(probability.abs(), place).clamp(min=threshold)  # NaN may have a sign
+        hard = torch.where(probability > limit, IGNORED, labels)  # so that NaN stays, and is seen
     return cross_entropy(logits, hard)
 
 

@@ -30,11 +30,9 @@ class MemoryBank(nn.Module):
     def __init__(self, capacities: list[int], *, channels: int, dtype: str) -> None:
         super().__init__()
         if min(capacities) < 1:
-            message = f"queue sizes are {capacities}; allowed: positive numbers of features"
-            raise ValueError(message)
+            raise ValueError(f"queue sizes are {capacities}; allowed: positive numbers of features")
         if dtype not in DTYPES:
-            message = f"queue_dtype is {dtype!r}; allowed: {', '.join(DTYPES)}"
-            raise ValueError(message)
+            raise ValueError(f"queue_dtype is {dtype!r}; allowed: {', '.join(DTYPES)}")
         capacity = torch.tensor(capacities)
         self.register_buffer("features", torch.zeros(sum(capacities) + 1, channels, dtype=DTYPES[dtype]))
         self.register_buffer("filled", torch.zeros_like(capacity))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,21 +16,22 @@ from pipeline.training.losses import sample_nearest
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands. Epochs and steps count from 0 and include the warm start."""
+    """Where training stands. Epochs and steps count from 0 and include the warm start, which ends at `first_step`."""
 
     step: int
     total_steps: int
     epoch: int
     epochs: int
+    first_step: int = 0
 
     @property
     def fraction(self) -> float:
-        """The share of all steps that is done, 0–1."""
-        return self.step / self.total_steps
+        """The share of the steps after the warm start that is done, 0–1: where a method's own ramps start at 0."""
+        return (self.step - self.first_step) / (self.total_steps - self.first_step)
 
     @property
     def epoch_fraction(self) -> float:
-        """The share of all epochs that is done, 0–1, constant within an epoch (t / T of Eq. 7)."""
+        """The share of all epochs, the warm start's too, that is done, 0–1; constant within an epoch (t/T of Eq. 7)."""
         return self.epoch / self.epochs
 
 
@@ -58,15 +58,17 @@ class Method(nn.Module):
     """
 
     student: SegNet
+    reads: str = "images"
+    """What is read of a batch's unlabelled half: `nothing`, the `images`, or their `classes` too (image labels)."""
 
     def __init__(self, setting: Setting, parameters: Any) -> None:
         super().__init__()
         self.setting = setting
         self.hyper = parameters
 
-    @abstractmethod
     def losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Return named scalar losses whose sum is minimised, weights already applied."""
+        raise NotImplementedError
 
     def after_step(self, step: int) -> None:
         """Update what follows the optimiser step; `step` counts from the end of the warm start."""

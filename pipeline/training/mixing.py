@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.data.batch import IGNORED
+from pipeline.data.images import IGNORED
 from pipeline.training.losses import sample_nearest
 
 MIXES = ("cutmix", "cutout", "classmix")
@@ -60,8 +60,7 @@ def half_area_boxes(images: Tensor, *, probability: float) -> Tensor:
     num, (height, width) = len(images), images.shape[-2:]
     device = images.device
     if min(height, width) < 4:
-        message = f"images of {height} x {width} pixels are too small for half-area boxes; allowed: 4 and more"
-        raise ValueError(message)
+        raise ValueError(f"images of {height} x {width} pixels are too small for half-area boxes; allowed: 4 and more")
     widths = torch.randint(width // 2 + 1, width, (num, 1), device=device)
     heights = (height * width / 2 / widths).round().long().clamp(max=height)
     boxes = rectangles(heights, widths, size=(height, width))

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from pipeline.data.normalise import MEAN, STD
+
+IMAGENET_MEAN, IMAGENET_STD = (tuple(value / 255 for value in values) for values in (MEAN, STD))
 GREY = (0.299, 0.587, 0.114)  # ITU-R 601-2 luma, as PIL converts
 BLUR_SIGMA = (0.1, 2.0)  # pixels, the range of SimCLR, MoCo v2 and UniMatch
 BLUR_RADIUS = math.ceil(3 * BLUR_SIGMA[1])
@@ -75,8 +76,7 @@ def cut_out(images: Tensor, side: float) -> tuple[Tensor, Tensor]:
 def check_jitter(jitter: tuple[float, ...]) -> None:
     """Refuse anything but four strengths of at least 0, the last (hue) at most half a turn."""
     if len(jitter) != 4 or min(jitter) < 0 or jitter[3] > 0.5:
-        message = f"jitter is {list(jitter)}; allowed: four strengths from 0, the last (hue) up to 0.5"
-        raise ValueError(message)
+        raise ValueError(f"jitter is {list(jitter)}; allowed: four strengths from 0, the last (hue) up to 0.5")
 
 
 def colour_jitter(values: Tensor, *, jitter: tuple[float, float, float, float], probability: float) -> Tensor:

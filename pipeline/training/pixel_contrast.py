@@ -10,11 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pipeline.training.flat import flat, pick
 from pipeline.training.losses import weighted_mean
 
 
 class DrawnPixels(NamedTuple):
-    """DrawnPixels drawn from a batch of maps."""
+    """Pixels drawn from a batch of maps."""
 
     embedding: Tensor  # (N, D), of length one
     distribution: Tensor  # (N, C), predicted class probabilities
@@ -31,8 +32,8 @@ def draw_places(valid: Tensor, num_each: int) -> Tensor:
 
 def take(maps: Tensor, places: Tensor) -> Tensor:
     """Return what maps (B, F, h, w) hold at places (B, n), as (B n, F)."""
-    index = places[:, None].expand(-1, maps.shape[1], -1)
-    return maps.flatten(2).gather(2, index).transpose(1, 2).flatten(0, 1)
+    rows = maps.flatten(2).transpose(1, 2).flatten(0, 1)  # (B h w, F)
+    return rows.index_select(0, flat(places, maps.shape[2] * maps.shape[3]))
 
 
 def pixels(embedding: Tensor, distribution: Tensor, *, valid: Tensor, places: Tensor) -> DrawnPixels:
@@ -77,7 +78,7 @@ def info_nce(
         noise = torch.empty_like(weights).exponential_().log()
         drawn = (weights.log() - noise).topk(min(num_negatives, weights.shape[1]), dim=1)
         similarity = anchors.embedding.float() @ candidates.embedding.float().mT / temperature  # (N, P)
-        negative = similarity.gather(1, drawn.indices).masked_fill(drawn.values == -torch.inf, -torch.inf)
+        negative = pick(similarity, drawn.indices).masked_fill(drawn.values == -torch.inf, -torch.inf)
         own = (anchors.embedding.float() * positive.float()).sum(dim=1, keepdim=True) / temperature
         losses = torch.cat([own, negative], dim=1).logsumexp(dim=1) - own[:, 0]
     return weighted_mean(losses, anchors.valid)

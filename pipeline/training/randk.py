@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.training.flat import tally
 from pipeline.training.photometric import (
     BLUR_SIGMA,
     blend,
@@ -90,8 +91,7 @@ def autocontrast(values: Tensor) -> Tensor:
 def equalise(values: Tensor) -> Tensor:
     """Flatten each channel's histogram of 256 levels, as PIL does; a channel of one level stays."""
     levels = to_levels(values).flatten(2)  # (B, 3, H·W)
-    histogram = torch.zeros(*levels.shape[:2], LEVELS, dtype=levels.dtype, device=levels.device)
-    histogram = histogram.scatter_add(2, levels, torch.ones_like(levels))
+    histogram = tally(levels.flatten(0, 1), LEVELS, weights=torch.ones_like(levels)).view(*levels.shape[:2], LEVELS)
     brightest = histogram.gather(2, levels.amax(dim=2, keepdim=True))
     step = (levels.shape[2] - brightest) // (LEVELS - 1)  # (B, 3, 1)
     before = histogram.cumsum(dim=2) - histogram

@@ -54,9 +54,21 @@ def join() -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     Spread.control = distributed.new_group(backend="gloo", timeout=WAIT)
+    found: list[Any] = [None] * size()
+    distributed.all_gather_object(found, processor(), group=Spread.control)
+    if len(set(found)) > 1:
+        raise RuntimeError(
+            f"the ranks have {', '.join(sorted(set(found)))}, which draw other random numbers from one seed; all must"
+            " have the same: a constraint such as [a100|h100] in slurm/<site>.yaml chooses one kind"
+        )
 
 
-def told(make: Callable[[], Any]) -> Any:
+def processor() -> str:
+    """Return what this rank computes on: its GPU's name, or CPU."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
+def from_first_rank(make: Callable[[], Any]) -> Any:
     """Return what `make()` gives on the first rank; it is called there alone."""
     if size() == 1:
         return make()
@@ -65,7 +77,7 @@ def told(make: Callable[[], Any]) -> Any:
     return said[0]
 
 
-def agreed(flag: bool) -> bool:
+def any_rank(flag: bool) -> bool:
     """Return whether any rank says so; all must ask."""
     if size() == 1:
         return flag
@@ -103,7 +115,7 @@ def whole_batch(part: Batch) -> Batch:
     for field in fields(part):
         value = getattr(part, field.name)
         wire = value.to(torch.uint8) if value.dtype == torch.bool else value  # gloo knows no truth values
-        gathered[field.name] = torch.cat(_from_all(wire)).to(value.dtype)
+        gathered[field.name] = _from_all(wire).to(value.dtype)
     return Batch(**gathered)
 
 
@@ -119,11 +131,11 @@ def average_gradients(module: nn.Module) -> None:
     torch._foreach_copy_(gradients, [part.view_as(old) for part, old in zip(parts, gradients, strict=True)])
 
 
-def _from_all(part: Tensor) -> list[Tensor]:
-    part = part.contiguous()
-    parts = [torch.empty_like(part) for _ in range(size())]
-    distributed.all_gather(parts, part)
-    return parts
+def _from_all(part: Tensor) -> Tensor:
+    """Return all ranks' parts (n, …) in a row, (R n, …)."""
+    whole = part.new_empty(size() * len(part), *part.shape[1:])
+    distributed.all_gather_into_tensor(whole, part.contiguous())
+    return whole
 
 
 class _Gather(Function):
@@ -131,7 +143,7 @@ class _Gather(Function):
 
     @staticmethod
     def forward(_context: Any, part: Tensor) -> Tensor:
-        return torch.cat(_from_all(part))
+        return _from_all(part)
 
     @staticmethod
     def backward(_context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
@@ -147,7 +159,7 @@ class _Share(Function):
 
     @staticmethod
     def backward(_context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        return torch.cat(_from_all(gradient)) / size()
+        return _from_all(gradient) / size()
 
 
 class _Statistics(Function):
@@ -155,7 +167,7 @@ class _Statistics(Function):
 
     @staticmethod
     def forward(_context: Any, row: Tensor) -> Tensor:
-        return torch.cat(_from_all(row))
+        return _from_all(row)
 
     @staticmethod
     def backward(_context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]

@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.training.flat import tally
+
 ROUNDS = 12  # a spiral of 193 × 193 takes 8; a region that took more would be seen as several
 
 
 def presence(prediction: Tensor, valid: Tensor, *, num_classes: int, area: float) -> Tensor:
     """Return which classes (B, C) cover more than a share `area` of the prediction (B, h, w) where it is valid."""
     classes = torch.where(valid, prediction, num_classes).flatten(1)
-    counts = torch.zeros(len(classes), num_classes + 1, device=prediction.device)
-    counts = counts.scatter_add(1, classes, torch.ones_like(classes, dtype=counts.dtype))
+    counts = tally(classes, num_classes + 1, weights=torch.ones_like(classes, dtype=torch.float32))
     return counts[:, :num_classes] > area * classes.shape[1]
 
 
@@ -24,8 +25,7 @@ def random_region(mask: Tensor, *, area: float) -> Tensor:
     """
     regions = connected(mask).flatten(1)  # (B, h·w)
     num_pixels = regions.shape[1]
-    sizes = torch.zeros(len(regions), num_pixels + 1, device=mask.device)
-    sizes = sizes.scatter_add(1, regions, torch.ones_like(regions, dtype=sizes.dtype))[:, 1:]
+    sizes = tally(regions, num_pixels + 1, weights=torch.ones_like(regions, dtype=torch.float32))[:, 1:]
     large = sizes > area * num_pixels
     drawn = torch.where(large, 1 - torch.rand_like(sizes), 0).argmax(dim=1, keepdim=True)
     drawn = torch.where(large.any(dim=1, keepdim=True), drawn + 1, -1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -140,12 +140,10 @@ def _conditions(training: dict[str, Any]) -> Iterator[tuple[str, bool, str]]:
 
 def check_row(row: dict[str, Any]) -> None:
     """Check every value of a resolved row as its constructors do. Raises ValueError."""
-    import importlib
-
     where = f"{row['table']} ({row['method']})"
     check_training(row["training"], where)
     try:
-        replace(ModelConfig(**row["model"]))
+        ModelConfig(**row["model"])
         make_criterion(row["training"])
         module = importlib.import_module(f"pipeline.methods.{row['method']}")
         parameters = module.Parameters(**row["parameters"])

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.batch import IGNORED
+from pipeline.data.images import IGNORED
 from pipeline.models.segnet import Output, SegNet
 from pipeline.training.losses import sample_nearest
 
@@ -96,8 +96,7 @@ def confidence(logits: Tensor) -> Tensor:
 def check_decay(decay: float) -> None:
     """Refuse a decay that is not in [0, 1)."""
     if not 0 <= decay < 1:
-        message = f"decay is {decay}; allowed: at least 0 and below 1"
-        raise ValueError(message)
+        raise ValueError(f"decay is {decay}; allowed: at least 0 and below 1")
 
 
 def check_teacher(decay: float, buffers: str, *, observes: bool = True) -> None:
@@ -105,19 +104,4 @@ def check_teacher(decay: float, buffers: str, *, observes: bool = True) -> None:
     check_decay(decay)
     allowed = BUFFERS if observes else [rule for rule in BUFFERS if rule != "own"]
     if buffers not in allowed:
-        message = f"buffers is {buffers!r}; allowed: {', '.join(allowed)}"
-        raise ValueError(message)
-
-
-def check_probability(name: str, value: float) -> None:
-    """Refuse a value of parameter `name` that is no probability."""
-    if not 0 <= value <= 1:
-        message = f"{name} is {value}; allowed: 0 to 1"
-        raise ValueError(message)
-
-
-def check_weight(name: str, value: float) -> None:
-    """Refuse a negative value of parameter `name`."""
-    if not value >= 0:
-        message = f"{name} is {value}; allowed: 0 and above"
-        raise ValueError(message)
+        raise ValueError(f"buffers is {buffers!r}; allowed: {', '.join(allowed)}")

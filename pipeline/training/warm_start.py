@@ -19,6 +19,8 @@ from pipeline.training.method import Method, Progress, Setting
 class WarmStart(Method):
     """One network and the supervised loss."""
 
+    reads = "nothing"
+
     def __init__(self, setting: Setting, representation: bool) -> None:
         super().__init__(setting, None)
         self.student = setting.build(representation=representation)

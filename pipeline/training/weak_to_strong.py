@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from pipeline.data.batch import IGNORED
+from pipeline.data.images import IGNORED
 from pipeline.training.losses import cross_entropy, sample_nearest
 from pipeline.training.mixing import paste
 from pipeline.training.teacher import confidence, pseudo_labels
@@ -54,10 +54,3 @@ def certainty(logits: Tensor, valid: Tensor) -> Tensor:
     entropy = -(probability * log_probability).sum(dim=1)
     sure = (1 - entropy / math.log(logits.shape[1])) * probability.amax(dim=1)
     return (sure * valid).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)
-
-
-def check_interval(name: str, values: tuple[float, float], *, most: float = math.inf) -> None:
-    """Refuse a range of parameter `name` unless it is two numbers, 0 < low ≤ high ≤ `most`."""
-    if len(values) != 2 or not 0 < values[0] <= values[1] <= most:
-        message = f"{name} is {list(values)}; allowed: two numbers, 0 < low <= high <= {most}"
-        raise ValueError(message)

@@ -32,12 +32,17 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
     return pairs
 
 
-def batches(files: list[Pair], *, pad_label: int = 255, cache_bytes: int = CACHE_BYTES, **loading: int) -> Batches:
+def batches(
+    files: list[Pair], *, pad_label: int = 255, cache_bytes: int = CACHE_BYTES, **loading: int | str
+) -> Batches:
     values: dict = {"labelled": 4, "unlabelled": 4, "epoch_over": "unlabelled", "seed": 3} | loading
     return Batches(
         Samples(files[:NUM_LABELLED], num_classes=NUM_CLASSES, cache_bytes=cache_bytes),
         Samples(
-            files[NUM_LABELLED:], num_classes=NUM_CLASSES, cache_bytes=cache_bytes, masks=bool(loading.get("presence"))
+            files[NUM_LABELLED:],
+            num_classes=NUM_CLASSES,
+            cache_bytes=cache_bytes,
+            masks=loading.get("reads") == "classes",
         ),
         augmentation=Augmentation(
             crop=CROP, scale_min=0.5, scale_max=2.0, scale_law="two_sided", flip_probability=0.5, pad_label=pad_label
@@ -87,8 +92,8 @@ def test_a_resumed_run_goes_on_with_the_same_batches(files: list[Pair]) -> None:
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_the_ranks_batches_in_a_row_are_the_single_ranks_batch(files: list[Pair], ranks: int) -> None:
     for step in (0, 9):
-        whole = batches(files, presence=True)(step)
-        parts = [batches(files, presence=True, rank=rank, ranks=ranks)(step) for rank in range(ranks)]
+        whole = batches(files, reads="classes")(step)
+        parts = [batches(files, reads="classes", rank=rank, ranks=ranks)(step) for rank in range(ranks)]
         for field in fields(Batch):
             joined = torch.cat([getattr(part, field.name) for part in parts])
             assert torch.equal(joined, getattr(whole, field.name)), field.name
@@ -138,15 +143,29 @@ def test_released_padding_is_background_and_takes_part(files: list[Pair]) -> Non
 
 
 def test_presence_tells_the_classes_of_unlabelled_images_only_on_request(files: list[Pair]) -> None:
-    told, untold = batches(files, presence=True)(2), batches(files)(2)
+    told, untold = batches(files, reads="classes")(2), batches(files)(2)
     assert told.presence.float().argmax(1).tolist() == [number % NUM_CLASSES for number in numbers(told.unlabelled)]
     assert (told.presence.sum(1) == 1).all()
     assert not untold.presence.any()
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_where_nothing_unlabelled_is_read_a_batch_has_none_and_is_else_the_same(files: list[Pair], ranks: int) -> None:
+    gone = [*files[:NUM_LABELLED], *(Pair(pair.id, Path("nowhere"), None) for pair in files[NUM_LABELLED:])]
+    for rank in range(ranks):
+        half, whole = batches(gone, reads="nothing", rank=rank, ranks=ranks), batches(files, rank=rank, ranks=ranks)
+        assert half.steps_per_epoch == whole.steps_per_epoch
+        for step in (0, 6):
+            assert half(step).unlabelled.shape == (0, 3, CROP, CROP)
+            assert half(step).valid.shape == (0, CROP, CROP)
+            assert half(step).presence.shape == (0, NUM_CLASSES)
+            assert torch.equal(half(step).labelled, whole(step).labelled)
+            assert torch.equal(half(step).mask, whole(step).mask)
+
+
 def test_presence_is_unknown_where_an_image_has_no_mask(files: list[Pair]) -> None:
     bare = [Pair(pair.id, pair.image, None) for pair in files[NUM_LABELLED:]]
-    assert not batches([*files[:NUM_LABELLED], *bare], presence=True)(0).presence.any()
+    assert not batches([*files[:NUM_LABELLED], *bare], reads="classes")(0).presence.any()
 
 
 def test_a_supervised_run_sees_the_same_labelled_images_and_no_others(files: list[Pair]) -> None:

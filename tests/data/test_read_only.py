@@ -66,7 +66,9 @@ def test_training_reads_it(read_only: Path) -> None:
     (row,) = resolve_table(params, "experiment")
     values = chain(row)[-2].values
     labelled = values["training"]["labelled_batch"]
-    assert unprivileged(lambda: str(len(open_batches(values, read_only, device="cpu")(0).labelled))) == str(labelled)
+    assert unprivileged(
+        lambda: str(len(open_batches(values, read_only, device="cpu", reads="images")(0).labelled))
+    ) == str(labelled)
 
 
 def test_partitions_are_not_written_there_and_the_folder_is_named(read_only: Path) -> None:

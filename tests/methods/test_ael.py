@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.methods import ael
 from pipeline.training.equalisation import Mix
+from tests.methods import official
 
 PLAIN = {"paste_probability": 0.0, "labelled_consistency": False, "beta": 0.0}
 
@@ -168,8 +169,8 @@ def test_a_teacher_in_train_mode_keeps_statistics_of_its_own(tiny: Any) -> None:
 
 
 def test_the_authors_settings_are_whole_and_allowed() -> None:
-    parameters = dataclasses.asdict(ael.Parameters(**ael.OFFICIAL))
-    assert parameters == ael.OFFICIAL | {"paste_scale": (0.2, 1.0), "excluded_classes": (0, 1, 2, 8, 10)}
+    parameters = dataclasses.asdict(ael.Parameters(**official.AEL))
+    assert parameters == official.AEL | {"paste_scale": (0.2, 1.0), "excluded_classes": (0, 1, 2, 8, 10)}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.methods import augseg
 from pipeline.methods.augseg import beta_boxes
 from pipeline.training.weak_to_strong import Weak
+from tests.methods import official
 
 LABELLED = 1000  # labelled images tell 1000, 1001, …; unlabelled ones 0, 1, …
 
@@ -143,7 +144,7 @@ def test_padding_never_changes_a_loss(tiny: Any) -> None:
 
 
 def test_the_authors_settings_are_whole_and_allowed() -> None:
-    assert dataclasses.asdict(augseg.Parameters(**augseg.OFFICIAL)) == augseg.OFFICIAL
+    assert dataclasses.asdict(augseg.Parameters(**official.AUGSEG)) == official.AUGSEG
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline.methods import cct
+from tests.methods import official
 
 NONE = dict.fromkeys(cct.KINDS, 0)
 
@@ -120,11 +121,11 @@ def test_bootstrapping_keeps_the_labelled_pixels_that_are_not_yet_right_enough(t
 )
 def test_a_value_that_makes_no_sense_is_refused_with_what_is_allowed(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .* allowed"):
-        cct.Parameters(**cct.OFFICIAL | wrong)
+        cct.Parameters(**official.CCT | wrong)
 
 
 def test_the_authors_thirty_decoders_are_recorded() -> None:
-    official = cct.Parameters(**cct.OFFICIAL)
-    assert sum(official.decoders.values()) == 30
-    assert official.decoders["vat"] == 2
-    assert (official.weight, official.ramp_share) == (30.0, 0.1)
+    authors = cct.Parameters(**official.CCT)
+    assert sum(authors.decoders.values()) == 30
+    assert authors.decoders["vat"] == 2
+    assert (authors.weight, authors.ramp_share) == (30.0, 0.1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.methods import cps
 from pipeline.training.mixing import spread_boxes
+from tests.methods import official
 
 
 def naive_cross_entropy(logits: Tensor, labels: Tensor) -> float:
@@ -93,9 +94,9 @@ def test_the_boxes_share_their_area() -> None:
 )
 def test_a_value_that_makes_no_sense_is_refused_with_what_is_allowed(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .* allowed"):
-        cps.Parameters(**cps.OFFICIAL | wrong)
+        cps.Parameters(**official.CPS | wrong)
 
 
 def test_the_authors_settings_are_recorded() -> None:
-    official = cps.Parameters(**cps.OFFICIAL)
-    assert (official.weight, official.num_boxes, official.area) == (1.0, 3, (0.25, 0.5))
+    authors = cps.Parameters(**official.CPS)
+    assert (authors.weight, authors.num_boxes, authors.area) == (1.0, 3, (0.25, 0.5))

@@ -12,6 +12,8 @@ from torch.nn import functional
 
 from pipeline.methods import gct
 from pipeline.training import flaw
+from pipeline.training.method import Progress
+from tests.methods import official
 
 
 class FirstClass(nn.Module):
@@ -46,6 +48,18 @@ def naive_cleaned(values: list[list[float]], threshold: float) -> list[list[floa
         return [[0.0] * 8 for _ in range(8)]
     stretched = [[(value - low) / (high - low) for value in row] for row in clamped]
     return [[1.0 if value > threshold else value for value in row] for row in stretched]
+
+
+def test_the_weight_of_the_consistency_starts_to_rise_when_the_warm_start_is_over(tiny: Any) -> None:
+    def consistency(step: int, **changes: float) -> float:
+        method = make_gct(tiny, **changes)
+        torch.manual_seed(1)
+        losses = method.losses(tiny.make_batch(), Progress(step, 10, step, 10, 4))
+        return float(losses["consistency"].detach())
+
+    full = consistency(4, ramp_share=0.0)
+    assert consistency(4, ramp_share=0.5) == pytest.approx(full * math.exp(-5), rel=1e-5)
+    assert consistency(7, ramp_share=0.5) == pytest.approx(full, rel=1e-5)
 
 
 def test_correction_and_consistency_are_the_papers(tiny: Any) -> None:
@@ -134,10 +148,10 @@ def test_the_detector_can_be_trained_by_sgd() -> None:
 )
 def test_a_value_that_makes_no_sense_is_refused_with_what_is_allowed(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .* allowed"):
-        gct.Parameters(**gct.OFFICIAL | wrong)
+        gct.Parameters(**official.GCT | wrong)
 
 
 def test_the_authors_settings_are_recorded() -> None:
-    official = gct.Parameters(**gct.OFFICIAL)
-    assert (official.correction_weight, official.consistency_weight, official.flaw_threshold) == (1.0, 100.0, 0.6)
-    assert (official.detector_weight, official.detector_width, official.ramp_share) == (10.0, 64, 3 / 20)
+    authors = gct.Parameters(**official.GCT)
+    assert (authors.correction_weight, authors.consistency_weight, authors.flaw_threshold) == (1.0, 100.0, 0.6)
+    assert (authors.detector_weight, authors.detector_width, authors.ramp_share) == (10.0, 64, 3 / 20)

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from pipeline.methods import pc2seg
 from pipeline.training.photometric import cut_out, denormalise, normalise
+from tests.methods import official
 
 MILD = {"jitter": [0, 0, 0, 0], "cutout_share": 0.0}
 
@@ -107,9 +108,9 @@ def test_the_variants_of_sampling_differ(tiny: Any) -> None:
 )
 def test_a_value_that_makes_no_sense_is_refused_with_what_is_allowed(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .* allowed"):
-        pc2seg.Parameters(**pc2seg.OFFICIAL | wrong)
+        pc2seg.Parameters(**official.PC2SEG | wrong)
 
 
 def test_our_reading_is_recorded() -> None:
-    reading = pc2seg.Parameters(**pc2seg.OFFICIAL)
+    reading = pc2seg.Parameters(**official.PC2SEG)
     assert (reading.negatives, reading.debiased, reading.temperature) == ("different_image", True, 0.07)

@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.methods import pseudoseg
 from pipeline.training.attention import classes_in
 from pipeline.training.photometric import cut_out, denormalise, normalise
+from tests.methods import official
 
 FORMS: list[dict[str, Any]] = [
     {},
@@ -181,11 +182,11 @@ def test_data_without_a_background_class_has_scores_for_all(tiny: Any, num_class
 )
 def test_a_value_that_makes_no_sense_is_refused_with_what_is_allowed(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .* allowed"):
-        pseudoseg.Parameters(**pseudoseg.OFFICIAL | wrong)
+        pseudoseg.Parameters(**official.PSEUDOSEG | wrong)
 
 
 def test_the_authors_settings_are_recorded() -> None:
-    official = pseudoseg.Parameters(**pseudoseg.OFFICIAL)
-    assert (official.temperature, official.attention_channels, official.weight) == (0.5, 128, 1.0)
-    assert official.jitter == (0.5, 0.5, 0.5, 0.25)
-    assert round(official.cutout_share * 513) == 100
+    authors = pseudoseg.Parameters(**official.PSEUDOSEG)
+    assert (authors.temperature, authors.attention_channels, authors.weight) == (0.5, 128, 1.0)
+    assert authors.jitter == (0.5, 0.5, 0.5, 0.25)
+    assert round(authors.cutout_share * 513) == 100

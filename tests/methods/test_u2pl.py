@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.methods.u2pl import RELEASED, Method, Parameters
+from pipeline.methods.u2pl import Method, Parameters
 from pipeline.training import mixing
 from pipeline.training.entropy import reliability
+from tests.methods import official
 from tests.params import project_params
 
 
@@ -31,7 +32,7 @@ def test_the_unsupervised_loss_weighs_reliable_pixels_by_the_inverse_of_their_sh
                     losses.append(-math.log(powers[int(labels[b, y, x])] / sum(powers)))
     assert len(losses) == 32  # of 40 valid ones
     expected = 40 / 32 * sum(losses) / 32
-    assert method.unsupervised(logits, labels, found).item() == pytest.approx(expected, rel=1e-5)
+    assert method.unsupervised(logits, labels, found=found).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_share_of_unreliable_pixels_falls_by_epoch_unless_it_is_told_to_stay(tiny: Any) -> None:
@@ -160,9 +161,9 @@ def test_padding_is_never_a_negative(tiny: Any, negatives: str) -> None:
 
 def test_released_semantics_are_valid_differ_from_the_papers_and_train(tiny: Any) -> None:
     default = tiny.PARAMETERS["u2pl"]
-    assert not [key for key, value in RELEASED.items() if default[key] == value]
-    Parameters(**default | RELEASED)
-    small = RELEASED | {"num_anchors": 6, "num_negatives": 3}
+    assert not [key for key, value in official.U2PL.items() if default[key] == value]
+    Parameters(**default | official.U2PL)
+    small = official.U2PL | {"num_anchors": 6, "num_negatives": 3}
     torch.manual_seed(0)
     values = tiny.train(tiny.make_method("u2pl", **small), steps=3)
     assert all(math.isfinite(loss) for step in values for loss in step.values())
@@ -172,13 +173,13 @@ def test_released_semantics_are_valid_differ_from_the_papers_and_train(tiny: Any
 
 def test_the_released_variant_of_the_parameter_file_is_these_values() -> None:
     variants = project_params()["methods"]["u2pl"]["variants"]
-    assert variants["released"]["parameters"] == RELEASED
+    assert variants["released"]["parameters"] == official.U2PL
 
 
-@pytest.mark.parametrize("key", sorted(RELEASED))
+@pytest.mark.parametrize("key", sorted(official.U2PL))
 def test_each_released_value_alone_can_be_trained(tiny: Any, key: str) -> None:
     torch.manual_seed(0)
-    values = tiny.train(tiny.make_method("u2pl", **{key: RELEASED[key]}), steps=1)
+    values = tiny.train(tiny.make_method("u2pl", **{key: official.U2PL[key]}), steps=1)
     assert all(math.isfinite(loss) for loss in values[0].values())
 
 

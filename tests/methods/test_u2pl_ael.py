@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.methods import u2pl_ael
 from pipeline.training.equalisation import Mix
+from tests.methods import official
 
 CALM = {"paste_probability": 0.0, "labelled_consistency": False, "beta": 0.0}
 
@@ -130,13 +131,13 @@ def test_the_gradient_of_the_contrast_reaches_the_students_representation_alone(
 
 
 def test_the_authors_settings_name_parameters_and_are_allowed(tiny: Any) -> None:
-    official = dataclasses.asdict(u2pl_ael.Parameters(**tiny.PARAMETERS["u2pl_ael"] | u2pl_ael.OFFICIAL))
-    as_lists = {key: list(value) if isinstance(value, tuple) else value for key, value in official.items()}
-    assert as_lists | u2pl_ael.OFFICIAL == as_lists
+    authors = dataclasses.asdict(u2pl_ael.Parameters(**tiny.PARAMETERS["u2pl_ael"] | official.U2PL_AEL))
+    as_lists = {key: list(value) if isinstance(value, tuple) else value for key, value in authors.items()}
+    assert as_lists | official.U2PL_AEL == as_lists
 
 
 def test_a_step_with_the_authors_settings_is_finite(tiny: Any) -> None:
-    changes = u2pl_ael.OFFICIAL | {"contrast_start_epoch": 0}
+    changes = official.U2PL_AEL | {"contrast_start_epoch": 0}
     values = tiny.losses(tiny.make_method("u2pl_ael", **changes), tiny.make_batch())
     assert values.keys() == {"supervised", "unsupervised", "labelled_consistency", "contrastive"}
     assert all(value.isfinite() for value in values.values())

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.methods import unimatch
 from pipeline.training.weak_to_strong import Weak
+from tests.methods import official
 
 FIXMATCH = {"num_strong_views": 1, "feature_perturbation": False}
 
@@ -160,7 +161,7 @@ def test_partner_labels_in_eval_mode_are_those_of_running_statistics(tiny: Any) 
 
 
 def test_the_authors_settings_are_whole_and_allowed() -> None:
-    assert dataclasses.asdict(unimatch.Parameters(**unimatch.OFFICIAL)) == unimatch.OFFICIAL
+    assert dataclasses.asdict(unimatch.Parameters(**official.UNIMATCH)) == official.UNIMATCH
 
 
 @pytest.mark.parametrize(

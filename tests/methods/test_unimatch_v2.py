@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline.methods import unimatch_v2
 from pipeline.methods.unimatch_v2 import drop_apart, dropped_pairs
 from pipeline.training.weak_to_strong import Weak
+from tests.methods import official
 
 
 @pytest.mark.parametrize("resolution", ["full", "network"])
@@ -115,7 +116,7 @@ def test_padding_never_changes_a_loss(tiny: Any, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_authors_settings_are_whole_and_allowed() -> None:
-    assert dataclasses.asdict(unimatch_v2.Parameters(**unimatch_v2.OFFICIAL)) == unimatch_v2.OFFICIAL
+    assert dataclasses.asdict(unimatch_v2.Parameters(**official.UNIMATCH_V2)) == official.UNIMATCH_V2
 
 
 @pytest.mark.parametrize(

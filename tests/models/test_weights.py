@@ -108,5 +108,5 @@ def test_weights_that_are_not_there_or_not_weights_are_refused(tmp_path: Path) -
     (tmp_path / "page.pt").write_bytes(b"hello world")
     with pytest.raises(ValueError, match=r"model\.weights '.*page\.pt' cannot be read as a state dict"):
         load_encoder(make(), str(tmp_path / "page.pt"), blocks=BLOCKS)
-    with pytest.raises(ValueError, match=r"needs model\.encoder\.blocks to be one of \[3, 4, 6, 3\]"):
+    with pytest.raises(ValueError, match=r"model\.encoder\.blocks is \[1, 1, 1, 1\]; with .* allowed: \[3, 4, 6, 3\]"):
         load_encoder(make(), "torchvision", blocks=BLOCKS)

@@ -107,8 +107,12 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def code() -> dict[str, str]:
     """The hash of the code of each kind of cell."""
     forget_code()
-    trained = {f"train {method}": code_hash("train", method, backbone="resnet") for method in ("suponly", "ael", "u2pl")}
-    return trained | {kind: code_hash(kind, "", backbone="resnet") for kind in ("warm_start", "evaluate", "reliability")}
+    trained = {
+        f"train {method}": code_hash("train", method, backbone="resnet") for method in ("suponly", "ael", "u2pl")
+    }
+    return trained | {
+        kind: code_hash(kind, "", backbone="resnet") for kind in ("warm_start", "evaluate", "reliability")
+    }
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from pipeline.cell import chain
 from pipeline.params import all_tables, load_params, resolve_table
 from pipeline.training.setting import check_row
+from tests.methods import official
 from tests.params import params_text, project_params
 
 PROJECT = Path(__file__).parents[2]
@@ -170,11 +171,10 @@ def test_every_method_file_has_its_block() -> None:
 
 
 def test_released_semantics_are_the_modules_own() -> None:
-    from pipeline.methods.u2pl import RELEASED
 
     variants = project_params()["methods"]["u2pl"]["variants"]
-    assert variants["released"]["parameters"] == RELEASED
-    assert variants["released_cityscapes"]["parameters"] == RELEASED | {"contrast_weight": 0.125}
+    assert variants["released"]["parameters"] == official.U2PL
+    assert variants["released_cityscapes"]["parameters"] == official.U2PL | {"contrast_weight": 0.125}
 
 
 def test_dvc_yaml_has_every_table_with_its_data_set() -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.check import check_table
-from pipeline.methods import ael
 from pipeline.params import resolve_table
 from pipeline.training.setting import check_row
+from tests.methods import official
 from tests.params import project_params
 
 PROJECT = Path(__file__).parents[2]
@@ -26,10 +25,10 @@ def row_of(method: str, variant: str = "default", *, dataset: str = "voc_blender
 
 def test_the_official_variant_is_the_authors_settings() -> None:
     for name, block in project_params()["methods"].items():
-        official = getattr(importlib.import_module(f"pipeline.methods.{name}"), "OFFICIAL", None)
-        if official is not None:
+        authors = getattr(official, name.upper(), None)
+        if authors is not None and "official" in block["variants"]:
             changed = block["parameters"] | block["variants"]["official"].get("parameters", {})
-            plain = {key: list(value) if isinstance(value, tuple) else value for key, value in official.items()}
+            plain = {key: list(value) if isinstance(value, tuple) else value for key, value in authors.items()}
             assert {key: changed[key] for key in plain} == plain, name
 
 
@@ -77,7 +76,7 @@ def test_ael_has_the_areas_of_the_data_set() -> None:
             parameters = row_of(method, dataset=dataset)["parameters"]
             assert tuple(parameters[name] for name in names) == expected
     city = row_of("ael", "official_cityscapes", dataset="cityscapes")
-    own = ael.OFFICIAL | dict(zip(names, (3, 0.01, 0.005), strict=True)) | {"confidence_threshold": 0.0}
+    own = official.AEL | dict(zip(names, (3, 0.01, 0.005), strict=True)) | {"confidence_threshold": 0.0}
     assert city["parameters"] == own
     assert (city["training"]["crop"], city["training"]["epochs"]) == (769, 200)
     # Losses are divided by eight GPUs once too often, the weight decay is not: their product stays.

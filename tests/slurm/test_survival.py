@@ -113,7 +113,7 @@ def test_preempted_twice_and_then_out_of_time_a_training_ends_with_the_same_bits
     with running_cluster("--preempt=REQUEUE", "--nodes=1") as cluster:
         site = make_site({"cpus_per_task": 4, "timeout_min": 1, "slurm_signal_delay_s": 15})
         slow_down(site, 0.25)
-        edit(site, ENGINE, "ranks.agreed(stop())", "ranks.agreed(stop() and run.step % 25 != 0)")
+        edit(site, ENGINE, "ranks.any_rank(stop())", "ranks.any_rank(stop() and run.step % 25 != 0)")
         keep = "        torch.save(saved, work / f'resumed-at-{saved[\"step\"]}.pt')\n"
         edit(site, ENGINE, "        _resume(run, saved)\n", "        _resume(run, saved)\n" + keep)
         cells = u2pl_cells()

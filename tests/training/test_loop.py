@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -170,7 +169,7 @@ def test_the_method_is_told_where_it_stands_and_is_in_train_mode(
         train_step(run)
         run.step += 1
     seen = watched[0].seen
-    assert [progress for progress, *_ in seen] == [Progress(step, 8, step // 2, 4) for step in range(2, 8)]
+    assert [progress for progress, *_ in seen] == [Progress(step, 8, step // 2, 4, 2) for step in range(2, 8)]
     assert [modes for _, _, *modes in seen] == [[True, False]] * 6
     assert watched[0].stepped == list(range(6))  # counted from the end of the warm start
 
@@ -230,22 +229,6 @@ def test_the_best_epoch_is_the_first_in_which_the_deployed_network_is_best(
         weights = saved[epoch]["teacher"]
         assert all(torch.equal(weights[name], value) for name, value in given.weights[number].items())
     assert any(not torch.equal(given.weights[0][name], given.weights[3][name]) for name in given.weights[0])
-
-
-@pytest.mark.parametrize(("seconds", "steps"), [(-1.0, [2, 3, 5, 6]), (math.inf, [])])
-def test_a_checkpoint_is_kept_after_so_many_seconds_where_losses_are_logged(
-    seconds: float, steps: list[int], tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    *_, cell, _ = cells_of("suponly", 0, steps_per_epoch=3, epochs=3, evaluate_every_epochs=9)
-    monkeypatch.setattr(engine, "CHECKPOINT_S", seconds)
-    monkeypatch.setattr(engine, "LOG_EVERY_STEPS", 2)
-    kept = []
-    monkeypatch.setattr(
-        engine, "save_checkpoint", lambda path, state: kept.append((path.name, state.get("step"), state.get("key")))
-    )
-    train(cell, tmp_path, data_root=data_root)
-    assert kept[:-1] == [("checkpoint.pt", step, cell.key) for step in [*steps, *([8] if steps else [])]]
-    assert kept[-1] == ("weights.pt", None, None)
 
 
 def test_best_and_last_are_measured_each_with_its_own_weights(tmp_path: Path, data_root: Path) -> None:

@@ -170,3 +170,9 @@ def test_nearest_sampling_takes_the_places_of_interpolate(length: int, num: int)
     values = torch.rand(1, length, 3)
     expected = torch.nn.functional.interpolate(values[:, None], (num, 2), mode="nearest")[:, 0]
     assert torch.equal(sample_nearest(values, (num, 2)), expected)
+
+
+def test_ohem_of_logits_that_are_not_numbers_is_not_a_number() -> None:
+    logits, labels = torch.randn(1, 3, 4, 4), torch.randint(3, (1, 4, 4))
+    logits[0, :, 0] = -torch.nan  # with a sign, as 0 · inf has
+    assert ohem(logits, labels, threshold=0.7, min_kept=16).isnan()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,8 @@ def net_of(norm: type[nn.Module]) -> nn.Sequential:
 def test_with_one_rank_nothing_is_touched() -> None:
     assert ranks.size() == 1
     assert ranks.rank() == 0
-    assert ranks.told(lambda: 3) == 3
-    assert ranks.agreed(True)
+    assert ranks.from_first_rank(lambda: 3) == 3
+    assert ranks.any_rank(True)
     with ranks.spreading():
         assert ranks.Spread.at == "off"
     assert ranks.Spread.at == "off"
@@ -111,3 +112,26 @@ def test_spread_layers_are_the_plain_ones_outside_a_step() -> None:
         results.append(network(images))
     assert torch.equal(*results)
     assert torch.equal(plain[1].get_buffer("running_var"), spread[1].get_buffer("running_var"))
+
+
+def join_as(rank: int, port: int, names: tuple[str, str], out: Path) -> None:
+    """Join as one of two ranks on processors of these names, and write what came of it."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
+    ranks.processor = lambda: names[rank]
+    try:
+        ranks.join()
+        said = "joined"
+    except RuntimeError as error:
+        said = str(error)
+    (out / f"{rank}.txt").write_text(said)
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("names", "said"), [(("A100", "A100"), "joined"), (("A100", "H100"), "the ranks have A100, H100, which draw other")]
+)
+def test_ranks_on_processors_of_two_kinds_are_refused(names: tuple[str, str], said: str, tmp_path: Path) -> None:
+    multiprocessing.spawn(join_as, args=(free_port(), names, tmp_path), nprocs=2)
+    for rank in range(2):
+        assert (tmp_path / f"{rank}.txt").read_text().startswith(said)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.training.weak_to_strong import Weak, certainty, check_interval, confident_loss, weak_labels
+from pipeline.training.parameters import check_interval
+from pipeline.training.weak_to_strong import Weak, certainty, confident_loss, weak_labels
 
 
 @pytest.fixture
