@@ -147,6 +147,9 @@ class Queue:
         if site["executor"] == "slurm":
             given |= {"name": record["job_name"]} | parameters
             given["slurm_setup"] = [*site["setup"], *given.get("slurm_setup", [])]
+            cpus = given.get("slurm_cpus_per_task", given.get("cpus_per_task"))
+            if cpus is not None:  # from SLURM 22.05 on srun asks for one where it is not told itself
+                given["slurm_srun_args"] = [f"--cpus-per-task={cpus}", *given.get("slurm_srun_args", [])]
         try:
             executor.update_parameters(**given)
         except (NameError, AssertionError) as error:  # submitit's, of a keyword it does not know or that is no number
