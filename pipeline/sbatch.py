@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,15 @@ ATTEMPTS = 8
 PASSING = ("Socket timed out", "Unable to contact", "temporarily", "try again", "Connection refused", "Transport")
 """What sbatch says when its controller is busy or down for a while."""
 
+OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_")
+"""How the variables begin that a job has of its own; sbatch takes some for options, and all of them for the new job."""
+
+REACHING = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_SACK_")
+"""How those begin by which SLURM's commands reach the cluster."""
+
+TEAMS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+OURS_TO_SAY = ("SBATCH_JOB_NAME", *TEAMS)
+"""The name by which jobs are found again, which sbatch would rather take from here, and where a team meets."""
 
 LASTING = ("configuration", "No such file", "cannot stat")
 """What SLURM's tools say where they find no configuration, which no waiting mends."""
@@ -98,7 +108,8 @@ class Queue:
         os.environ |= {name: str(self.site["threads"]) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         with contextlib.chdir(snapshot):  # and this: `python -m` looks here first
             if self.site["executor"] == "slurm":
-                self._send_arrays(num_jobs)
+                with _outside_of_jobs():
+                    self._send_arrays(num_jobs)
             else:
                 self._send_one(num_jobs, {})
 
@@ -158,6 +169,17 @@ class Queue:
         ids = [job.job_id for job in _patiently(executor, [worker] * count)]
         self.jobs += ids
         return ids[0].split("_")[0]
+
+
+@contextlib.contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Hide what new jobs would inherit from a driver that itself runs in one, as under `srun --pty` or in Jupyter."""
+    inherited = [name for name in os.environ if name.startswith(OF_A_JOB) and not name.startswith(REACHING)]
+    hidden = {name: os.environ.pop(name) for name in (*inherited, *OURS_TO_SAY) if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ |= hidden
 
 
 def _array(throttle: int, wait_for: list[str]) -> dict[str, Any]:

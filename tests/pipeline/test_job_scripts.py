@@ -1,7 +1,9 @@
-"""What sbatch is given beside the cells: words of the job's script."""
+"""What sbatch is given beside the cells: words of the job's script, and an environment."""
 
 from __future__ import annotations
 
+import json
+import os
 from typing import Any
 
 import pytest
@@ -31,3 +33,19 @@ def test_srun_is_told_the_cpus_of_a_task_before_what_the_site_tells_it(
     (line,) = [line for path in scripts for line in path.read_text().splitlines() if line.startswith("srun ")]
     assert words in line
     assert line.count("--cpus-per-task") == ("--cpus-per-task" in words)
+
+
+def test_jobs_inherit_nothing_of_a_job_in_which_the_driver_runs(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in `srun --pty` or Jupyter; but how the cluster is reached, and a user's own habits."""
+    job = ("SLURM_JOB_ID", "SLURM_MEM_PER_CPU", "SLURM_CPU_BIND", "SLURM_TRES_PER_TASK", "SLURM_CLUSTER_NAME")
+    hidden = {*job, "SLURMD_NODENAME", "SRUN_DEBUG", "SBATCH_JOB_NAME", "MASTER_ADDR", "MASTER_PORT", "RANK"}
+    hidden |= {"WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
+    kept = {"SLURM_CONF", "SLURM_JWT", "SLURM_CLUSTERS", "SLURM_SACK_KEY", "SBATCH_ACCOUNT", "NCCL_DEBUG"}
+    for name in hidden | kept:
+        monkeypatch.setenv(name, "7")
+    cluster.send(sleepers(2))
+    given = json.loads((cluster.project / "environment").read_text())
+    assert given.keys() & (hidden | kept) == kept
+    assert all(os.environ[name] == "7" for name in hidden | kept)

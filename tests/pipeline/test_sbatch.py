@@ -19,13 +19,14 @@ from pipeline.sbatch import LaterError, RefusedError, is_limit
 from pipeline.store import Store, find_store
 
 SBATCH = """#!{python}
-import json, pathlib, re, sys
+import json, os, pathlib, re, sys
 folder, script = pathlib.Path({folder!r}), pathlib.Path(sys.argv[-1]).read_text()
 array = re.search(r"--array=0-(\\d+)%(\\d+)", script)
 tasks, throttle = (int(array[1]) + 1, int(array[2])) if array else (1, 1)
 after = re.search(r"--dependency=afterany:(\\S+)", script)
 taken = sorted(folder.glob("*.json"))
 sent = sum(json.loads(path.read_text())["tasks"] for path in taken)
+(folder.parent / "environment").write_text(json.dumps(dict(os.environ)))
 (folder.parent / "asked").open("a").write(f"{{tasks}}\\n")
 if ({large} and f"--mem={large}GB" in script) or sent + tasks > {room}:
     sys.exit({refusal!r})
