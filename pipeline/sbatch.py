@@ -16,7 +16,12 @@ from pipeline.worker import Worker
 
 FOREVER_MIN = 60 * 24 * 365
 ATTEMPTS = 8
-PASSING = ("Socket timed out", "Unable to contact", "temporarily", "try again", "Connection refused", "Transport")
+PASSING = (
+    *("Socket timed out", "Unable to contact", "temporarily", "try again", "Connection refused", "Transport"),
+    *("Zero Bytes were transmitted or received", "Communication connection failure", "Message receive failure"),
+    *("Message send failure", "I/O error writing script/environment to file", "Protocol authentication error"),
+    "Slurm backup controller in standby mode",
+)
 """What sbatch says when its controller is busy or down for a while."""
 
 OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_")

@@ -1,4 +1,4 @@
-"""What sbatch is given beside the cells: words of the job's script, and an environment."""
+"""What sbatch is given beside the cells: words of the job's script, an environment, and another try."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import os
 from typing import Any
 
 import pytest
+from submitit.core.utils import FailedJobError
 
+from pipeline import sbatch
+from pipeline.sbatch import LaterError
 from tests.pipeline import test_sbatch
 from tests.pipeline.test_sbatch import Cluster, sleepers
 
@@ -49,3 +52,21 @@ def test_jobs_inherit_nothing_of_a_job_in_which_the_driver_runs(
     given = json.loads((cluster.project / "environment").read_text())
     assert given.keys() & (hidden | kept) == kept
     assert all(os.environ[name] == "7" for name in hidden | kept)
+
+
+def test_what_a_busy_or_restarting_controller_lets_sbatch_say_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sbatch, "ATTEMPTS", 1)
+    refused: list[str] = []
+
+    class Executor:
+        def batch(self) -> Executor:
+            raise FailedJobError(f"sbatch: error: Batch job submission failed: {refused[-1]}")
+
+    for words in (
+        *("Zero Bytes were transmitted or received", "Communication connection failure", "Message receive failure"),
+        *("Message send failure", "I/O error writing script/environment to file", "Protocol authentication error"),
+        *("Slurm backup controller in standby mode", "Socket timed out on send/recv operation"),
+    ):
+        refused.append(words)
+        with pytest.raises(LaterError, match=words):
+            sbatch._patiently(Executor(), [])
