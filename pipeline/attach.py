@@ -167,7 +167,9 @@ class Launcher:
                 raise
             output.seek(0)
             said = output.read().strip()[-3000:]
-        if status == LATER:
+        if status < 0:  # as login nodes end what is long or large; what it claimed is let go of with what died
+            said = f"{said}\nsignal {-status} ended the submission; it is tried again every {RETRY_S:.0f} s".strip()
+        if status < 0 or status == LATER:
             if said != self.said:
                 print(said, file=sys.stderr, flush=True)
             self.said = said

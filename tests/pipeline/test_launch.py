@@ -199,6 +199,19 @@ def test_what_a_user_can_mend_is_said_without_a_traceback(
     assert capsys.readouterr().out == f"{error}\n"
 
 
+def test_a_submission_that_a_signal_ended_is_told_once_and_tried_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Login nodes kill what is long or large; what is under way goes on, and the driver with it."""
+    launcher = attach.Launcher(tmp_path, "smoke", stage="train@table_7", keys=[])
+    kill = "import os, signal; print('fetching weights', flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    launcher.command = [sys.executable, "-c", kill]
+    for _ in range(2):
+        launcher()
+    said = capsys.readouterr().err
+    assert said == "fetching weights\nsignal 9 ended the submission; it is tried again every 30 s\n"
+
+
 @pytest.mark.parametrize("edited", ["partitions@voc_blender", "download@voc"])
 def test_a_stage_whose_own_data_changed_meanwhile_ends_instead_of_waiting_for_it(
     edited: str, local_store: Store, project: Path, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
