@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.files import read_json
 from pipeline.site import MAX_DOUBLINGS
 from pipeline.store import Store
 
@@ -16,8 +18,11 @@ MAX_LOST = 3
 def count_loss(store: Store, key: str, *, holder: dict[str, Any], cause: str) -> None:
     """Log that a worker died without a word, and give up on a cell that goes nowhere between its deaths.
 
-    What the cluster took away says nothing about the cell, nor does memory that can still be doubled.
+    What the cluster took away says nothing about the cell, nor does memory that can still be doubled. Where another
+    rank of a team left its last words the cell has failed at once.
     """
+    if cause not in ("cluster", "memory") and _fail_with_last_words(store, key):
+        return
     checkpoint = store.work(key) / "checkpoint.pt"
     reached = checkpoint.stat().st_mtime if checkpoint.exists() else None
     facts = {"host": holder["host"], "job": holder["job"], "checkpoint": reached, "memory": cause == "memory"}
@@ -33,6 +38,23 @@ def count_loss(store: Store, key: str, *, holder: dict[str, Any], cause: str) ->
         log = str(store.work(key) / "log.txt")
         why = {"memory": "out of memory", "time": "out of time"}.get(cause, "killed for memory?")
         store.fail(key, None, reason={"reason": f"{reason} on {holder['host']} ({why})", "log": log})
+
+
+def _fail_with_last_words(store: Store, key: str) -> bool:
+    """Fail a cell of which a rank said why it failed, though the first was ended before it could write that down.
+
+    So NCCL's watchdog ends it. The words go: after `retry` they are of another life.
+    """
+    from pipeline.team import LAST_WORDS  # imports submitit
+
+    words, log = read_json(store.work(key) / LAST_WORDS), store.work(key) / "log.txt"
+    if words is None or store.state(key) not in ("queued", "missing"):
+        return False
+    with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:
+        file.write(words["traceback"])
+    store.fail(key, None, reason={"reason": f"RankError: {words['said']}", "log": str(log)})
+    (store.work(key) / LAST_WORDS).unlink(missing_ok=True)
+    return True
 
 
 def count_unbegun(store: Store, keys: Sequence[str], *, facts: dict[str, Any]) -> None:

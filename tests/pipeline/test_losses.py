@@ -20,6 +20,7 @@ from pipeline.origin import origin, process_alive
 from pipeline.pulse import SILENT_S
 from pipeline.spool import Spool, curves
 from pipeline.store import Store
+from pipeline.team import LAST_WORDS
 from tests.pipeline import test_shared_store
 from tests.pipeline.test_launch import sleeper
 from tests.pipeline.test_liveness import cell, submitted
@@ -113,6 +114,25 @@ def die(store: Store, key: str, *, checkpoint: int) -> None:
     path.touch()
     os.utime(path, (checkpoint, checkpoint))
     count_loss(store, key, holder={"host": "n1", "job": "7_0"}, cause="")
+
+
+@pytest.mark.parametrize(("cause", "state"), [("unknown", "failed"), ("time", "failed"), ("cluster", "missing")])
+def test_a_cell_of_which_another_rank_said_why_it_failed_fails_at_once_with_that_reason(
+    cause: str, state: str, tmp_path: Path
+) -> None:
+    """The first rank waits in NCCL, whose watchdog ends it before it can explain; what is preempted goes on."""
+    store, key = Store(tmp_path / "cells"), "b" * 64
+    write_json(store.work(key) / LAST_WORDS, {"said": "rank 1: ValueError: no image", "traceback": "Traceback …\n"})
+    for _ in range(2):
+        count_loss(store, key, holder={"host": "n1", "job": "7_0"}, cause=cause)
+        assert store.state(key) == state
+        if state == "failed":
+            log = store.work(key) / "log.txt"
+            facts = {"reason": "RankError: rank 1: ValueError: no image", "log": str(log)}
+            assert facts.items() <= (store.failure(key) or {}).items()
+            assert log.read_text(encoding="utf-8") == "Traceback …\n"
+            store.retry(key)
+            cause, state = "unknown", "missing"  # and without new words it is but lost
 
 
 def test_a_cell_that_gets_further_between_its_deaths_goes_on(tmp_path: Path) -> None:
