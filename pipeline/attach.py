@@ -123,7 +123,8 @@ def wait(
                 if any(store.state(key) == "missing" for key, state in states.items() if state == "missing"):
                     next_start = time.monotonic() + RETRY_S
             if root is not None and time.monotonic() > next_ingester:
-                start_ingester(store, root)  # after the submission: it takes seconds of a core to begin
+                with contextlib.suppress(OSError):  # no room for its log, say, or no process more: cells need none
+                    start_ingester(store, root)  # after the submission: it takes seconds of a core to begin
                 next_ingester = time.monotonic() + INGESTER_S
             if time.monotonic() > next_check:
                 began = time.monotonic()

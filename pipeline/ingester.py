@@ -29,10 +29,9 @@ def start_ingester(store: Store, root: Path) -> None:
     if lock is None:
         return
     lock.close()
-    log = (store.root / "tracking" / "ingester.log").open("ab")
     command = [sys.executable, "-m", "pipeline", "track", "--follow"]
-    subprocess.Popen(command, cwd=root, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    log.close()
+    with (store.root / "tracking" / "ingester.log").open("ab") as log:
+        subprocess.Popen(command, cwd=root, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
 
 def follow_until_idle(store: Store, root: Path) -> None:

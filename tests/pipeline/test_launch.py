@@ -262,6 +262,19 @@ def test_a_waiting_stage_sees_now_and_then_that_an_ingester_runs(
     assert started_within(0.05, number=1) > 2
 
 
+def test_a_stage_waits_on_where_no_ingester_can_be_started(
+    local_store: Store, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        local_store.fail(cell.key, None, reason={"reason": "enough"})
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    cell = sleeper(0)
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    failed = attach.wait(local_store, {cell.key: cell}, start=lambda: None, title="test", root=project)
+    assert failed[cell.key]["reason"] == "enough"
+
+
 def test_a_waiting_stage_is_small() -> None:
     code = "import psutil, pipeline.attach, pipeline.progress; print(psutil.Process().memory_info().rss)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
