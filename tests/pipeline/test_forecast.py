@@ -162,7 +162,7 @@ def test_rows_that_differ_in_a_rate_or_a_threshold_are_counted_once(monkeypatch:
 def test_the_kept_plan_is_of_todays_tables_trainings_and_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """What its operations and bytes are takes minutes to count; a change of these is noticed with the others."""
     monkeypatch.setattr("pipeline.forecast.step_cost", lambda _row: StepCost(1, 1))
-    monkeypatch.setattr("pipeline.forecast.evaluation_flop", lambda *_: 0.0)
+    monkeypatch.setattr("pipeline.forecast.evaluation_flop", lambda *_, **__: 0.0)
     params = project_params("paper")
     tables = [table for table in all_tables(params) if table != "experiment"]
     lines = forecast({table: [(chain(row)[-2].key, row) for row in resolve_table(params, table)] for table in tables})

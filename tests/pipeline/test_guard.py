@@ -38,8 +38,8 @@ def wait(*_, **__):
     return {}
 
 attach.wait = wait
-attach.link_weights = lambda *_: Path("linked").touch()
-sys.exit(attach.run_stage("train", "smoke", "experiment"))
+attach.link_weights = lambda *_, **__: Path("linked").touch()
+sys.exit(attach.run_stage("train", "smoke", table="experiment"))
 """
 LAUNCH = """
 import sys

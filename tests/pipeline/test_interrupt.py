@@ -43,10 +43,10 @@ from pipeline.cell import from_json
 from pipeline.store import Store
 store, root, cells = json.loads(Path("given").read_text())
 cells = {cell["key"]: from_json(cell) for cell in cells}
-launcher = attach.Launcher(Path(root), "smoke", "train@table_7", keys=cells)
+launcher = attach.Launcher(Path(root), "smoke", stage="train@table_7", keys=cells)
 launcher.command = [sys.executable, "-c", sys.argv[1]]
 try:
-    attach.wait(Store(Path(store)), cells, launcher, title="test")
+    attach.wait(Store(Path(store)), cells, start=launcher, title="test")
 except KeyboardInterrupt:
     attach.interrupt(Store(Path(store)), cells, root=Path(root))
     sys.exit(130)

@@ -40,7 +40,7 @@ launch.Queue.send = lambda *given: (send_jobs(*given), die())
     "record": """
 import pipeline.launch as launch
 send = launch._send
-launch._send = lambda *given: (send(*given), die())
+launch._send = lambda *given, **named: (send(*given, **named), die())
 """,
 }
 """Where the driver dies: after its first claim, the written intent, the submitted jobs, the written job ids."""

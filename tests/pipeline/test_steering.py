@@ -246,7 +246,7 @@ def test_the_worker_of_a_cancelled_cell_saves_it_and_goes_on_with_others(
     cells = lab.submit("experiment")
     first = cells[0]
 
-    def compute(cell: Cell, *_: Any, work: Path, stop: Callable[[], bool]) -> dict[str, Any]:
+    def compute(cell: Cell, *_: Any, work: Path, stop: Callable[[], bool], **__: Any) -> dict[str, Any]:
         if cell.kind == "train":
             main(["cancel", cell.key])
         if stop():

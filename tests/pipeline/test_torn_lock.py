@@ -28,7 +28,7 @@ if store.claim(name, "s"):
     if not store.is_done(name):
         cell = {"key": name, "kind": "sleep", "values": {}, "upstream": []}
         token = store.hold(cell, {"submission": "s", "host": "h", "pid": 1, "job": "local-1"})
-        store.publish(name, token, {"state": "done"})
+        store.publish(name, token, result={"state": "done"})
     store.unclaim(name, "s")
 Path(name).write_text(name)
 """

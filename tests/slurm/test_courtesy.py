@@ -32,7 +32,7 @@ from pipeline.store import Store
 store, cells = json.load(sys.stdin)
 slurm.SQUEUE_S, attach.LIVENESS_S = 6.0, 0.5
 keyed = {cell["key"]: from_json(cell) for cell in cells}
-sys.exit(len(attach.wait(Store(Path(store)), keyed, lambda: sys.exit("something was missing"), title="test")))
+sys.exit(len(attach.wait(Store(Path(store)), keyed, start=lambda: sys.exit("something was missing"), title="test")))
 """
 """A driver that waits for cells somebody submitted, and looks far more often than it may ask."""
 
