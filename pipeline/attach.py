@@ -71,8 +71,10 @@ def _run(kind: str, scale: str, *, table: str) -> int:
         with Waiting(store, f"{scale}/{table}", keys=every) as mark:
             failed = wait(store, cells, start=launcher, title=f"{kind}@{table}", mark=mark, root=root)
     except KeyboardInterrupt:
-        interrupt(store, cells, root=root)
-        print(f"{kind}@{table}: interrupted; the next `dvc repro` goes on from the checkpoints", file=sys.stderr)
+        more = "goes on from the checkpoints"
+        if interrupt(store, cells, root=root):
+            more = f"attaches to SLURM's jobs, which go on; `python -m pipeline cancel {table}` stops them"
+        print(f"{kind}@{table}: interrupted; the next `dvc repro` {more}", file=sys.stderr)
         return 130
     if failed:
         for key, reason in failed.items():
@@ -182,13 +184,19 @@ class Launcher:
                     print(line, file=sys.stderr, flush=True)
 
 
-def interrupt(store: Store, cells: dict[str, Cell], *, root: Path) -> None:
-    """After Ctrl-C on one machine: ask this project's and user's local jobs that own these cells to save and leave."""
-    ours = {"root": str(root), "user": user()}
+def interrupt(store: Store, cells: dict[str, Cell], *, root: Path) -> bool:
+    """After Ctrl-C on one machine: ask this project's and user's local jobs that own these cells to save and leave.
+
+    Return whether jobs of SLURM own some: they go on.
+    """
+    ours, on_slurm = {"root": str(root), "user": user()}, False
     for submission in {store.owner(key) for key in cells} - {None}:
         folder = store.submissions / str(submission)
         record, jobs = read_json(folder / "submission.json"), read_json(folder / "jobs.json")
-        if not record or not jobs or record["site"]["executor"] != "local":
+        if not record or not jobs:
+            continue
+        if record["site"]["executor"] == "slurm":
+            on_slurm = True
             continue
         if not is_here(record) or not ours.items() <= record.items():
             continue
@@ -198,3 +206,4 @@ def interrupt(store: Store, cells: dict[str, Cell], *, root: Path) -> None:
             if process_alive(int(job), record, later_s=60):
                 with contextlib.suppress(ProcessLookupError, PermissionError):  # it ended; its number is another's
                     os.kill(int(job), signal.SIGTERM)  # the job's controller hands it on to its worker
+    return on_slurm

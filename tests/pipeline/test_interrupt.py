@@ -10,17 +10,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline import attach, liveness
+from pipeline.cell import chain
 from pipeline.files import read_json, write_json
 from pipeline.origin import user
 from pipeline.store import Store
-from tests.pipeline import test_launch
+from tests.pipeline import test_launch, test_steering
 from tests.pipeline.test_launch import SUBMIT, finished, send, sleeper, until
+from tests.pipeline.test_steering import Lab
 
 local_store = test_launch.local_store
+lab = test_steering.lab
 
 SLOW = """
 import sys, time
@@ -54,7 +58,7 @@ except KeyboardInterrupt:
 """A driver as a stage is one, and a submission that takes until `go` to write down which jobs it has."""
 
 
-def submitted(store: Store, project: Path, jobs: list[str], **other: str) -> None:
+def submitted(store: Store, project: Path, jobs: list[str], **other: Any) -> None:
     """Write down a submission `s` of this driver, or of one that differs so, with these jobs."""
     now, ours = time.time(), {"host": socket.gethostname(), "root": str(project), "user": user()}
     record = {"site": {"executor": "local"}, "time": now, "clock": now} | ours | other
@@ -119,3 +123,25 @@ def test_ctrl_c_asks_all_workers_though_one_has_ended_or_may_not_be_asked(
     monkeypatch.setattr(os, "kill", kill)
     attach.interrupt(local_store, {cell.key: cell}, root=project)
     assert asked == [7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("executor", "words"),
+    [
+        ("slurm", "SLURM's jobs, which go on; `python -m pipeline cancel experiment` stops them"),
+        ("local", "the next `dvc repro` goes on from the checkpoints"),
+    ],
+)
+def test_ctrl_c_says_whether_jobs_go_on_and_what_stops_them(
+    executor: str, words: str, lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    cells = chain(lab.rows("experiment")[0])
+    submitted(lab.store, lab.root, [], site={"executor": executor})
+    lab.store.claim(cells[-2].key, "s")
+    monkeypatch.setattr(attach, "read_inputs", lambda *_: {"the code or the weights": [cells]})
+    monkeypatch.setattr(attach, "wait", stop)
+    assert attach.run_stage("train", "smoke", table="experiment") == 130
+    assert words in capsys.readouterr().err
