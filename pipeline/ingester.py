@@ -60,7 +60,10 @@ def follow_until_idle(store: Store, root: Path) -> None:
 
 
 def wait_for_ingester(store: Store, root: Path) -> None:
-    """Let MLflow catch up with the store: ask the ingester that runs to finish, or do one pass here."""
+    """Let MLflow catch up with the store: ask the ingester that runs to finish, or do one pass here.
+
+    Where it cannot, as where its server is down, that is said and no more: results need none.
+    """
     (store.root / "tracking").mkdir(parents=True, exist_ok=True)
     (store.root / "tracking" / "finish").touch()
     until = time.monotonic() + PATIENCE_S
@@ -71,7 +74,11 @@ def wait_for_ingester(store: Store, root: Path) -> None:
             break
         time.sleep(0.2)
     (store.root / "tracking" / "finish").unlink(missing_ok=True)
-    subprocess.run([sys.executable, "-m", "pipeline", "track"], cwd=root, capture_output=True, check=False)
+    command = [sys.executable, "-m", "pipeline", "track"]
+    result = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    if result.returncode != 0:
+        fault = (result.stderr.strip().splitlines() or ["no word"])[-1]
+        print(f"MLflow is behind the store: {fault}", file=sys.stderr)
 
 
 def _lock(store: Store) -> IO[str] | None:

@@ -60,8 +60,21 @@ def test_an_ingester_that_is_asked_to_finish_does_so_once_nothing_is_under_way(
     assert looks == [False, False, True, False]
 
 
-def test_the_last_stage_asks_the_ingester_to_finish_and_does_one_pass_after_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("status", "wrong", "said"),
+    [
+        (0, "a warning of MLflow's\n", ""),
+        (1, "a warning\ntrack: no server at 10.0.0.7\n", "MLflow is behind the store: track: no server at 10.0.0.7\n"),
+        (-9, "", "MLflow is behind the store: no word\n"),
+    ],
+)
+def test_the_last_stage_asks_the_ingester_to_finish_does_one_pass_after_its_end_and_says_where_that_failed(
+    status: int,
+    wrong: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     store, events = Store(tmp_path / "cells"), list[str]()
     mark = store.root / "tracking" / "finish"
@@ -78,8 +91,9 @@ def test_the_last_stage_asks_the_ingester_to_finish_and_does_one_pass_after_its_
         events.append("ended")
         lock.close()
 
-    def run(command: list[str], *, cwd: Path, **_: Any) -> None:
+    def run(command: list[str], *, cwd: Path, **_: Any) -> subprocess.CompletedProcess[str]:
         events.append(f"{' '.join(command[1:])} in {cwd}, {'still' if mark.exists() else 'no more'} asked")
+        return subprocess.CompletedProcess(command, status, "", wrong)
 
     monkeypatch.setattr(subprocess, "run", run)
     other = threading.Thread(target=follow)
@@ -87,3 +101,4 @@ def test_the_last_stage_asks_the_ingester_to_finish_and_does_one_pass_after_its_
     ingester.wait_for_ingester(store, tmp_path)
     other.join()
     assert events == ["asked", "ended", f"-m pipeline track in {tmp_path}, no more asked"]
+    assert capsys.readouterr().err == said
