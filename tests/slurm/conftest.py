@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import attach, slurm
+from pipeline.origin import user
 from pipeline.store import Store, find_store
 from tests.conftest import make_project
 from tests.slurm.driving import send, u2pl_cells, write_site
@@ -78,6 +79,11 @@ class Cluster:
         """Start a daemon again."""
         self.run(str(TOOLS / "daemon"), "start", daemon, str(self.folder))
 
+    def cancel_all(self) -> None:
+        """Cancel every job of this cluster: its own, whatever the environment points to by now."""
+        environment = {"PATH": os.environ["PATH"], "SLURM_CONF": str(self.folder / "slurm.conf")}
+        subprocess.run(["scancel", "-u", user()], env=environment, check=False, capture_output=True)
+
     def down(self) -> None:
         """End every process of the cluster and remove its folder."""
         self.run(str(TOOLS / "down"), str(self.folder))
@@ -116,8 +122,14 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def make_site(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
-    """A project on whatever cluster is up, asked about every two seconds; keywords as `write_site` has them."""
+def make_site(
+    project: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Path]]:
+    """A project on whatever cluster is up, asked about every two seconds; keywords as `write_site` has them.
+
+    The cluster that all tests share is left without jobs; one of a test's own goes with all that it has.
+    """
+    shared = request.getfixturevalue("cluster") if "cluster" in request.fixturenames else None
     monkeypatch.chdir(project)
     monkeypatch.setenv("CLUSTER", "test")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(project / "nothing"))
@@ -126,7 +138,8 @@ def make_site(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
     monkeypatch.setattr(attach, "LIVENESS_S", 2.0)
     monkeypatch.setattr(attach, "RETRY_S", 2.0)
     yield lambda parameters=None, **site: write_site(project, parameters or {}, **site)
-    subprocess.run(["scancel", "-u", os.environ.get("USER", "root")], check=False, capture_output=True)
+    if shared is not None:
+        shared.cancel_all()
 
 
 @pytest.fixture
