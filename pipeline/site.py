@@ -56,6 +56,11 @@ def _check_values(path: Path, site: dict[str, Any]) -> None:
         value = site[name]
         if not (type(value) is int and value >= 1) and not (or_null and value is None):
             raise ValueError(f"{path}: {name}: {value!r}; allowed: a whole number of at least 1{or_null}")
+    if site["executor"] == "slurm" and site["parameters"].get("timeout_min") is None:
+        raise ValueError(
+            f"{path}: parameters: timeout_min: None; allowed with executor slurm: whole minutes, no more than the "
+            "partition's MaxTime, above which jobs wait for ever; a cell that needs longer goes on in a requeued job"
+        )
     if unknown := sorted(set(site["kinds"]) - {*KINDS, "sleep"}):  # the last is what launching is tested with
         raise ValueError(f"{path}: kinds: {', '.join(unknown)}; allowed: {', '.join(KINDS)}")
     if not isinstance(site["setup"], list):

@@ -180,7 +180,7 @@ def test_where_the_cluster_refuses_everything_no_cell_is_blamed(cluster: Cluster
 def test_a_keyword_that_submitit_refuses_is_named_with_the_sites_file(
     cluster: Cluster, parameters: dict[str, Any], named: str
 ) -> None:
-    cluster.be(room=100, parameters=parameters)
+    cluster.be(room=100, parameters={"timeout_min": 5} | parameters)
     with pytest.raises(RefusedError, match=rf"^slurm/test\.yaml: [^\n]*{named}"):
         cluster.send(sleepers(2))
     assert cluster.states(sleepers(2)) == ["missing", "missing"]

@@ -20,6 +20,8 @@ from pipeline.site import num_gpus
         ({"executor": "pbs"}, "executor 'pbs'; allowed: local, slurm$"),
         ({"executor": "debug"}, "executor 'debug'; allowed: local, slurm$"),  # submitit's: it runs nothing
         ({"parameters": None}, "parameters: None; allowed: a mapping"),
+        ({"executor": "slurm"}, "parameters: timeout_min: None; allowed with executor slurm: whole minutes, no more"),
+        ({"executor": "slurm", "parameters": {"timeout_min": None}}, "parameters: timeout_min: None; allowed with"),
         ({"kinds": None}, "kinds: None; allowed: a mapping"),
         ({"datasets": {"cityscapes": None}}, "datasets: cityscapes: None; allowed: a mapping"),
         ({"threads": None}, "threads: None; allowed: a whole number of at least 1"),
