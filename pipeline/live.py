@@ -1,4 +1,4 @@
-"""What runs now, and how far it is: the board of `python -m pipeline status`."""
+"""What runs now, how far it is, and why the rest waits: the board of `python -m pipeline status`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from pipeline import slurm
 from pipeline.cell import Cell, from_json
 from pipeline.files import read_json
+from pipeline.liveness import read_outline
 from pipeline.spool import read
 from pipeline.status import STATES, counts, tables_of
 from pipeline.store import Store
@@ -30,7 +33,7 @@ def show_status(root: Path, store: Store, *, watch: bool, as_json: bool) -> None
     """Print the tables' cells by state and what runs now: once, or with `watch` again and again until Ctrl-C."""
     if as_json:
         tables = {name: dict(states) for name, states in _tables(root, store).items()}
-        print(json.dumps({"tables": tables, "running": running(store)}, indent=1))
+        print(json.dumps({"tables": tables, "running": running(store), "waiting": waiting(store)}, indent=1))
     elif watch and sys.stdout.isatty():
         with Live(_board(root, store), screen=True, auto_refresh=False) as live:
             while True:
@@ -54,6 +57,19 @@ def running(store: Store) -> list[dict[str, Any]]:
         facts = {"cell": cell.name, "node": holder["host"], "job": holder["job"], "restarts": holder.get("restarts", 0)}
         found.append(facts | {"s": age_s} | _progress(path.parent, cell, since=holder.get("clock", holder["time"])))
     return found
+
+
+def waiting(store: Store) -> list[dict[str, Any]]:
+    """Return why SLURM lets jobs of the store's queued cells wait: each `reason`, and how many `jobs` have it."""
+    owners = {store.owner(path.stem) for path in (store.root / "claims").glob("[!.]*.json")}
+    records = [outline.record for name in owners if name and (outline := read_outline(store.submissions / name))]
+    names = {record["job_name"] for record in records if record["site"]["executor"] == "slurm"}
+    listing = None
+    if names:  # else SLURM may not be there
+        with contextlib.suppress(OSError):  # a full disk, say
+            listing = slurm.jobs(store)
+    reasons = Counter(job.reason for job in listing or [] if job.name in names and job.state == "PENDING")
+    return [{"reason": reason, "jobs": jobs} for reason, jobs in reasons.most_common()]
 
 
 def _progress(work: Path, cell: Cell, *, since: float) -> dict[str, Any]:
@@ -108,7 +124,10 @@ def _board(root: Path, store: Store) -> Group:
             line["cell"], line["node"], line["job"], str(line.get("epoch", "-")), step, scores or "-", left,
             str(line["restarts"]),
         )  # fmt: skip
-    return Group(tables, cells)
+    jobs = Table("jobs that wait", "SLURM's reason", box=None)
+    for line in (waits := waiting(store)):
+        jobs.add_row(str(line["jobs"]), line["reason"])
+    return Group(tables, cells, *([jobs] if waits else []))
 
 
 def _minutes(seconds: int) -> str:

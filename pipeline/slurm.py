@@ -34,7 +34,7 @@ READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 HABITS = ("SQUEUE_", "SACCT_", "SCANCEL_")
 """How the variables begin in which a user keeps options of SLURM's commands."""
 
-FIELDS = "Name:|,JobArrayID:|,State:|,exit_code:|,UserName:|,WorkDir:"
+FIELDS = "Name:|,JobArrayID:|,State:|,exit_code:|,UserName:|,Reason:|,WorkDir:"
 ENDED = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
     *("REVOKED", "TIMEOUT"),
@@ -47,7 +47,10 @@ TAKEN = ("BOOT_FAIL", "CANCELLED", "NODE_FAIL", "PREEMPTED", "REVOKED")
 
 @dataclass(frozen=True)
 class Job:
-    """A job as `squeue -t all` prints it. `status` is what `wait` would return: a signal, or an exit code * 256."""
+    """A job as `squeue -t all` prints it. `status` is what `wait` would return: a signal, or an exit code * 256.
+
+    `reason` is why it waits.
+    """
 
     name: str
     number: str
@@ -55,6 +58,7 @@ class Job:
     status: str
     user: str
     folder: str
+    reason: str = ""
 
     @property
     def ended(self) -> bool:
@@ -84,7 +88,8 @@ def jobs(store: Store, since: float = 0.0) -> list[Job] | None:
                 known = _unshared[store.root] = _ask(store)
     if known is None or known["jobs"] is None or known["time"] < since:
         return None
-    return [Job(*fields) for fields in known["jobs"]]
+    reasons = known.get("reasons", {})  # beside the jobs: drivers of older code read these too, and have none
+    return [Job(*(*fields, reasons.get(fields[1], ""))) for fields in known["jobs"]]
 
 
 def live_jobs(store: Store, since: float = 0.0) -> dict[str, list[str]] | None:
@@ -126,8 +131,10 @@ def _ask(store: Store) -> dict[str, Any]:
     listing = _output(["squeue", "-a", "-h", "-r", "-t", "all", "-O", FIELDS])  # -a: in hidden partitions too
     known: dict[str, Any] = {"time": store.now(), "jobs": None}  # of no answer: when it was given up
     if listing is not None:
-        ours = [line.strip().split("|", 5) for line in listing.splitlines() if line.startswith(JOB_PREFIX)]
-        known = {"time": asked, "jobs": [fields for fields in ours if len(fields) == 6]}
+        lines = [line.strip().split("|", 6) for line in listing.splitlines() if line.startswith(JOB_PREFIX)]
+        ours = [fields for fields in lines if len(fields) == 7]
+        known = {"time": asked, "jobs": [[*fields[:5], fields[6]] for fields in ours]}
+        known["reasons"] = {fields[1]: fields[5] for fields in ours if fields[2] == "PENDING"}
     return known
 
 

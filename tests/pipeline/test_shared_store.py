@@ -28,9 +28,9 @@ def sleeper(number: int) -> Cell:
     return Cell("sleep", values, (), digest(number))
 
 
-def job(name: str, number: str, state: str = "RUNNING", status: int = 0) -> str:
+def job(name: str, number: str, state: str = "RUNNING", status: int = 0, reason: str = "None") -> str:
     """A line of `squeue`."""
-    return f"{name}|{number}|{state}|{status}|{user()}|/nowhere\n"
+    return f"{name}|{number}|{state}|{status}|{user()}|{reason}|/nowhere\n"
 
 
 @pytest.fixture

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from pipeline import attach, status
 from pipeline.__main__ import main
 from pipeline.cell import chain
-from tests.pipeline import test_steering
+from pipeline.live import show_status
+from tests.pipeline import test_shared_store, test_steering
+from tests.pipeline.test_liveness import submitted
+from tests.pipeline.test_shared_store import job
 from tests.pipeline.test_steering import Lab, finish
 
 lab = test_steering.lab
+squeue = test_shared_store.squeue
 
 
 def test_a_table_of_one_row_stands_for_its_training(lab: Lab) -> None:
@@ -48,3 +55,19 @@ def test_what_failed_before_a_stage_began_is_told_from_what_fails_now(
     assert attach.run_stage("train", "smoke", table="experiment") == 1
     said = capsys.readouterr().err
     assert "1 of 1 cells failed, 1 of them before this stage began and not tried again; see" in said
+
+
+def test_why_slurm_lets_jobs_wait_is_shown(lab: Lab, squeue: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of this store's jobs, and of those that wait."""
+    show_status(lab.root, lab.store, watch=False, as_json=False)
+    assert "jobs that wait" not in capsys.readouterr().out
+    submitted(lab.store, [chain(lab.rows("experiment")[0])], pack=1)
+    lines = [job("cells-s", f"7_{number}", "PENDING", reason="PartitionTimeLimit") for number in range(3)]
+    lines += [job("cells-s", "7_4"), job("cells-other", "8_0", "PENDING", reason="Priority")]
+    squeue.write_text("".join(lines))
+    show_status(lab.root, lab.store, watch=False, as_json=True)
+    assert json.loads(capsys.readouterr().out)["waiting"] == [{"reason": "PartitionTimeLimit", "jobs": 3}]
+    show_status(lab.root, lab.store, watch=False, as_json=False)
+    assert "PartitionTimeLimit" in capsys.readouterr().out
+    (known,) = (json.loads(path.read_text()) for path in lab.store.root.glob("squeue.*.json"))
+    assert {len(fields) for fields in known["jobs"]} == {6}  # as drivers of older code read them
