@@ -12,6 +12,10 @@ from pipeline.cell import cells_of, digest, forget_code, read_rows
 from pipeline.data.sources import folder_digest
 
 
+class DataChangedError(RuntimeError):
+    """The data is not what the cell's key stands for; what was computed meanwhile is discarded."""
+
+
 def read_inputs(root: Path, path: Path) -> dict[str, Any]:
     """Return, by what to call it, all that a stage's results follow from; `path` has the resolved rows of its table.
 
@@ -83,6 +87,14 @@ def changed_data(values: dict[str, Any], record: dict[str, Any]) -> list[Path]:
     known, root = record.get("data", {}), Path(record["data_root"])
     names = [name for name in (values["data"]["source"], f"partitions/{values['dataset']}") if name in known]
     return [root / name for name in names if fingerprint([root / name]) != known[name]]
+
+
+def check_data(values: dict[str, Any], record: dict[str, Any]) -> None:
+    """Look at the names, sizes and times of all files that a cell with these values reads. Raises DataChangedError."""
+    if changed := changed_data(values, record):
+        places = " and ".join(map(str, changed))
+        hint = "let `dvc repro` restore it, then `python -m pipeline retry`"
+        raise DataChangedError(f"{places} changed after the cell was submitted: {hint}")
 
 
 def fingerprint(folders: Iterable[Path]) -> str:

@@ -22,7 +22,7 @@ from submitit.helpers import DelayedSubmission
 
 from pipeline.cell import COUNTED, Cell, from_json
 from pipeline.files import in_utf8, read_json
-from pipeline.guard import changed_data
+from pipeline.guard import DataChangedError, changed_data, check_data
 from pipeline.origin import origin, user
 from pipeline.provenance import provenance
 from pipeline.pulse import pulse
@@ -37,9 +37,8 @@ BUSY_SHARE = 0.02
 ORDER = {"evaluate": 0, "reliability": 0, "train": 1, "warm_start": 2, "sleep": 3}
 """Among the cells that are ready, what finishes a row goes first; warm starts are begun when nothing else is left."""
 
-
-class DataChangedError(RuntimeError):
-    """The data is not what the cell's key stands for; what was computed meanwhile is discarded."""
+LET_GO = "let-go"
+"""Marks in its work folder that a cell was let go of before it began, since its data was not as submitted."""
 
 
 @dataclass
@@ -179,14 +178,17 @@ def run_cell(store: Store, taken: tuple[Cell, str], *, record: dict[str, Any], s
     cell, token = taken
     work, started, spent_s = store.work(cell.key), time.time(), time.process_time()
     holder = store.holder(cell.key) or {"submission": None, "job": job_id(record), "restarts": 0}
+    begun = False
     try:
         with (work / "log.txt").open("a", encoding="utf-8", buffering=1) as log, redirect_stdout(log):
             print(f"{time.strftime('%F %T')} {cell.name} on {holder.get('host', '?')} as job {job_id(record)}")
-            _check_data(cell, record)
-            (work / LAST_WORDS).unlink(missing_ok=True)
+            check_data(cell.values, record)
+            begun = True
+            for mark in (LAST_WORDS, LET_GO):
+                (work / mark).unlink(missing_ok=True)
             announce(cell.to_json())
             result = compute(cell, store, record=record, work=work, stop=or_cancelled(store, cell.key, stop=stop))
-        _check_data(cell, record)
+        check_data(cell.values, record)
         result["provenance"] = provenance(cell, record, holder=holder, ranks=team_size(), started=started)
         result["provenance"]["cpu_s"] = round(time.process_time() - spent_s, 2)  # of this process alone
         store.publish(cell.key, token, result=result)
@@ -204,28 +206,43 @@ def run_cell(store: Store, taken: tuple[Cell, str], *, record: dict[str, Any], s
     except Exception as error:  # one cell's crash must not end the others
         if store.is_done(cell.key):  # its folder went while this one computed
             print(f"{cell.name}: published by another worker meanwhile ({error})", flush=True)
-        elif not Path(record["data_root"]).exists():  # with the workspace it was submitted from; others have theirs
-            print(f"{cell.name}: left to others, {record['data_root']} is gone ({error})", flush=True)
-            store.lose(cell.key, token)
-            store.unclaim(cell.key, holder["submission"])
+        elif (why := _why_left(error, work, record=record, begun=begun)) is not None:
+            print(f"{cell.name}: left to others, {why} ({error})", flush=True)
+            _leave(store, cell, token=token, record=record, submission=holder["submission"])
         elif (cause := explain(error, work)) is not None:
-            if isinstance(cause, DataChangedError) or changed_data(cell.values, record):
+            if begun and (isinstance(cause, DataChangedError) or changed_data(cell.values, record)):
                 _forget_training(work)
             _record_crash(store, cell, token=token, error=cause)
         else:  # the cell stays held: whoever finds the job gone asks SLURM why
             print(f"{cell.name}: another rank is gone ({error})", flush=True)
-        if team_size() > 1:
+        if begun and team_size() > 1:
             raise  # the other ranks may still wait inside the cell: end the job with them
         return False
     return True
 
 
-def _check_data(cell: Cell, record: dict[str, Any]) -> None:
-    """Look at the names, sizes and times of all files that the cell reads. Raises DataChangedError."""
-    if changed := changed_data(cell.values, record):
-        places = " and ".join(map(str, changed))
-        hint = "let `dvc repro` restore it, then `python -m pipeline retry`"
-        raise DataChangedError(f"{places} changed after the cell was submitted: {hint}")
+def _why_left(error: Exception, work: Path, *, record: dict[str, Any], begun: bool) -> str | None:
+    """Return why a cell is let go of, with its checkpoint, for another submission of it; None where it has failed.
+
+    Data that is not as submitted may be what DVC made again, of the same bytes; the next submission knows it. Once in
+    a row: on a host that sees other files than the driver the cell would be let go of for ever.
+    """
+    if not Path(record["data_root"]).exists():  # with the workspace it was submitted from; others have theirs
+        return f"{record['data_root']} is gone"
+    if begun or not isinstance(error, DataChangedError) or (work / LET_GO).exists():
+        return None
+    (work / LET_GO).touch()
+    return "to begin with the data as it is when it is submitted again"
+
+
+def _leave(store: Store, cell: Cell, *, token: str, record: dict[str, Any], submission: str | None) -> None:
+    """Let go of a cell, and of those of its submission that wait for it: their worker would sit and wait."""
+    store.lose(cell.key, token)
+    left = {cell.key}
+    for one in record["cells"]:  # upstream first
+        if one["key"] in left or left & set(one["upstream"]):
+            left.add(one["key"])
+            store.unclaim(one["key"], submission)
 
 
 def _forget_training(work: Path) -> None:
