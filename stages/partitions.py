@@ -10,7 +10,8 @@ from pipeline.guard import steady
 from pipeline.own_images import check_own_images
 from pipeline.params import load_params
 
-CODE = Path("pipeline/data")
+NAMES = ("download", "images", "layout", "lists", "partition", "published", "sources")
+CODE = [Path("pipeline/data", f"{name}.py") for name in NAMES]
 
 
 def main(scale: str, dataset: str) -> int:
@@ -18,7 +19,7 @@ def main(scale: str, dataset: str) -> int:
     root = Path("data") / scale
     try:
         data = read_data(scale, dataset)
-        with steady(CODE, root / data["source"], values=lambda: read_data(scale, dataset)):
+        with steady(*CODE, root / data["source"], values=lambda: read_data(scale, dataset)):
             check_own_images(data, root / data["source"])
             write_partitions(data, dataset, root=root, out=root / "partitions" / dataset)
     except (OSError, ValueError) as error:
