@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.adopt import adopt
 from pipeline.cell import KINDS, NO_CELLS, Cell, cells_of, chain, folder_is_here, from_json, read_rows
 from pipeline.files import read_json
 from pipeline.past import Past
@@ -119,7 +120,7 @@ def find_cell(root: Path, store: Store, *, prefix: str) -> Cell:
 
 
 def find_trained(root: Path, store: Store, *, name: str) -> Path:
-    """Return the folder of a trained cell.
+    """Return the folder of a trained cell, which is taken over first where git and the DVC cache alone hold it.
 
     `name` is such a folder, a table of the current scale that has one row (`experiment`), or how the cell's key begins.
     Raises ValueError where that is no cell, or none that has a network.
@@ -135,6 +136,9 @@ def find_trained(root: Path, store: Store, *, name: str) -> Path:
         [cell] = trained.values()
     else:
         cell = find_cell(root, store, prefix=name)
+    if cell.kind == "train" and not store.is_done(cell.key):
+        for scale in {scale for scale, _ in tables_of(root)}:
+            adopt(store, root, scale=scale)
     if cell.kind != "train" or not store.is_done(cell.key):
         hint = f"; that of {cell.upstream[0][:12]}, perhaps" if cell.kind in ("evaluate", "reliability") else ""
         raise ValueError(f"{cell.name} is {store.state(cell.key)}; a train cell that is done has a network{hint}")

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from pipeline.adopt import adopt
 from pipeline.guard import steady
 from pipeline.store import Store, find_store
 from pipeline.trained.gallery import write_gallery
@@ -11,7 +12,9 @@ from pipeline.trained.gallery import write_gallery
 def main(scale: str) -> int:
     """Write `reports/<scale>/pictures/*.png`, each with its caption in a `.txt` beside it."""
     folder, store = Path("reports") / scale, Store(find_store())
+    store.share_with_group()
     try:
+        adopt(store, Path.cwd(), scale=scale)  # after `dvc pull` in a fresh clone the store is empty
         with steady(folder / "metrics", Path("pipeline/trained"), Path("pipeline/reporting")):
             for line in write_gallery(folder, store=store, data_root=Path("data") / scale):
                 print(line)

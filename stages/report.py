@@ -4,6 +4,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from pipeline.adopt import adopt
 from pipeline.guard import steady
 from pipeline.ingester import wait_for_ingester
 from pipeline.partial import key_today, why_missing
@@ -25,6 +26,7 @@ def main(scale: str) -> int:
         return curves(spool) if spool.exists() else None
 
     try:
+        adopt(store, Path.cwd(), scale=scale)  # after `dvc pull` in a fresh clone the store is empty
         with steady(*(folder / name for name in READ), Path("reports/published"), Path("pipeline/reporting")):
             why = partial(why_missing, store)
             write_report(folder, shown=read_shown(folder), curves=curves_of, reason=why, key_of=key_today)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,8 +18,10 @@ from pipeline.data.sources import OWN
 from pipeline.files import read_json, write_json
 from pipeline.params import resolve_table
 from pipeline.results import link_weights
+from pipeline.status import find_trained
 from pipeline.store import Store
-from tests.params import project_params
+from stages import pictures, report
+from tests.params import params_text, project_params
 
 PROJECT = Path(__file__).parents[2]
 RESULT = {"state": "done", "steps": 4, "train_s": 1.0, "provenance": {"ended": 5.0}}
@@ -101,6 +104,34 @@ def test_another_scale_a_lost_file_or_a_torn_lock_gives_nothing(recorded: tuple[
     assert adopt(store, root, scale="embedded") == 0
     (root / "dvc.lock").write_text("stages: {torn")
     assert adopt(store, root, scale="embedded") == 0
+
+
+@pytest.mark.parametrize("stage", ["pictures", "report"])
+def test_a_stage_that_shows_results_takes_over_what_git_and_the_dvc_cache_hold(
+    recorded: tuple[Path, str], stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `dvc pull` and an edit of how results are shown no cell stage runs, which would do it."""
+    (root, key), shown = recorded, list[bool]()
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(root / "nothing"))
+    write_json(root / "reports" / "embedded" / "shown.json", {})
+
+    def write(*_: Any, **__: Any) -> list[str]:
+        shown.append(store_of(root).is_done(key))
+        return []
+
+    for name in ("pictures.write_gallery", "report.write_report", "report.wait_for_ingester"):
+        monkeypatch.setattr(f"stages.{name}", write)
+    assert {"pictures": pictures, "report": report}[stage].main("embedded") == 0
+    assert set(shown) == {True}
+
+
+def test_a_network_that_only_the_dvc_cache_holds_is_found_by_its_key(recorded: tuple[Path, str]) -> None:
+    (root, key), store = recorded, store_of(recorded[0])
+    write_json(root / "reports/embedded/cells/experiment.json", resolve_table(project_params("embedded"), "experiment"))
+    (root / "params.yaml").write_text(params_text())
+    assert find_trained(root, store, name=key[:12]) == store.done(key)
+    assert (store.done(key) / "weights.pt").read_text() == "w"
 
 
 def test_an_evaluation_is_a_recorded_row_whose_key_is_still_its_own(tmp_path: Path) -> None:
