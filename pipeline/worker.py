@@ -255,8 +255,9 @@ def _record_crash(store: Store, cell: Cell, *, token: str, error: Exception) -> 
     """Write down why a cell crashed, on a full disk too: the room that the cell kept is given up for it."""
     log = store.work(cell.key) / "log.txt"
     report, said = map(in_utf8, ("".join(traceback.format_exception(error)), str(error)))
-    print(f"{cell.name} failed\n{report}", flush=True)
     store.make_room(cell.key)
+    with contextlib.suppress(OSError):  # the worker's own log may lie on the same disk
+        print(f"{cell.name} failed\n{report}", flush=True)
     with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:
         file.write(report)
     reason = {"reason": f"{type(error).__name__}: {said}", "name": cell.name, "log": str(log)}

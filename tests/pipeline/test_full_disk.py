@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -94,6 +95,21 @@ def test_a_full_disk_fails_the_cell_with_its_reason_and_loses_nothing(
     assert not {"reserve", "restarts.json", "holder.json"} & {path.name for path in store.done(second).iterdir()}
     events = [line["event"] for line in store.executions() if line["key"] == second]
     assert events == ["start", "failed", "retry", "resume", "done"]
+
+
+def test_a_crash_is_recorded_though_the_workers_log_takes_no_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, cell, token = Store(tmp_path / "cells"), sleeper(0), "t"
+    write_json(store.work(cell.key) / "holder.json", {"token": token})
+    with Path("/dev/full").open("w", buffering=1) as full:
+        monkeypatch.setattr("sys.stdout", full)
+        worker._record_crash(store, cell, token=token, error=OSError(28, "No space left on device"))
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    assert store.state(cell.key) == "failed"
+    assert "No space left" in (store.failure(cell.key) or {})["reason"]
 
 
 def test_a_line_is_written_whole_or_not_at_all(small_disk: Path) -> None:
