@@ -8,7 +8,6 @@ mlflow (2 s, 160 MB) is imported inside the functions that need it.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from pipeline.files import lock
 from pipeline.runs import Point
 
 if TYPE_CHECKING:
@@ -130,8 +130,7 @@ def _open_elsewhere(uri: str, folder: Path) -> str:
 def locked(path: Path) -> Iterator[IO[str]]:
     """Hold an exclusive file lock; the kernel frees it when its process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with path.open("a+", encoding="utf-8") as file, lock(file):
         yield file
 
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import io
 import json
 import logging
 import os
 import shutil
+import tempfile
 import uuid
 from pathlib import Path
 from typing import IO, Any
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What a file system answers that knows no locks: NFS without its lock daemon, Lustre mounted without `flock`."""
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -103,8 +108,7 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
 
     Processes of one host may append to one file; hosts may not, since NFS knows no appending.
     """
-    with path.open("ab+", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with path.open("ab+", buffering=0) as file, lock(file):
         end = file.seek(0, os.SEEK_END)
         file.seek(max(end - 1, 0))
         torn = file.read(1) not in (b"", b"\n")  # a writer was killed: its part of a line stays alone
@@ -135,16 +139,39 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def lock(file: IO[Any], mode: int = fcntl.LOCK_EX) -> IO[Any]:
+    """Lock an open file; return the file that holds the lock until it is closed. Raises BlockingIOError as asked.
+
+    Where the file system knows no locks that is one for this user in the machine's temporary folder: it keeps out the
+    processes of this machine, which are those that append to one log; a database on several hosts needs a server.
+    """
+    try:
+        fcntl.flock(file, mode)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        name = hashlib.sha256(os.path.realpath(file.name).encode(errors="surrogateescape")).hexdigest()[:16]
+        file = (Path(tempfile.gettempdir()) / f"lock-{os.getuid()}-{name}").open("a")
+        try:
+            fcntl.flock(file, mode)
+        except OSError:
+            file.close()
+            raise
+    return file
+
+
 def try_lock(path: Path) -> IO[str] | None:
     """Return the open lock file, locked until it is closed, or None where another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         return None
-    return file
+    if held is not file:
+        file.close()
+    return held
 
 
 def in_utf8(text: str) -> str:
