@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import yaml
 
 from pipeline.adopt import LOADER, LOCKS
 from pipeline.files import write_bytes, write_json
+from pipeline.provenance import git
 
 NOT_MENDED = "not mended"
 """How a finding of `doctor` ends that needs somebody."""
@@ -49,13 +49,12 @@ def torn_locks(root: Path, *, mend: bool) -> list[str]:
             findings.append(f"{lock}: torn, or written just now; while a `dvc` runs here {NOT_MENDED}")
             continue
         name, kept = lock.relative_to(root).as_posix(), _kept(root, lock)
-        command = ["git", "show", f"HEAD:./{name}"]  # without `./` from git's root, which may lie above
-        committed = subprocess.run(command, cwd=root, capture_output=True, check=False)
-        source = "the last whole copy" if kept.exists() else "git" if committed.returncode == 0 else None
+        committed = git(root, "show", f"HEAD:./{name}")  # without `./` from git's root, which may lie above
+        source = "the last whole copy" if kept.exists() else "git" if committed else None
         if mend and kept.exists():
             shutil.copyfile(kept, lock)
         elif mend and source:
-            lock.write_bytes(committed.stdout)
+            lock.write_bytes(committed)
         elif mend:
             lock.unlink()
         restored = f"restored from {source}" if source else "dropped: there is no copy"

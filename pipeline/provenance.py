@@ -28,13 +28,13 @@ def source_state(store: Store, root: Path) -> dict[str, Any]:
     Sources are all files but those that stages write. The patch, of tracked ones, is kept in the store once, at
     `patches/<name>.diff`; new files make the tree differ as well.
     """
-    patch, difference = None, _git(root, "diff", "HEAD", "--binary", "--", ".", *NO_SOURCES)
+    patch, difference = None, git(root, "diff", "HEAD", "--binary", "--", ".", *NO_SOURCES)
     if difference:
         patch = hashlib.sha256(difference).hexdigest()[:16]
         if not patch_path(store, patch).exists():
             write_bytes(patch_path(store, patch), difference)
-    dirty = bool(_git(root, "status", "--porcelain", "--", ".", *NO_SOURCES).strip())
-    return {"commit": _git(root, "rev-parse", "HEAD").decode().strip() or None, "dirty": dirty, "patch": patch}
+    dirty = bool(git(root, "status", "--porcelain", "--", ".", *NO_SOURCES).strip())
+    return {"commit": git(root, "rev-parse", "HEAD").decode().strip() or None, "dirty": dirty, "patch": patch}
 
 
 def patch_path(store: Store, name: str) -> Path:
@@ -42,9 +42,12 @@ def patch_path(store: Store, name: str) -> Path:
     return store.root / "patches" / f"{name}.diff"
 
 
-def _git(root: Path, *arguments: str) -> bytes:
-    """Return what git answers, or nothing outside a repository."""
-    answer = subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=False)
+def git(root: Path, *arguments: str) -> bytes:
+    """Return what git answers, or nothing outside a repository and where there is no such program."""
+    try:
+        answer = subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=False)
+    except FileNotFoundError:
+        return b""
     return answer.stdout if answer.returncode == 0 else b""
 
 

@@ -74,6 +74,14 @@ def test_a_torn_dvc_lock_is_restored_from_git_though_its_root_lies_above_the_pro
     assert lock.read_text() == WHOLE
 
 
+def test_without_git_there_is_no_copy_of_its_and_all_else_is_mended(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    (tmp_path / "dvc.lock").write_text(WHOLE[:20])
+    assert examine(tmp_path, store, mend=True)[0].endswith("torn; dropped: there is no copy")
+
+
 def test_a_dry_run_says_it_and_leaves_it(tmp_path: Path, store: Store) -> None:
     (tmp_path / "dvc.lock").write_text("")
     assert len(examine(tmp_path, store, mend=False)) == 1

@@ -18,7 +18,7 @@ from pipeline.files import read_json, write_json
 from pipeline.guard import changed_data, check_copies, data_state, fingerprint
 from pipeline.launch import submit
 from pipeline.params import resolve_table
-from pipeline.provenance import provenance, versions
+from pipeline.provenance import provenance, source_state, versions
 from pipeline.results import measured_row
 from pipeline.store import Store, find_store
 from tests.params import project_params
@@ -269,6 +269,13 @@ def test_a_row_names_the_stage_of_its_own_table(params: dict[str, Any], tmp_path
         result = {"state": "done", "provenance": {"dvc_stage": "train@table_1", "commit": "abc"}}
         write_json(store.done(cell.key) / "result.json", result)
     assert measured_row(store, row)["provenance"] == {"dvc_stage": "train@experiment", "commit": "abc"}
+
+
+def test_without_git_nothing_is_known_of_the_code_but_its_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert source_state(Store(tmp_path / "cells"), tmp_path) == {"commit": None, "dirty": False, "patch": None}
 
 
 def test_the_versions_are_those_of_what_computes_and_launches() -> None:
