@@ -18,7 +18,7 @@ def main(scale: str) -> int:
         with steady(folder / "metrics", Path("pipeline/trained"), Path("pipeline/reporting")):
             for line in write_gallery(folder, store=store, data_root=Path("data") / scale):
                 print(line)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         print(f"pictures: {error}", file=sys.stderr)
         return 1
     return 0

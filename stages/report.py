@@ -30,10 +30,10 @@ def main(scale: str) -> int:
         with steady(*(folder / name for name in READ), Path("reports/published"), Path("pipeline/reporting")):
             why = partial(why_missing, store)
             write_report(folder, shown=read_shown(folder), curves=curves_of, reason=why, key_of=key_today)
-    except ValueError as error:
+        wait_for_ingester(store, Path.cwd())
+    except (OSError, ValueError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 1
-    wait_for_ingester(store, Path.cwd())
     return 0
 
 

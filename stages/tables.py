@@ -20,7 +20,7 @@ def main(scale: str, table: str) -> int:
     try:
         with steady(*read):
             write(folder, scale, table=table)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         print(f"tables@{table}: {error}", file=sys.stderr)
         return 1
     return 0
