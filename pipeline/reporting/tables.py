@@ -22,21 +22,18 @@ def write_table(
     reports_dir: Path,
     noise_rows: Sequence[Row] = (),
     shown: Shown = BY_DEFAULT,
-    partial: bool = False,
 ) -> Grid:
     """Write `<reports_dir>/tables/<table>.csv`, `.md` and `.tex` and return the table they show.
 
-    `reports_dir` is `reports/<scale>`, beside `reports/published`. `rows` are measured rows and, with `partial`, the
-    holes that `with_holes` made. `noise_rows` are rows with several seeds, `table_x3`'s, for tables that have one seed.
-    Raises ValueError where a cell is missing and `partial` is not set, and whatever `build_grid` refuses.
+    `reports_dir` is `reports/<scale>`, beside `reports/published`. `rows` are measured rows; `noise_rows` are rows with
+    several seeds, `table_x3`'s, for tables that have one seed. Raises ValueError where a cell is missing, and whatever
+    `build_grid` refuses.
     """
-    missing = [row for row in rows if row["state"] == MISSING]
-    if missing and not partial:
+    if missing := [row for row in rows if row["state"] == MISSING]:
         named = "; ".join(f"{_named(row)}: {row['reason']}" for row in missing[:5])
         more = f"; and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise ValueError(
-            f"{table}: {len(missing)} of {len(rows)} cells are missing ({named}{more}); partial shows holes"
-        )
+        hint = f"`python -m pipeline tables {table}` shows the table with holes"
+        raise ValueError(f"{table}: {len(missing)} of {len(rows)} cells are missing ({named}{more}); {hint}")
     published = read_published(table, reports_dir.parent / "published")
     grid = build_grid(table, rows, published=published, noise_rows=list(noise_rows), shown=shown)
     out_dir = reports_dir / "tables"

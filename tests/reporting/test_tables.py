@@ -8,10 +8,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from pipeline.reporting.grid import build_grid
 from pipeline.reporting.latex import escape
 from pipeline.reporting.paper import PAPER_TABLES, read_published
 from pipeline.reporting.rows import Shown, read_rows
-from pipeline.reporting.tables import write_table
+from pipeline.reporting.tables import to_markdown, write_table
 
 Row = dict[str, Any]
 
@@ -59,20 +60,23 @@ def test_seeds_stand_in_the_csv_and_in_markdown(written: Callable[..., str], rep
     assert "±: standard deviation over n = 3 seeds" in markdown
 
 
-def test_a_cell_with_fewer_seeds_than_the_others_says_how_many(written: Callable[..., str], reports_dir: Path) -> None:
+def test_a_cell_with_fewer_seeds_than_the_others_says_how_many(reports_dir: Path) -> None:
     rows = read_rows(reports_dir / "metrics" / "table_x3.json")
     rows[1] |= {"state": "missing", "reason": "node lost"}
-    markdown = written("table_x3", "md", rows=rows, partial=True)
+    markdown = to_markdown(build_grid("table_x3", rows, published=None, noise_rows=[], shown=Shown()))
     assert markdown.count("(n = 2)") == 1
     assert "seed 1: node lost: SupOnly at 1/8 (1323)" in markdown
 
 
-def test_a_missing_cell_is_refused_by_name_unless_partial(written: Callable[..., str], make_table: Any) -> None:
+def test_a_missing_cell_is_refused_by_name_and_shown_as_a_hole(written: Callable[..., str], make_table: Any) -> None:
     rows = make_table("table_7")
     rows[0] |= {"state": "missing", "reason": "out of memory"}
-    with pytest.raises(ValueError, match=r"1 of 8 cells are missing \(40 at 1/8 \(1323\), seed 0: out of memory\)"):
+    with pytest.raises(
+        ValueError, match=r"1 of 8 cells are missing \(40 at 1/8 \(1323\), seed 0: out of memory\)"
+    ) as told:
         written("table_7", "md", rows=rows)
-    markdown = written("table_7", "md", rows=rows, partial=True)
+    assert str(told.value).endswith("; `python -m pipeline tables table_7` shows the table with holes")
+    markdown = to_markdown(build_grid("table_7", rows, published=None, noise_rows=[], shown=Shown()))
     assert "* –: out of memory: 40 at 1/8 (1323)" in markdown
 
 
