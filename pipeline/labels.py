@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.data.partition import PARTITIONS as OWN_PARTITIONS
-
 PUBLISHED_COUNTS: dict[str, dict[str, int]] = {
     "voc_classic": {"1-16": 92, "1-8": 183, "1-4": 366, "1-2": 732, "full": 1464},
     "voc_blender": {"1-16": 662, "1-8": 1323, "1-4": 2646, "1-2": 5291, "full": 10582},
@@ -15,6 +13,7 @@ PUBLISHED_COUNTS: dict[str, dict[str, int]] = {
 }
 """Labelled images of each partition in the paper (Tables 1-3), all 10,582, and PseudoSeg's of COCO."""
 
+OWN_PARTITIONS = ("1-16", "1-8", "1-4", "1-2", "full")
 PARTITIONS = {name: tuple(counts) for name, counts in PUBLISHED_COUNTS.items()} | {"folder": OWN_PARTITIONS}
 """What a role is partitioned into unless it names its own; `folder` holds images of one's own."""
 

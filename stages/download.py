@@ -9,9 +9,9 @@ from pipeline.guard import steady
 from pipeline.models.prepare import models_of, prepare_weights
 from pipeline.params import load_params
 
-PUBLISHED = ("archives", "cityscapes", "coco", "download", "exif", "images", "layout", "published", "sources", "voc")
-EMBEDDED = ("batch", "embedded", "embedded_paint", "embedded_shapes", "embedded_streets")
-CODE = [Path("pipeline/data", f"{name}.py") for name in (*PUBLISHED, *EMBEDDED)]
+PUBLISHED = ("archives", "cityscapes", "coco", "download", "exif", "images", "published", "voc")
+OTHERS = ("code", "embedded", "embedded_paint", "embedded_shapes", "embedded_streets", "layout", "sources")
+CODE = [Path("pipeline/data", f"{name}.py") for name in (*PUBLISHED, *OTHERS)]
 """What makes data, as in dvc.yaml: an edit of other files, as of the loader, makes none again under running cells."""
 
 

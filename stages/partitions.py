@@ -10,7 +10,7 @@ from pipeline.guard import steady
 from pipeline.own_images import check_own_images
 from pipeline.params import load_params
 
-NAMES = ("download", "images", "layout", "lists", "partition", "published", "sources")
+NAMES = ("code", "download", "images", "layout", "lists", "partition", "published", "sources")
 CODE = [Path("pipeline/data", f"{name}.py") for name in NAMES]
 
 
