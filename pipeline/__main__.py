@@ -23,6 +23,9 @@ from pipeline.store import Store, find_store
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status."""
     options = make_parser().parse_args(arguments)
+    if options.command == "completion":  # which a shell asks for as it starts, wherever that is
+        print_completion(options.shell)
+        return 0
     try:
         root = enter_project(options)
         store = Store(find_store(root))
@@ -57,24 +60,24 @@ def _runs() -> dict[str, Callable[..., int | None]]:
         "predict": _predict,
         "export": _export,
         "ui": _ui,
-        "completion": _completion,
     }
 
 
-def _completion(_root: Path, _store: Store, *, options: argparse.Namespace) -> None:
+def print_completion(shell: str) -> None:
+    """Print what makes `pipeline` a command of the shell and completes its words."""
     import shtab
 
     parser = make_parser()
     parser.prog = "pipeline"
     # A function: zsh looks through an alias, and would complete `python`.
-    print('pipeline() { python -m pipeline "$@"; }', shtab.complete(parser, options.shell), sep="\n")
+    print('pipeline() { python -m pipeline "$@"; }', shtab.complete(parser, shell), sep="\n")
 
 
 def _plan(root: Path, store: Store, *, options: argparse.Namespace) -> None:
     from pipeline import outlook
 
     if options.out and not options.scale:
-        raise ValueError("--out is of --scale: what a scale would cost, written as Markdown")
+        raise ValueError("--out requires --scale: it is what a scale would cost, written as Markdown")
     if options.scale:
         choice = {"tflops": options.tflops, "out": options.out, "as_json": options.json}
         outlook.show_scale(root, options.scale, tables=options.targets, **choice)
@@ -136,7 +139,7 @@ def _gc(root: Path, store: Store, *, options: argparse.Namespace) -> None:
         raise ValueError(f"--days is {options.days:g}; allowed: 0 and above")
     tables, faults = status.listings(root)
     if faults:
-        raise ValueError(f"what is needed is not known: {'; '.join(faults)}")
+        raise ValueError(f"cannot tell which cells are needed: {'; '.join(faults)}")
     needed = {cell.key for rows in tables.values() for row in rows for cell in cells_of(row)}
     garbage = find_garbage(store, needed, root=root, days=options.days, done=options.done)
     freed = remove(garbage) if options.force else sum(map(size_of, garbage))

@@ -44,7 +44,9 @@ def check_labels(rows: Sequence[dict[str, Any]], published: Published | None) ->
     for row in rows:
         if published is not None and set(row["row"]) != set(published.labels):
             ours, paper = ", ".join(row["row"]), ", ".join(published.labels)
-            raise ValueError(f"tables.{row['table']}: labelled by {ours}, the paper's by {paper}: give it another name")
+            raise ValueError(
+                f"tables.{row['table']}: its rows are labelled by {ours}, the paper's by {paper}; rename it"
+            )
 
 
 def check_row(row: dict[str, Any]) -> None:

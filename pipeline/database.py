@@ -45,7 +45,7 @@ def tracking_uri(store: Path) -> str:
 
 
 def check(uri: str) -> None:
-    """Refuse a file store, which MLflow gave up, and a relative path, which every workspace would read as its own."""
+    """Refuse a file store, which MLflow no longer supports, and a relative path, another file in each folder."""
     scheme = urlsplit(uri).scheme
     if scheme in ("", "file") or (scheme.startswith("sqlite") and not uri.partition("://")[2].startswith("//")):
         raise ValueError(f"MLFLOW_TRACKING_URI={uri}: a folder or a relative path; allowed: {ALLOWED}")

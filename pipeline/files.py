@@ -21,7 +21,7 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the content of a small JSON file, or None where it is absent, or empty: it was young when the power went.
+    """Return the content of a small JSON file, or None where it is absent, or empty, as a power cut leaves it.
 
     Writers replace files whole.
     """

@@ -68,7 +68,7 @@ def check_copies(root: Path, rows: Iterable[dict[str, Any]]) -> None:
         copy = root / "data" / scale / source
         if folder_digest(Path(path)) != folder_digest(copy):  # the first as keys have read it, once
             again = f"`dvc repro -f -s download@{source}` copies it again"
-            raise ValueError(f"{path} is not what {copy.relative_to(root)} is a copy of any more; {again}")
+            raise ValueError(f"{copy.relative_to(root)} is no longer an up-to-date copy of {path}; {again}")
 
 
 def data_state(data_root: Path) -> dict[str, str]:

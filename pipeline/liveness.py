@@ -41,7 +41,7 @@ class Outline:
 @dataclass(frozen=True)
 class Dead:
     """Cells whose worker is gone, claims (key, submission) that nobody will live up to, submissions without a job left,
-    and cells whose claim or holder is empty: it was young when the power went. `postponed` are those of them which wait
+    and cells whose claim or holder is empty, as a power cut leaves it. `postponed` are those of them which wait
     until SLURM says why their job ended.
     """
 

@@ -36,7 +36,7 @@ def count_loss(store: Store, key: str, *, holder: dict[str, Any], cause: str) ->
     if stuck and not more_memory and store.state(key) in ("queued", "missing"):
         reason = f"its worker died {MAX_LOST} times at the same step, the last as job {holder['job']}"
         log = str(store.work(key) / "log.txt")
-        why = {"memory": "out of memory", "time": "out of time"}.get(cause, "killed for memory?")
+        why = {"memory": "out of memory", "time": "out of time"}.get(cause, "cause unknown, possibly out of memory")
         store.fail(key, None, reason={"reason": f"{reason} on {holder['host']} ({why})", "log": log})
 
 

@@ -194,7 +194,7 @@ def _partition(value: Any, data: dict[str, Any], *, dataset: str, where: str) ->
     known = own or PARTITIONS[dataset]
     if str(value) not in known:
         message = f"{where}.partition of {dataset}: {str(value)!r} is not known; allowed: {', '.join(known)}"
-        raise ValueError(f"{message}; what else there is to be stands in {dataset}.data.partitions")
+        raise ValueError(f"{message}; add others to {dataset}.data.partitions")
     return str(value)
 
 

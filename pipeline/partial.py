@@ -78,5 +78,5 @@ def why_not_measured(store: Store, cells: Sequence[Cell]) -> str:
             return f"{cell.kind} failed: {failure['reason']}"
     waiting = next((cell for cell in cells if not store.is_done(cell.key)), None)
     if waiting is None:
-        return "done, but its table was not written since"
+        return "done, but the table has not been rebuilt since"
     return f"{waiting.kind} {store.state(waiting.key)}".replace("missing", "not started")

@@ -1,4 +1,4 @@
-"""What MLflow's runs are to show, read from the store: states, names, params, curves, results. Knows no MLflow.
+"""What MLflow's runs are to show, read from the store: states, names, params, curves, results. Does not import MLflow.
 
 A run is a `train` cell with its evaluations, or a `warm_start` cell. Its status follows from the store alone: done ->
 FINISHED, failed -> FAILED (also where its evaluation failed), held by a worker -> RUNNING, claimed -> SCHEDULED,

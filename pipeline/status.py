@@ -115,7 +115,7 @@ def find_cell(root: Path, store: Store, *, prefix: str) -> Cell:
     if len(matches) != 1:
         found = ", ".join(key[:12] for key in matches) or "none"
         where = "keys stand in reports/<scale>/metrics, `key` and `train_key` of each row"
-        raise ValueError(f"cell {prefix!r}: {len(matches)} cells begin so ({found}); {where}")
+        raise ValueError(f"cell {prefix!r}: {len(matches)} cells have a key that begins like this ({found}); {where}")
     return cells[matches[0]]
 
 

@@ -191,7 +191,7 @@ class Store:
     def drop(self, key: str, token: str) -> None:
         """Let go of a cell that was not finished; it goes on from its checkpoint elsewhere."""
         if not self.lose(key, token):
-            raise TakenOverError(f"{key}: held by {self.holder(key)}, no longer by this worker")
+            raise TakenOverError(f"{key}: {_whose(self.holder(key))}, no longer this worker's")
 
     def publish(self, key: str, token: str, *, result: dict[str, Any]) -> Path:
         """Make a cell's work folder its immutable result.
@@ -281,7 +281,12 @@ class Store:
     def _own(self, key: str, token: str) -> None:
         holder = self.holder(key)
         if holder is None or holder["token"] != token:
-            raise TakenOverError(f"{key}: held by {holder}, no longer by this worker")
+            raise TakenOverError(f"{key}: {_whose(holder)}, no longer this worker's")
+
+
+def _whose(holder: dict[str, Any] | None) -> str:
+    """Say in whose hands a cell is."""
+    return "nobody's" if holder is None else f"that of job {holder.get('job')} on {holder.get('host')}"
 
 
 def _fsync_folder(folder: Path) -> None:

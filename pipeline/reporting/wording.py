@@ -90,13 +90,15 @@ def description(grid: Grid) -> str:
     """Say which figure is shown, at which scale and on which data, and what can be compared with the paper."""
     sentences = [f"mIoU in percent ({grid.shown}). {measured_on(grid)}"]
     if grid.has_published and not is_paper_data(grid.data, grid.dataset):
-        sentences.append(f"The paper's columns are {role(grid)} itself: compare order and gains, never levels.")
+        sentences.append(
+            f"The paper's columns are {role(grid)} itself: compare rankings and gains, never absolute values."
+        )
     elif grid.has_published:
         sentences.append("Beside them the paper's numbers.")
     if grid.dataset in ROLES and any(column.endswith(")") for column in grid.columns):
-        sentences.append("Counts in the heads are the paper's labelled images.")
+        sentences.append("Counts in the column headers are the paper's numbers of labelled images.")
     if any(line.ran_as for line in grid.lines):
-        sentences.append(f"{RAN_AS}, as written behind.")
+        sentences.append(f"{RAN_AS}, as given in parentheses.")
     return " ".join(sentences)
 
 
@@ -112,7 +114,7 @@ def legend(grid: Grid) -> list[tuple[str, str]]:
     if any(entry.is_best for entry in entries):
         explained.append(("bold", "the best of its column"))
     if any(entry.paper_names_gain for entry in entries):
-        explained.append(("(+)", f"gain over {reference_name(grid)}, where the paper names it"))
+        explained.append(("(+)", f"gain over {reference_name(grid)}, where the paper reports it"))
     if any(line.is_reproduced for line in grid.lines):
         explained.append((DAGGER, "published number that the paper's authors measured themselves"))
     seeds = sorted({entry.num_seeds for entry in entries if entry.num_seeds > 1})
@@ -126,7 +128,7 @@ def legend(grid: Grid) -> list[tuple[str, str]]:
     if older := sum(entry.num_older for entry in entries):
         explained.append((OLDER_CODE, f"{OLDER_CODE_MEANS} ({older} of {sum(len(e.rows) for e in entries)} runs)"))
     if absent := _absent(grid):
-        explained.append(("mIoU", f"a class that neither a mask nor a prediction has counts 0 in it: {absent}"))
+        explained.append(("mIoU", f"a class absent from both masks and predictions counts as 0: {absent}"))
     explained += [(cost.heading, cost.meaning) for cost in costs_of(grid)]
     if any(entry.gain is not None for entry in entries) and grid.noise is None:
         explained.append((NOISE, f"not marked: {noise_fact(None)}"))

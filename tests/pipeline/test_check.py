@@ -170,7 +170,7 @@ def test_a_table_of_the_papers_has_the_papers_labels(
     monkeypatch.chdir(Path(__file__).parents[2])
     monkeypatch.setattr(cells, "load_params", lambda _: PARAMS | {"tables": PARAMS["tables"] | {"table_2": table}})
     assert cells.main() == 1
-    told = "params.yaml: tables.table_2: labelled by variant, the paper's by method: give it another name"
+    told = "params.yaml: tables.table_2: its rows are labelled by variant, the paper's by method; rename it"
     assert told in capsys.readouterr().err
 
 

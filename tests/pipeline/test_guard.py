@@ -234,7 +234,7 @@ def test_a_folder_of_ones_own_that_was_edited_after_it_was_copied_is_named(
     check_copies(tmp_path, [row, {"scale": "laptop", "data": {"name": "shapes", "source": "shapes"}}])
     folder_digest.cache_clear()
     (tmp_path / "own/voc/a.jpg").write_bytes(b"another")
-    with pytest.raises(ValueError, match=r"own/voc is not what data/laptop/voc is a copy of any more; `dvc"):
+    with pytest.raises(ValueError, match=r"data/laptop/voc is no longer an up-to-date copy of own/voc; `dvc"):
         check_copies(tmp_path, [row])
 
 

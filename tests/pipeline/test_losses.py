@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline import worker
+from pipeline import guard, worker
 from pipeline.cell import Cell
 from pipeline.doctor import examine
 from pipeline.files import write_json
@@ -186,7 +186,7 @@ def test_a_worker_whose_workspace_is_gone_waits_for_nothing_of_it(
     monkeypatch.setattr(worker, "compute", compute)
     submitted_here(store, [train, after])
     assert run(store) == 0  # and comes back
-    assert (store.state(train.key), store.owner(after.key)) == ("missing", "s")
+    assert (store.state(train.key), store.owner(after.key)) == ("missing", None)
 
 
 def test_nothing_of_what_was_computed_with_changed_data_goes_into_the_result(
@@ -199,7 +199,8 @@ def test_nothing_of_what_was_computed_with_changed_data_goes_into_the_result(
         return {"state": "done"}
 
     monkeypatch.setattr(worker, "compute", compute)
-    monkeypatch.setattr(worker, "changed_data", lambda *_: changed.pop(0) if changed else [])
+    for module in (guard, worker):
+        monkeypatch.setattr(module, "changed_data", lambda *_: changed.pop(0) if changed else [])
     submitted_here(store, [one], data_root=tmp_path)
     assert run(store) == 0  # its data changed while it ran
     assert "changed after the cell was submitted" in (store.failure(one.key) or {})["reason"]

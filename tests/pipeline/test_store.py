@@ -79,7 +79,7 @@ def test_who_lost_a_cell_cannot_publish_it(store: Store) -> None:
     store.drop("k", old)
     new = store.hold(CELL, HOLDER | {"pid": 2})
     assert new is not None
-    with pytest.raises(TakenOverError, match="no longer by this worker"):
+    with pytest.raises(TakenOverError, match="no longer this worker's"):
         store.publish("k", old, result={"state": "done"})
     store.publish("k", new, result={"state": "done"})
 

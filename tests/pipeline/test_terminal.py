@@ -166,7 +166,7 @@ def test_help_says_what_the_exit_status_means(capsys: pytest.CaptureFixture[str]
         with pytest.raises(SystemExit):
             main(arguments)
         said = " ".join(capsys.readouterr().out.split())
-        assert all(words in said for words in ("0 done", "1 something", "2 the command", "130 Ctrl-C"))
+        assert all(words in said for words in ("0 done", "1 failed", "2 invalid", "130 Ctrl-C"))
 
 
 @pytest.mark.parametrize("command", [["tables", "--scale", "embedded", "table_7"], ["doctor", "--dry-run"], ["gc"]])
@@ -197,7 +197,11 @@ def test_a_log_in_json_has_its_lines(
 def test_every_command_and_all_it_takes_is_explained() -> None:
     parser = make_parser()
     (commands,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    assert set(commands.choices) == set(_runs()) == {choice.dest for choice in commands._choices_actions if choice.help}
+    assert (
+        set(commands.choices)
+        == {*_runs(), "completion"}
+        == {choice.dest for choice in commands._choices_actions if choice.help}
+    )
     for name, command in commands.choices.items():
         assert command.description, name
         silent = [action.dest for action in command._actions if action.help in (None, "", argparse.SUPPRESS)]
@@ -258,3 +262,29 @@ def test_zsh_code_names_the_program() -> None:
     command = [sys.executable, "-m", "pipeline", "completion", "zsh"]
     code = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
     assert "#compdef pipeline" in code
+
+
+def test_completion_is_printed_outside_of_any_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["completion", "bash"]) == 0
+    assert capsys.readouterr().out.startswith("pipeline()")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["logs", "x", "-f", "--json"], ["status", "--watch", "--json"], ["track", "--follow", "--rebuild"]],
+    ids=lambda words: words[0],
+)
+def test_options_that_exclude_each_other_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
+def test_an_epoch_that_is_not_kept_is_refused_before_anything_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "experiment", "out", "--epoch", "first"])
+    assert "choose from" in capsys.readouterr().err

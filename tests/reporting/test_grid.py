@@ -251,10 +251,10 @@ def test_classes_that_nothing_has_are_told_since_they_count_0(
     """The rows of these tests have one of 21."""
     rows = [make_row("table_x9", {"method": "SupOnly"}, "1/8 (1323)", miou=61)]
     grid = make_grid("table_x9", rows)
-    assert dict(legend(grid))["mIoU"].endswith("counts 0 in it: 1 of 21")
+    assert dict(legend(grid))["mIoU"].endswith("counts as 0: 1 of 21")
     shown = replace(grid, shown=Shown(classes=(0, 1)))
     assert "mIoU" not in dict(legend(shown))
-    assert "Counts in the heads are the paper's labelled images." in caption(grid)
+    assert "Counts in the column headers are the paper's numbers of labelled images." in caption(grid)
 
 
 def test_a_table_that_the_paper_has_not_stands_alone(make_row: MakeRow, make_grid: Callable[..., Grid]) -> None:

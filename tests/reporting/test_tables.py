@@ -133,7 +133,7 @@ def test_a_caption_names_scale_data_and_role_and_forbids_comparing_levels(
     data = "streets" if role == "Cityscapes" else "shapes"
     caption = written(table, "md").split("\n\n")[0]
     assert f"Measured at scale `embedded` on `{data}` data playing {role}." in caption
-    assert f"The paper's columns are {role} itself: compare order and gains, never levels." in caption
+    assert f"The paper's columns are {role} itself: compare rankings and gains, never absolute values." in caption
     assert "deployed network, best epoch, padding ignored" in caption
 
 
@@ -141,7 +141,7 @@ def test_on_the_papers_own_data_levels_may_be_compared(written: Callable[..., st
     rows = [row | {"scale": "paper", "data": {"name": "voc"}} for row in make_table("table_2")]
     caption = written("table_2", "md", rows=rows).split("\n\n")[0]
     assert "Measured at scale `paper` on VOC blender." in caption
-    assert "never levels" not in caption
+    assert "absolute values" not in caption
     assert "playing" not in caption
 
 
