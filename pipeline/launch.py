@@ -22,8 +22,9 @@ from pipeline.adopt import adopt
 from pipeline.attach import GROWN, LATER, RETRY_S
 from pipeline.cell import COUNTED, PACKAGE, Cell, cells_of, digest, forget_code, read_rows
 from pipeline.files import write_json
+from pipeline.gpus import deal
 from pipeline.guard import check_copies, data_stages, data_state
-from pipeline.liveness import surplus
+from pipeline.liveness import gpus_in_use, surplus
 from pipeline.losses import memory_losses
 from pipeline.models.prepare import prepare_weights
 from pipeline.origin import origin, user
@@ -113,9 +114,11 @@ def submit(
     grown = memory_losses(store)
     classes = _classes(site, ready, grown=grown)
     sizes = [sum(cell.kind in COUNTED for cell in members) for _, members in classes]
-    for (parameters, members), workers in zip(classes, shares(site, sizes), strict=True):
-        record = common | {"submission": uuid.uuid4().hex[:12], "parameters": parameters}
-        record |= {"site": site | {"workers": workers}}
+    dealt = deal(site, [asked for asked, _ in classes], sizes=sizes, in_use=lambda: gpus_in_use(store))
+    for (parameters, members), workers, theirs in zip(classes, shares(site, sizes), dealt, strict=True):
+        gpus = theirs[:workers] if site["workers"] else theirs  # not where that is this class's share of the cores
+        record = common | {"submission": uuid.uuid4().hex[:12], "parameters": parameters, "gpus": gpus}
+        record |= {"site": site | {"workers": len(gpus) or workers}}
         record |= {"job_name": f"{JOB_PREFIX}{record['submission']}", "time": store.now(), "clock": time.time()}
         try:
             if _send(store, record, cells=members):

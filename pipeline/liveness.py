@@ -6,7 +6,7 @@ drivers that find the same loss one counts it.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -249,6 +249,18 @@ def live_workers(store: Store, outline: Outline) -> int | None:
         return None
     num_jobs = len(live.get(record["job_name"], []))
     return num_jobs if num_jobs == 0 or record["site"].get("pack") else None
+
+
+def gpus_in_use(store: Store) -> Counter[str]:
+    """Return how many living workers of this machine and store have each of its GPUs."""
+    used: Counter[str] = Counter()
+    for path in store.submissions.glob("*/jobs.json"):
+        outline, jobs = read_outline(path.parent), read_json(path)
+        if outline is not None and jobs is not None and is_here(outline.record):
+            for job, gpus in zip(jobs["jobs"], outline.record.get("gpus", []), strict=False):  # none: SLURM's, or a CPU
+                if process_alive(int(job), outline.record, later_s=60):
+                    used.update(gpus.split(","))
+    return used
 
 
 def submission_alive(store: Store, submission: str) -> bool:

@@ -27,7 +27,9 @@ ASSUMED = (
     "  images an epoch for the quality of pseudo-labels. Images are {sizes} pixels.",
     "- Memory: the largest step's tensors alive at once. Of several GPUs to one cell each holds its share of what the",
     "  networks keep for the backward pass, and everything else whole, since losses see the whole batch. Workspaces",
-    "  of libraries and the allocator's waste come on top: ask for a fifth more.",
+    "  of libraries and the allocator's waste come on top: ask for a fifth more. GiB are those of the code that a CPU",
+    "  runs: on CUDA some operations need more, as resizing by matrix products, or percentiles by a full sort.",
+    "  Nothing of it was measured on a GPU.",
     "- Operations outside the networks run on every rank alike; they are not counted again.",
 )
 

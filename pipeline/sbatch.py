@@ -7,10 +7,12 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.cell import COUNTED
+from pipeline.cell import COUNTED, KINDS
+from pipeline.site import divide, num_gpus
 from pipeline.slurm import client_fault, max_array_size
 from pipeline.worker import Worker
 
@@ -63,7 +65,7 @@ def is_limit(refusal: str) -> bool:
 
 
 def num_workers(site: dict[str, Any], kinds: list[str]) -> int:
-    """Return how many workers cells of these kinds need: here as many as cores, on SLURM as trainings."""
+    """Return how many workers cells of these kinds need: here as cores or as the site says, on SLURM as trainings."""
     if site["executor"] != "slurm":
         return min(site["workers"] or num_cores(), len(kinds))
     counted = sum(kind in COUNTED for kind in kinds) or len(kinds)
@@ -78,13 +80,7 @@ def shares(site: dict[str, Any], sizes: list[int]) -> list[int | None]:
     limit = site["workers"] or (None if site["executor"] == "slurm" else num_cores())
     if limit is None or len(sizes) == 1:
         return [site["workers"]] * len(sizes)
-    found: list[int | None] = []
-    left, room = sum(max(size, 1) for size in sizes), max(limit, len(sizes))
-    for number, size in enumerate(sizes, start=1):
-        share = min(max(1, round(room * max(size, 1) / left)), room - (len(sizes) - number))  # one for each after it
-        found.append(share)
-        room, left = room - share, left - max(size, 1)
-    return found
+    return [*divide(limit, sizes, least=[1] * len(sizes))]
 
 
 def num_cores() -> int:
@@ -170,10 +166,16 @@ class Queue:
             executor.update_parameters(**given)
         except (NameError, AssertionError) as error:  # submitit's, of a keyword it does not know or that is no number
             raise RefusedError(f"slurm/{os.environ.get('CLUSTER', 'local')}.yaml: {error}") from error
-        worker = Worker(str(self.store_root), record["submission"], site["pack"])
-        ids = [job.job_id for job in _patiently(executor, [worker] * count)]
+        ids = [job.job_id for job in _patiently(executor, self._workers(count))]
         self.jobs += ids
         return ids[0].split("_")[0]
+
+    def _workers(self, count: int) -> list[Worker]:
+        """Return so many workers, each with its own GPUs of this machine, or with those that SLURM will give it."""
+        record, computes = self.record, any(cell["kind"] in KINDS for cell in self.record["cells"])
+        asked = len(record["gpus"]) if self.site["executor"] == "local" else num_gpus(record["parameters"])
+        worker = Worker(str(self.store_root), record["submission"], self.site["pack"], needs_gpu=computes and asked > 0)
+        return [replace(worker, gpus=gpus) for gpus in record["gpus"][:count]] or [worker] * count
 
 
 @contextlib.contextmanager

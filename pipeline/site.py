@@ -98,6 +98,17 @@ def num_gpus(parameters: dict[str, Any]) -> int:
     return nodes * sum(_count(one) for one in every if one.partition(":")[0] == "gpu")
 
 
+def divide(total: int, sizes: list[int], *, least: list[int]) -> list[int]:
+    """Return how much of `total` each has, by its size and no less than its `least`, which may come to more."""
+    found: list[int] = []
+    left, room = sum(max(size, 1) for size in sizes), max(total, sum(least))
+    for number, size in enumerate(sizes):
+        share = max(least[number], round(room * max(size, 1) / left))
+        found.append(min(share, room - sum(least[number + 1 :])))
+        room, left = room - found[-1], left - max(size, 1)
+    return found
+
+
 def _count(asked: Any) -> int:
     """Return the number in what SLURM is asked for: `4`, `a100:4`, `gpu:a100:4`; without one it gives one."""
     number = str(asked).rpartition(":")[2]

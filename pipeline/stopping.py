@@ -8,6 +8,9 @@ from types import FrameType
 
 from pipeline.store import Store
 
+DOZE_S = 0.2
+"""How often a worker that waits looks whether it is asked to leave."""
+
 CANCEL_S = 2.0
 """How often the worker of a cell looks whether somebody cancelled it."""
 
@@ -25,6 +28,13 @@ class Stop:
     def set(self, signum: int, _frame: FrameType | None) -> None:
         """Remember the signal; nothing else is safe inside a handler."""
         self.signal = signum
+
+
+def doze(seconds: float, stop: Stop) -> None:
+    """Sleep until then or until the worker is asked to leave."""
+    end = time.monotonic() + seconds
+    while not stop() and (left_s := end - time.monotonic()) > 0:
+        time.sleep(min(left_s, DOZE_S))
 
 
 class StoppedError(RuntimeError):

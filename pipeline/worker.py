@@ -22,11 +22,12 @@ from submitit.helpers import DelayedSubmission
 
 from pipeline.cell import COUNTED, Cell, from_json
 from pipeline.files import in_utf8, read_json
+from pipeline.gpus import see_gpus, seen_gpus
 from pipeline.guard import DataChangedError, changed_data, check_data
 from pipeline.origin import origin, user
 from pipeline.provenance import provenance
 from pipeline.pulse import pulse
-from pipeline.stopping import Stop, StoppedError, or_cancelled
+from pipeline.stopping import Stop, StoppedError, doze, or_cancelled
 from pipeline.store import Store, TakenOverError, UnloggedError
 from pipeline.team import LAST_WORDS, announce, explain, follow, join_team, team_size
 
@@ -43,11 +44,16 @@ LET_GO = "let-go"
 
 @dataclass
 class Worker:
-    """The callable that submitit carries: `store` and `submission` name what to work on, `limit` how many trainings."""
+    """The callable that submitit carries: `store` and `submission` name what to work on, `limit` how many trainings.
+
+    `gpus` are its own of this machine, as CUDA_VISIBLE_DEVICES names them; None: what the scheduler gives it.
+    """
 
     store_root: str
     submission: str
     limit: int | None
+    gpus: str | None = None
+    needs_gpu: bool = False
 
     def __call__(self) -> int:
         """Run cells until none is left; return how many were published."""
@@ -55,6 +61,7 @@ class Worker:
         requeue = signal.signal(signal.SIGUSR2, stop.set)
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, stop.set)
+        see_gpus(self.gpus, needed=self.needs_gpu)
         store, published = Store(Path(self.store_root)), 0
         store.share_with_group()
         if (rank := join_team()) == 0:
@@ -82,8 +89,7 @@ def run_submission(store: Store, submission: str, *, limit: int | None, stop: St
     """Take and run the submission's cells until none is left that this worker could run."""
     record = read_submission(store, submission)
     cells = [from_json(cell) for cell in record["cells"]]
-    job = job_id(record)
-    holder = {"submission": submission, "pid": os.getpid(), "job": job, "user": user()}
+    holder = {"submission": submission, "pid": os.getpid(), "job": job_id(record), "user": user()}
     holder |= {"cluster": record.get("cluster")}
     on_slurm = record["site"]["executor"] == "slurm"
     if on_slurm:
@@ -115,16 +121,9 @@ def _run_ready(
         elif exhausted or not waiting or not Path(record["data_root"]).exists():
             break  # also where the workspace is gone: others have the cells before those that wait
         else:
-            _doze(max(pause_s, (time.monotonic() - began) / BUSY_SHARE), stop)
+            doze(max(pause_s, (time.monotonic() - began) / BUSY_SHARE), stop)
             pause_s = min(1.5 * pause_s, LONGEST_POLL_S)
     return published
-
-
-def _doze(seconds: float, stop: Stop) -> None:
-    """Sleep until then or until the worker is asked to leave."""
-    end = time.monotonic() + seconds
-    while not stop() and (left_s := end - time.monotonic()) > 0:
-        time.sleep(min(left_s, POLL_S))
 
 
 def read_submission(store: Store, submission: str) -> dict[str, Any]:
@@ -181,7 +180,8 @@ def run_cell(store: Store, taken: tuple[Cell, str], *, record: dict[str, Any], s
     begun = False
     try:
         with (work / "log.txt").open("a", encoding="utf-8", buffering=1) as log, redirect_stdout(log):
-            print(f"{time.strftime('%F %T')} {cell.name} on {holder.get('host', '?')} as job {job_id(record)}")
+            place = f"on {holder.get('host', '?')} as job {job_id(record)}{seen_gpus()}"
+            print(f"{time.strftime('%F %T')} {cell.name} {place}")
             check_data(cell.values, record)
             begun = True
             for mark in (LAST_WORDS, LET_GO):

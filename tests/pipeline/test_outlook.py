@@ -15,6 +15,8 @@ from pipeline.params import resolve_table
 from pipeline.store import Store
 from tests.pipeline.test_past import ran
 
+PROJECT = Path(__file__).parents[2]
+
 
 def test_with_past_cells_the_time_is_theirs_and_without_it_is_counted(
     params: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -99,3 +101,8 @@ def test_the_plan_of_a_scale_is_written_as_markdown_with_what_it_assumes(
     assert len({len(cells) for cells in table}) == 1
     memory = [float(cell) for cell in table[2][-4:]]
     assert memory == sorted(memory, reverse=True)
+
+
+def test_the_kept_plan_assumes_what_todays_does() -> None:
+    kept = (PROJECT / "reports" / "paper" / "plan.md").read_text().splitlines()
+    assert [line for line in outlook.ASSUMED if "{" not in line and line not in kept] == []

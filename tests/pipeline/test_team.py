@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 def two_ranks(project: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose jobs have two tasks, with the smoke scale's data."""
     site = yaml.safe_load((project / "slurm" / "local.yaml").read_text())
-    site |= {"workers": 1, "parameters": {"tasks_per_node": 2}}
+    site |= {"workers": 1, "parameters": {"tasks_per_node": 2, "gpus_per_node": 0}}
     (project / "slurm" / "two.yaml").write_text(yaml.safe_dump(site))
     monkeypatch.setenv("CLUSTER", "two")
     for part in data_root.iterdir():

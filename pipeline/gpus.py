@@ -1,0 +1,106 @@
+"""GPUs: those of this machine, which of its workers has which, and a job's own, which torch must be able to use."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from itertools import takewhile
+from typing import Any
+
+from pipeline.site import divide
+
+COMMAND_S = 60.0
+NAME = re.compile(r"\d+|(GPU|MIG)-.+")
+"""How CUDA_VISIBLE_DEVICES names a GPU, or a part of one."""
+
+
+def machine_gpus() -> list[str]:
+    """Return what CUDA_VISIBLE_DEVICES names here, or the numbers of all that `nvidia-smi` lists where it is not set.
+
+    Without torch, which takes seconds to import.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        names = (name.strip() for name in named.split(","))
+        return list(takewhile(NAME.fullmatch, names))  # CUDA too goes no further than what is no GPU
+    command: list[str] = ["nvidia-smi", "-L"]
+    try:
+        listing = subprocess.run(command, capture_output=True, text=True, check=False, timeout=COMMAND_S).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return re.findall(r"^GPU (\d+):", listing, flags=re.MULTILINE)
+
+
+def deal(
+    site: dict[str, Any],
+    parameters: list[dict[str, Any]],
+    *,
+    sizes: list[int],
+    in_use: Callable[[], Counter[str]] = Counter,
+) -> list[list[str]]:
+    """Return the GPUs of each worker that this machine may have of each class of so many trainings.
+
+    They are what its CUDA_VISIBLE_DEVICES will be. No worker, as on SLURM: the class has no GPUs of ours to deal, and
+    workers by other rules. Classes have the same GPUs only where they need more than there are; those that fewer
+    workers use already, as `in_use()` counts them, go first. Raises ValueError where one worker needs more.
+    """
+    dealt: list[list[str]] = [[] for _ in parameters]
+    if site["executor"] == "slurm" or all(asked.get("gpus_per_node") == 0 for asked in parameters):
+        return dealt
+    here = machine_gpus()
+    if here:
+        used = in_use()
+        here.sort(key=lambda gpu: used[gpu])
+    each = [_of_a_worker(asked, len(here)) for asked in parameters]
+    classes = [index for index, num in enumerate(each) if num]
+    rooms = divide(len(here), [sizes[index] for index in classes], least=[each[index] for index in classes])
+    begin = 0
+    for index, room in zip(classes, rooms, strict=True):
+        names = [here[(begin + place) % len(here)] for place in range(room)]
+        starts = range(0, room - each[index] + 1, each[index])
+        dealt[index] = [",".join(names[start : start + each[index]]) for start in starts]
+        begin += room
+    return dealt
+
+
+def _of_a_worker(parameters: dict[str, Any], num_here: int) -> int:
+    """Return how many of this machine's GPUs a worker has: one for each of its tasks where the site does not say."""
+    default = parameters.get("tasks_per_node", 1) if num_here else 0
+    num = parameters.get("gpus_per_node", default)
+    if type(num) is not int or not 0 <= num <= num_here:
+        raise ValueError(
+            f"slurm/{os.environ.get('CLUSTER', 'local')}.yaml: gpus_per_node (where it is not named, as many as"
+            f" tasks_per_node): {num!r}; allowed: 0, for the CPU, to {num_here}, the GPUs of this machine by"
+            " CUDA_VISIBLE_DEVICES or, where that is not set, `nvidia-smi -L`"
+        )
+    return num
+
+
+def see_gpus(gpus: str | None, *, needed: bool) -> None:
+    """Let this process see these GPUs alone; None: those it sees already.
+
+    Raises RuntimeError where it needs one, and torch cannot use any: on the CPU it would compute until its limit.
+    """
+    if gpus is not None:  # before torch looks
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    if not needed:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        raise RuntimeError(
+            f"torch {torch.__version__}, made for CUDA {torch.version.cuda}, can use none of the GPUs that this job was"
+            f" given on {socket.gethostname()} (CUDA_VISIBLE_DEVICES: {visible!r}); allowed: a driver of that CUDA or a"
+            " newer one, or `gpus_per_node: 0` in slurm/<site>.yaml, which computes on the CPU"
+        )
+
+
+def seen_gpus() -> str:
+    """Return in words, for a log, what this process was given: ` with GPU 0,1`, or nothing."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return f" with GPU {visible}" if visible else ""
