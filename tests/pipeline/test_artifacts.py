@@ -47,7 +47,7 @@ def project(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         lab.store.publish(train.key, token, result=lab.TRAINED)
         lab.store.publish(evaluate.key, lab.begin(evaluate.key, "evaluate", (train.key,)), result=lab.RESULT)
 
-    def draw(_folder: Path, _row: dict[str, Any], _data: Path, out: Path) -> None:
+    def draw(_folder: Path, _row: dict[str, Any], *, data_root: Path, out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(b"a picture")
 
@@ -125,7 +125,7 @@ def test_where_mlflow_fails_on_one_run_the_others_have_them_before_it_is_said(
 def test_a_network_that_cannot_be_drawn_stops_nothing(
     lab: Lab, project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(*_arguments: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise ValueError("no data here")
 
     monkeypatch.setattr("pipeline.trained.samples.draw_samples", refuse)

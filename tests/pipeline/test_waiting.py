@@ -88,7 +88,7 @@ def test_gc_removes_nothing_where_a_listing_cannot_be_read(lab: Lab, capsys: pyt
     text = listing.read_text()
     listing.write_text(f"<<<<<<< HEAD\n{text}")
     assert main(["gc", "--done", "--force"]) == 1
-    assert "what is needed is not known" in capsys.readouterr().err
+    assert "cannot tell which cells are needed" in capsys.readouterr().err
     listing.write_text(text)
     assert main(["gc", "--done", "--force"]) == 0
     assert all(folder.exists() for folder in done)
