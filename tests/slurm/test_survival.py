@@ -115,7 +115,12 @@ def test_preempted_twice_and_then_out_of_time_a_training_ends_with_the_same_bits
         slow_down(site, 0.25)
         edit(site, ENGINE, "ranks.any_rank(stop())", "ranks.any_rank(stop() and run.step % 25 != 0)")
         keep = "        torch.save(saved, work / f'resumed-at-{saved[\"step\"]}.pt')\n"
-        edit(site, ENGINE, "        _resume(run, saved)\n", "        _resume(run, saved)\n" + keep)
+        edit(
+            site,
+            ENGINE,
+            "        _resume(run, load_checkpoint(saved, cell.key))\n",
+            "        _resume(run, load_checkpoint(saved, cell.key))\n" + keep,
+        )
         cells = u2pl_cells()
         send(site, cells)
         store, train = Store(find_store(site)), cells[1]
