@@ -114,13 +114,9 @@ def test_preempted_twice_and_then_out_of_time_a_training_ends_with_the_same_bits
         site = make_site({"cpus_per_task": 4, "timeout_min": 1, "slurm_signal_delay_s": 15})
         slow_down(site, 0.25)
         edit(site, ENGINE, "ranks.any_rank(stop())", "ranks.any_rank(stop() and run.step % 25 != 0)")
-        keep = "        torch.save(saved, work / f'resumed-at-{saved[\"step\"]}.pt')\n"
-        edit(
-            site,
-            ENGINE,
-            "        _resume(run, load_checkpoint(saved, cell.key))\n",
-            "        _resume(run, load_checkpoint(saved, cell.key))\n" + keep,
-        )
+        keep = "        torch.save(state, work / f'resumed-at-{state[\"step\"]}.pt')\n"
+        resume = "        _resume(run, load_checkpoint(saved, cell.key))\n"
+        edit(site, ENGINE, resume, f"        state = load_checkpoint(saved, cell.key)\n{keep}{resume}")
         cells = u2pl_cells()
         send(site, cells)
         store, train = Store(find_store(site)), cells[1]
