@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.files import read_json
 from pipeline.site import MAX_DOUBLINGS
 from pipeline.store import Store
 
@@ -45,14 +44,14 @@ def _fail_with_last_words(store: Store, key: str) -> bool:
 
     So NCCL's watchdog ends it. The words go: after `retry` they are of another life.
     """
-    from pipeline.team import LAST_WORDS  # imports submitit
+    from pipeline.team import LAST_WORDS, last_words  # imports submitit
 
-    words, log = read_json(store.work(key) / LAST_WORDS), store.work(key) / "log.txt"
-    if words is None or store.state(key) not in ("queued", "missing"):
+    cause, log = last_words(store.work(key)), store.work(key) / "log.txt"
+    if cause is None or store.state(key) not in ("queued", "missing"):
         return False
     with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:
-        file.write(words["traceback"])
-    store.fail(key, None, reason={"reason": f"RankError: {words['said']}", "log": str(log)})
+        file.writelines(cause.__notes__)
+    store.fail(key, None, reason={"reason": f"{type(cause).__name__}: {cause}", "log": str(log)})
     (store.work(key) / LAST_WORDS).unlink(missing_ok=True)
     return True
 

@@ -81,6 +81,11 @@ def explain(error: Exception, work: Path) -> Exception | None:
     """Return why a cell failed on the first rank; None where that is another's end, which said nothing."""
     if team_size() == 1 or not _is_of_connection(error):
         return error
+    return last_words(work)
+
+
+def last_words(work: Path) -> RankError | None:
+    """Return what another rank said as it failed, its traceback as a note; None where none said anything."""
     words = read_json(work / LAST_WORDS)
     if words is None:
         return None
