@@ -93,6 +93,13 @@ def test_stage_scripts_are_a_page() -> None:
         assert len(path.read_text().splitlines()) <= 45, path.name
 
 
+def test_the_package_lists_its_modules() -> None:
+    lines = (ast.get_docstring(ast.parse((PROJECT / "pipeline" / "__init__.py").read_text())) or "").splitlines()
+    listed = [module for line in lines if "  " in line for module in line.split("  ")[-1].split()]
+    there = {path.stem for path in (PROJECT / "pipeline").glob("*.py")} - {"__init__"}
+    assert sorted(listed) == sorted(there)
+
+
 def test_imports_point_one_way() -> None:
     for folder, allowed in ARROWS.items():
         for path in (PROJECT / "pipeline" / folder).rglob("*.py"):
