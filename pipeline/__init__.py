@@ -1,14 +1,11 @@
-"""The pipeline: orchestration in the modules here, the science in the folders beside them.
+"""The pipeline: orchestration in the modules here and three folders, the science in the folders beside them.
 
-Every module here, by what it is for (tests/test_shape.py holds the list against the folder):
+The modules, by what they are for (tests/test_shape.py holds the list against the folder):
 
-rows and cells   params labels check cell steps
-what to run      plan status partial past outlook forecast measuring own_images
-the store        store files locks origin adopt results provenance garbage doctor
-a stage's run    attach progress waiting guard
-submitting       launch site sbatch slurm gpus
-computing        worker team stopping pulse
-what was lost    liveness losses
-MLflow           tracking ingester database runs spool artifacts
-at the terminal  __main__ command_line project live steering export
+rows and cells   params labels check own_images cell listings
+the store        store files locks adopt results provenance guard spool
+a stage's cells  attach progress plan launch sbatch worker
+the terminal     __main__
+
+cluster/ is where cells run, tracking/ is MLflow, commands/ is what `python -m pipeline` does.
 """

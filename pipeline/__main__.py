@@ -9,15 +9,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline import doctor, status, steering
+from pipeline import listings
 from pipeline.cell import cells_of
-from pipeline.command_line import make_parser
-from pipeline.garbage import find_garbage, remove, size_of
-from pipeline.ingester import follow_until_idle
-from pipeline.liveness import release_dead
+from pipeline.cluster.liveness import release_dead
+from pipeline.commands import doctor, steering
+from pipeline.commands.command_line import make_parser
+from pipeline.commands.garbage import find_garbage, remove, size_of
+from pipeline.commands.project import enter_project
 from pipeline.locks import NOT_MENDED
-from pipeline.project import enter_project
 from pipeline.store import Store, find_store
+from pipeline.tracking.ingester import follow_until_idle
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,7 +75,7 @@ def print_completion(shell: str) -> None:
 
 
 def _plan(root: Path, store: Store, *, options: argparse.Namespace) -> None:
-    from pipeline import outlook
+    from pipeline.commands import outlook
 
     if options.out and not options.scale:
         raise ValueError("--out requires --scale: it is what a scale would cost, written as Markdown")
@@ -86,14 +87,14 @@ def _plan(root: Path, store: Store, *, options: argparse.Namespace) -> None:
 
 
 def _status(root: Path, store: Store, *, options: argparse.Namespace) -> None:
-    from pipeline.live import show_status
+    from pipeline.commands.live import show_status
 
     show_status(root, store, watch=options.watch, as_json=options.json)
 
 
 def _tables(root: Path, store: Store, *, options: argparse.Namespace) -> None:
+    from pipeline.commands.partial import rows_so_far, tables_so_far
     from pipeline.params import load_params
-    from pipeline.partial import rows_so_far, tables_so_far
 
     scale = options.scale or load_params(root / "params.yaml")["scale"]
     texts = tables_so_far(root, store, scale=scale, tables=options.tables)
@@ -137,7 +138,7 @@ def _doctor(root: Path, store: Store, *, options: argparse.Namespace) -> int:
 def _gc(root: Path, store: Store, *, options: argparse.Namespace) -> None:
     if not options.days >= 0:
         raise ValueError(f"--days is {options.days:g}; allowed: 0 and above")
-    tables, faults = status.listings(root)
+    tables, faults = listings.listings(root)
     if faults:
         raise ValueError(f"cannot tell which cells are needed: {'; '.join(faults)}")
     needed = {cell.key for rows in tables.values() for row in rows for cell in cells_of(row)}
@@ -172,10 +173,10 @@ def _predict(root: Path, store: Store, *, options: argparse.Namespace) -> int:
     from pipeline.progress import follow
     from pipeline.trained.predict import find_images, load_trained, predict_folder, predict_validation
 
-    folder = status.find_trained(root, store, name=options.cell)
+    folder = listings.find_trained(root, store, name=options.cell)
     trained = load_trained(folder, epoch=options.epoch, network=options.network)
     if options.val:
-        samples = open_validation(trained.values, root / "data" / status.scale_of(root, folder))
+        samples = open_validation(trained.values, root / "data" / listings.scale_of(root, folder))
         done = predict_validation(trained, samples, out=options.out)
         num = sum(1 for _ in follow(done, total=len(samples), title="predicting"))
         print(f"{num} masks in {options.out}")
@@ -192,26 +193,26 @@ def _predict(root: Path, store: Store, *, options: argparse.Namespace) -> int:
 
 
 def _export(root: Path, store: Store, *, options: argparse.Namespace) -> None:
-    from pipeline.export import export_as
+    from pipeline.commands.export import export_as
 
-    folder, choice = status.find_trained(root, store, name=options.cell), (options.epoch, options.network)
+    folder, choice = listings.find_trained(root, store, name=options.cell), (options.epoch, options.network)
     print(*export_as(options.form, folder, out=options.out, choice=choice, size=options.size, store=store), sep="\n")
 
 
 def _track(root: Path, store: Store, *, options: argparse.Namespace) -> None:
-    from pipeline import artifacts, tracking
+    from pipeline.tracking import artifacts, sending
 
     if options.follow:
         follow_until_idle(store, root)
         return
     if options.rebuild:
-        tracking.rebuild(store.root, status.entries(root))
+        sending.rebuild(store.root, listings.entries(root))
     print(artifacts.bring_up(root, store))
 
 
 def _ui(root: Path, store: Store, *, options: argparse.Namespace) -> None:
-    from pipeline.artifacts import bring_up
-    from pipeline.database import UnreachableError, tracking_uri, without_password
+    from pipeline.tracking.artifacts import bring_up
+    from pipeline.tracking.database import UnreachableError, tracking_uri, without_password
 
     release_dead(store)
     try:

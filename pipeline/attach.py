@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cell import Cell, digest
+from pipeline.cluster.liveness import INTERRUPTED, release_dead
+from pipeline.cluster.origin import is_here, process_alive, user
+from pipeline.cluster.waiting import Waiting
 from pipeline.files import read_json
 from pipeline.guard import read_inputs
-from pipeline.ingester import start_ingester
-from pipeline.liveness import INTERRUPTED, release_dead
-from pipeline.origin import is_here, process_alive, user
 from pipeline.results import link_weights, write_metrics, write_reliability
 from pipeline.store import Store, find_store
-from pipeline.waiting import Waiting
+from pipeline.tracking.ingester import start_ingester
 
 POLL_S = 0.25
 LIVENESS_S = 5.0

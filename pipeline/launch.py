@@ -21,18 +21,18 @@ from typing import Any
 from pipeline.adopt import adopt
 from pipeline.attach import GROWN, LATER, RETRY_S
 from pipeline.cell import COUNTED, PACKAGE, Cell, cells_of, digest, forget_code, read_rows
+from pipeline.cluster.gpus import deal
+from pipeline.cluster.liveness import gpus_in_use, surplus
+from pipeline.cluster.lost import memory_losses
+from pipeline.cluster.origin import origin, user
+from pipeline.cluster.pulse import begin_pulse
+from pipeline.cluster.site import MAX_DOUBLINGS, load_site, resources
+from pipeline.cluster.slurm import JOB_PREFIX, cluster
 from pipeline.files import write_json
-from pipeline.gpus import deal
 from pipeline.guard import check_copies, data_stages, data_state
-from pipeline.liveness import gpus_in_use, surplus
-from pipeline.losses import memory_losses
 from pipeline.models.prepare import prepare_weights
-from pipeline.origin import origin, user
 from pipeline.provenance import source_state
-from pipeline.pulse import begin_pulse
 from pipeline.sbatch import LaterError, Queue, RefusedError, num_workers, shares
-from pipeline.site import MAX_DOUBLINGS, load_site, resources
-from pipeline.slurm import JOB_PREFIX, cluster
 from pipeline.store import Store, find_store
 
 CHANGED = "the code, weights or images changed while cells were being submitted; run it again"

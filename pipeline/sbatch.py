@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cell import COUNTED, KINDS
-from pipeline.site import divide, num_gpus
-from pipeline.slurm import client_fault, max_array_size
+from pipeline.cluster.site import divide, num_gpus
+from pipeline.cluster.slurm import client_fault, max_array_size
 from pipeline.worker import Worker
 
 FOREVER_MIN = 60 * 24 * 365

@@ -21,15 +21,15 @@ from typing import Any
 from submitit.helpers import DelayedSubmission
 
 from pipeline.cell import COUNTED, Cell, from_json
+from pipeline.cluster.gpus import see_gpus, seen_gpus
+from pipeline.cluster.origin import origin, user
+from pipeline.cluster.pulse import pulse
+from pipeline.cluster.stopping import Stop, StoppedError, doze, or_cancelled
+from pipeline.cluster.team import LAST_WORDS, announce, explain, follow, join_team, team_size
 from pipeline.files import in_utf8, read_json
-from pipeline.gpus import see_gpus, seen_gpus
 from pipeline.guard import DataChangedError, changed_data, check_data
-from pipeline.origin import origin, user
 from pipeline.provenance import provenance
-from pipeline.pulse import pulse
-from pipeline.stopping import Stop, StoppedError, doze, or_cancelled
 from pipeline.store import Store, TakenOverError, UnloggedError
-from pipeline.team import LAST_WORDS, announce, explain, follow, join_team, team_size
 
 POLL_S, LONGEST_POLL_S = 0.2, 10.0
 BUSY_SHARE = 0.02

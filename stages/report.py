@@ -5,13 +5,13 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.adopt import adopt
+from pipeline.commands.partial import key_today, why_missing
 from pipeline.guard import steady
-from pipeline.ingester import wait_for_ingester
-from pipeline.partial import key_today, why_missing
 from pipeline.reporting.page import write_report
 from pipeline.reporting.rows import read_shown
 from pipeline.spool import curves
 from pipeline.store import Store, find_store
+from pipeline.tracking.ingester import wait_for_ingester
 
 READ = ("shown.json", "metrics", "tables", "reliability", "pictures")
 

@@ -16,7 +16,7 @@ PRODUCT = [path for path in SOURCES if path.relative_to(PROJECT).parts[0] != "te
 FORBIDDEN_FILES = {"utils", "util", "helpers", "helper", "common", "misc"}
 WITHOUT_TORCH = (
     *("reporting", "cell", "params", "labels", "store", "plan"),
-    *("launch", "attach", "progress", "spool", "status"),
+    *("launch", "attach", "progress", "spool", "listings"),
 )
 ARROWS = {
     "data": {"data"},
@@ -25,6 +25,8 @@ ARROWS = {
     "evaluation": {"evaluation", "models", "data"},
     "methods": {"training", "models", "data"},
     "reporting": {"reporting", "labels"},
+    "cluster": {"cluster", "training", "cell", "store", "files"},
+    "tracking": {"tracking", "cluster", "trained", "listings", "cell", "store", "files", "spool", "labels"},
     "trained": {"trained", "reporting", "evaluation", "training", "models", "data", "files", "store", "labels"},
 }
 """What each folder of the package may import of the package."""
@@ -122,7 +124,7 @@ def test_orchestration_and_reports_import_no_torch() -> None:
 
 def test_no_device_is_named_and_nothing_is_read_back_in_the_hot_path() -> None:
     for folder in ("methods", "training", "models"):
-        for path in (PROJECT / "pipeline" / folder).glob("*.py"):
+        for path in (PROJECT / "pipeline" / folder).rglob("*.py"):
             text = path.read_text()
             assert ".cuda(" not in text, name(path)
             if path.name != "ranks.py":  # what ranks tell each other between log points lies on the host

@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from pipeline.forecast import synthetic_run
+from pipeline.commands.forecast import synthetic_run
 from pipeline.models.segnet import SegNet
 from pipeline.training.engine import train_step
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from pipeline.commands.forecast import synthetic_run
 from pipeline.data.normalise import Normalise
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.frame import batches, frame_tensors
 from pipeline.evaluation.predict import Evaluation, num_windows, predict, window_starts
-from pipeline.forecast import synthetic_run
 from pipeline.models.segnet import SegNet
 from pipeline.params import load_params, resolve_table
 from pipeline.training.setting import make_setting

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.cell import chain, read_rows
-from pipeline.forecast import step_cost
+from pipeline.commands.forecast import step_cost
 from tests.benchmarks.counting import count, is_network
 from tests.benchmarks.report import fitted, table, write
 from tests.benchmarks.step import paper_row

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.forecast import LiveBytes
+from pipeline.commands.forecast import LiveBytes
 from pipeline.methods.u2pl import Parameters
 from pipeline.params import load_params, resolve_table
 from pipeline.training.contrast import PixelContrast, class_means, contrast, info_nce

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import torch
 
-from pipeline.forecast import step_cost, synthetic_run
+from pipeline.commands.forecast import step_cost, synthetic_run
 from pipeline.training.cost import begin_peak, peak_memory_mib
 from pipeline.training.engine import train_step
 from tests.benchmarks.report import Figure, figures, table, write

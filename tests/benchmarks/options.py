@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.forecast import LiveBytes, step_cost, synthetic_run
+from pipeline.commands.forecast import LiveBytes, step_cost, synthetic_run
 from pipeline.training.engine import Run, train_step
 from pipeline.training.memory import MemoryBank
 from tests.benchmarks.report import rounds, table, write

@@ -33,7 +33,7 @@ def main() -> None:
         sys.exit(f"{' '.join(written)}: commit what was edited there, an experiment is made and undone")
     (repro_s, repro_cpu_s), (_, status_cpu_s) = cost(["dvc", "repro"]), cost(["dvc", "status"])
     waiting = memory_mb("import pipeline.attach, pipeline.progress")
-    ingester = memory_mb("import pipeline.tracking, mlflow; mlflow.MlflowClient()")
+    ingester = memory_mb("import pipeline.tracking.sending, mlflow; mlflow.MlflowClient()")
     spent = grid(Store(find_store(Path.cwd())), Path.cwd())
     held_s, held_cpu_s = cost(["dvc", "exp", "run", "-S", "alpha0=0.3", "tables@experiment"])
     subprocess.run(["git", "checkout", "-q", *written], check=True)

@@ -18,7 +18,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from pipeline.forecast import synthetic_run
+from pipeline.commands.forecast import synthetic_run
 from pipeline.models.segnet import Output
 from pipeline.params import load_params, resolve_table
 from pipeline.training.cost import unit_flop

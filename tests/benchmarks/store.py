@@ -48,7 +48,7 @@ print(time.perf_counter() - began)
 INGEST = """
 import sys, time
 from pathlib import Path
-from pipeline.tracking import Ingester
+from pipeline.tracking.sending import Ingester
 ingester = Ingester(Path(sys.argv[1]), (), uri=f"sqlite:///{sys.argv[1]}/mlflow.db")
 ingester.database
 for _ in range(2):

@@ -17,9 +17,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from pipeline.cell import chain
+from pipeline.commands.forecast import synthetic_run
 from pipeline.data.partition import write_partitions
 from pipeline.data.sources import prepare
-from pipeline.forecast import synthetic_run
 from pipeline.params import load_params, resolve_table
 from pipeline.training.engine import start_run, train_cell, train_step
 from tests.benchmarks.report import Figure, figures, rounds, table, write
@@ -34,7 +34,7 @@ import torch
 torch.set_num_threads(1)
 imported, held = time.process_time(), psutil.Process().memory_info().rss
 from tests.benchmarks.workers import row_of
-from pipeline.forecast import synthetic_run
+from pipeline.commands.forecast import synthetic_run
 from pipeline.training.engine import train_step
 run = synthetic_run(row_of("embedded", "u2pl"))
 train_step(run)

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pipeline import database
 from pipeline.spool import Spool
 from pipeline.store import Store
+from pipeline.tracking import database
 
 
 class Lab:

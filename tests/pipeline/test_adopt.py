@@ -16,9 +16,9 @@ from pipeline.adopt import adopt
 from pipeline.cell import Cell, cells_of, chain
 from pipeline.data.sources import OWN
 from pipeline.files import read_json, write_json
+from pipeline.listings import find_trained
 from pipeline.params import resolve_table
 from pipeline.results import link_weights
-from pipeline.status import find_trained
 from pipeline.store import Store
 from stages import pictures, report
 from tests.params import params_text, project_params

@@ -11,11 +11,12 @@ from urllib.parse import unquote
 
 import pytest
 
-from pipeline import artifacts, status
+from pipeline import listings
 from pipeline.__main__ import main
 from pipeline.cell import chain
-from pipeline.database import Database, UnreachableError
-from pipeline.tracking import Ingester, rebuild
+from pipeline.tracking import artifacts
+from pipeline.tracking.database import Database, UnreachableError
+from pipeline.tracking.sending import Ingester, rebuild
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Lab
@@ -60,7 +61,7 @@ def rows(root: Path) -> list[dict[str, Any]]:
 
 
 def bring_up(lab: Lab, root: Path) -> tuple[Ingester, int]:
-    ingester = Ingester(lab.store.root, status.entries(root), uri=None)
+    ingester = Ingester(lab.store.root, listings.entries(root), uri=None)
     ingester.work()
     return ingester, artifacts.log_artifacts(root, lab.store, ingester=ingester)
 
@@ -97,7 +98,7 @@ def test_a_rebuilt_database_has_them_again(lab: Lab, project: Path) -> None:
     ingester, sent = bring_up(lab, project)
     for run in lab.runs().values():
         ingester.database.client.delete_run(run["id"])
-    rebuild(lab.store.root, status.entries(project))
+    rebuild(lab.store.root, listings.entries(project))
     assert bring_up(lab, project)[1] == sent
 
 

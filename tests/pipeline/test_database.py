@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline import database, tracking
+from pipeline.tracking import database, sending
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Lab
@@ -28,7 +28,7 @@ def test_a_database_that_does_not_open_is_refused_with_the_remedy_and_moved_asid
     connection.execute("create table experiments (experiment_id integer)")
     connection.close()
     with pytest.raises(database.UnreachableError, match="track --rebuild"):
-        tracking.ingest(lab.store.root)
+        sending.ingest(lab.store.root)
     rebuild(lab)
     assert lab.runs()["a"]["status"] == "FINISHED"
     assert list(path.parent.glob("mlflow.db.broken-*"))
@@ -75,7 +75,7 @@ def test_the_hot_journal_of_a_database_that_is_gone_does_not_reach_the_new_one(l
 
 def rebuild(lab: Lab) -> None:
     """Rebuild in another process: this one has the old file open."""
-    code = "import sys; from pathlib import Path; from pipeline.tracking import rebuild; rebuild(Path(sys.argv[1]))"
+    code = "import sys, pathlib; from pipeline.tracking.sending import rebuild; rebuild(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, str(lab.store.root)], check=True, capture_output=True)
 
 
@@ -90,7 +90,7 @@ def test_a_database_that_somebody_writes_is_not_moved_aside(tmp_path: Path, monk
 
 def test_an_open_database_that_is_replaced_is_noticed(lab: Lab) -> None:
     lab.begin("a")
-    ingester = tracking.Ingester(lab.store.root, [], uri=None)
+    ingester = sending.Ingester(lab.store.root, [], uri=None)
     ingester.work()
     path = lab.database
     shutil.copy(path, path.with_name("copy.db"))
@@ -137,7 +137,7 @@ def test_only_sqlite_is_treated_as_a_file(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.slow
 def test_eight_first_users_at_once_leave_a_database_that_works(tmp_path: Path) -> None:
-    code = "import sys; from pipeline.database import initialise; initialise(sys.argv[1])"
+    code = "import sys; from pipeline.tracking.database import initialise; initialise(sys.argv[1])"
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     processes = [subprocess.Popen([sys.executable, "-c", code, uri]) for _ in range(8)]
     assert [process.wait() for process in processes] == [0] * 8

@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import doctor, slurm
 from pipeline.__main__ import main
-from pipeline.doctor import _foreign_checkpoints, examine
+from pipeline.cluster import slurm
+from pipeline.cluster.origin import user
+from pipeline.commands import doctor
+from pipeline.commands.doctor import _foreign_checkpoints, examine
 from pipeline.files import write_json
 from pipeline.locks import NOT_MENDED, keep_lock, lock_is_whole
-from pipeline.origin import user
 from pipeline.store import Store
-from pipeline.tracking import ingest
+from pipeline.tracking.sending import ingest
 from tests.pipeline.conftest import Lab
 
 WHOLE = "schema: '2.0'\nstages:\n  first:\n    cmd: cp a b\n"
@@ -188,8 +189,8 @@ def test_jobs_without_a_cell_are_cancelled_and_no_others(
     cancelled: list[str] = []
     monkeypatch.setattr(slurm, "jobs", lambda *_, **__: listing)
     monkeypatch.setattr(slurm, "cancel_jobs", cancelled.extend)
-    monkeypatch.setattr("pipeline.doctor.shutil.which", lambda _: "squeue")
-    monkeypatch.setattr("pipeline.liveness.live_workers", lambda *_: None)
+    monkeypatch.setattr("pipeline.commands.doctor.shutil.which", lambda _: "squeue")
+    monkeypatch.setattr("pipeline.cluster.liveness.live_workers", lambda *_: None)
     (finding,) = examine(tmp_path, store, mend=False)
     assert finding == "job 2_0 (cells-idle): no cell is its own; to be cancelled"
     assert cancelled == []
@@ -205,7 +206,7 @@ def test_a_job_that_is_submitted_while_squeue_answers_is_no_orphan(
         return [slurm.Job("cells-new", "1_0", "RUNNING", "0", user(), f"{store.root}/snapshots/x")]
 
     monkeypatch.setattr(slurm, "jobs", submit_meanwhile)
-    monkeypatch.setattr("pipeline.doctor.shutil.which", lambda _: "squeue")
+    monkeypatch.setattr("pipeline.commands.doctor.shutil.which", lambda _: "squeue")
     assert examine(tmp_path, store, mend=False) == []
 
 

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from pipeline.cell import chain
-from pipeline.forecast import RANKS
+from pipeline.cluster.site import resources
+from pipeline.commands.forecast import RANKS
 from pipeline.params import resolve_table
-from pipeline.site import resources
 from tests.params import project_params
 
 PROJECT = Path(__file__).parents[2]

@@ -19,9 +19,9 @@ import torch
 from mlflow.models import Model
 from PIL import Image
 
-from pipeline.database import Database, tracking_uri
-from pipeline.export import export_as
+from pipeline.commands.export import export_as
 from pipeline.store import Store
+from pipeline.tracking.database import Database, tracking_uri
 from pipeline.trained.predict import Exported, load_trained
 from tests.trained.test_predict import folder as trained_folder
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from pipeline.cell import chain
-from pipeline.forecast import LiveBytes, NetworkBytes, StepCost, forecast, step_cost, total
-from pipeline.measuring import evaluation_flop, image_flop, image_size
+from pipeline.commands.forecast import LiveBytes, NetworkBytes, StepCost, forecast, step_cost, total
+from pipeline.commands.measuring import evaluation_flop, image_flop, image_size
 from pipeline.models.segnet import Output, SegNet
 from pipeline.params import all_tables, resolve_table
 from pipeline.training.cost import unit_flop
@@ -113,7 +113,7 @@ def test_a_network_called_whole_keeps_what_hooks_around_it_count(monkeypatch: py
                 network.register_forward_pre_hook(lambda *_: hooked.append(memory.live))
                 network.register_forward_hook(end)
 
-    monkeypatch.setattr("pipeline.forecast.NetworkBytes", Hooked)
+    monkeypatch.setattr("pipeline.commands.forecast.NetworkBytes", Hooked)
     assert step_cost(row_of("u2pl")).network_bytes == sum(hooked) > 0
 
 
@@ -150,7 +150,7 @@ def test_images_have_the_size_of_the_data_and_not_of_those_in_whose_place_they_a
 
 def test_rows_that_differ_in_a_rate_or_a_threshold_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[Any] = []
-    monkeypatch.setattr("pipeline.forecast.step_cost", lambda row: counted.append(row) or StepCost(1, 1))
+    monkeypatch.setattr("pipeline.commands.forecast.step_cost", lambda row: counted.append(row) or StepCost(1, 1))
     rows = [row_of("u2pl", **change) for change in ({}, {"alpha0": 0.3}, {"temperature": 0.1}, {"rank_low": 1})]
     keyed = [(str(number), row) for number, row in enumerate(rows)]
     (line,) = forecast({"table_7": keyed})
@@ -161,8 +161,8 @@ def test_rows_that_differ_in_a_rate_or_a_threshold_are_counted_once(monkeypatch:
 
 def test_the_kept_plan_is_of_todays_tables_trainings_and_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """What its operations and bytes are takes minutes to count; a change of these is noticed with the others."""
-    monkeypatch.setattr("pipeline.forecast.step_cost", lambda _row: StepCost(1, 1))
-    monkeypatch.setattr("pipeline.forecast.evaluation_flop", lambda *_, **__: 0.0)
+    monkeypatch.setattr("pipeline.commands.forecast.step_cost", lambda _row: StepCost(1, 1))
+    monkeypatch.setattr("pipeline.commands.forecast.evaluation_flop", lambda *_, **__: 0.0)
     params = project_params("paper")
     tables = [table for table in all_tables(params) if table != "experiment"]
     lines = forecast({table: [(chain(row)[-2].key, row) for row in resolve_table(params, table)] for table in tables})

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cluster.waiting import Waiting
+from pipeline.commands.garbage import find_garbage, remove
 from pipeline.files import write_json
-from pipeline.garbage import find_garbage, remove
 from pipeline.store import Store
-from pipeline.waiting import Waiting
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import torch
 import yaml
 from submitit.core.utils import DelayedSubmission
 
-from pipeline import liveness
 from pipeline.cell import Cell
+from pipeline.cluster import liveness
+from pipeline.cluster.gpus import deal, machine_gpus, see_gpus
 from pipeline.files import read_json
-from pipeline.gpus import deal, machine_gpus, see_gpus
 from pipeline.store import Store
 from pipeline.worker import Worker
 from tests.pipeline import test_launch, test_sbatch

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import ingester, tracking
 from pipeline.files import try_lock, write_json
 from pipeline.store import Store
+from pipeline.tracking import ingester, sending
 
 
 @pytest.mark.parametrize(("pid", "ends"), [(2**22 + 1, True), (os.getpid(), False)])
@@ -31,7 +31,7 @@ def test_an_ingester_ends_where_driver_and_jobs_were_killed(
     def follow(*_: Any, stop: Callable[[], bool]) -> None:
         looks.extend(stop() for _ in range(3))
 
-    monkeypatch.setattr(tracking, "follow", follow)
+    monkeypatch.setattr(sending, "follow", follow)
     monkeypatch.setattr(ingester, "RELEASE_S", -1.0)
     monkeypatch.setattr(ingester, "IDLE_S", -1.0)
     ingester.follow_until_idle(store, tmp_path)
@@ -54,7 +54,7 @@ def test_an_ingester_that_is_asked_to_finish_does_so_once_nothing_is_under_way(
         (store.root / "tracking" / "finish").unlink()
         looks.append(stop())
 
-    monkeypatch.setattr(tracking, "follow", follow)
+    monkeypatch.setattr(sending, "follow", follow)
     monkeypatch.setattr(ingester, "IDLE_S", 1000.0)
     ingester.follow_until_idle(store, tmp_path)
     assert looks == [False, False, True, False]

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import attach, liveness
+from pipeline import attach
 from pipeline.cell import chain
+from pipeline.cluster import liveness
+from pipeline.cluster.origin import user
 from pipeline.files import read_json, write_json
-from pipeline.origin import user
 from pipeline.store import Store
 from tests.pipeline import test_launch, test_steering
 from tests.pipeline.test_launch import SUBMIT, finished, send, sleeper, until

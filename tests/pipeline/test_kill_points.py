@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import liveness
+from pipeline.cluster import liveness
 from pipeline.files import write_json
 from pipeline.store import Store
 from pipeline.worker import Stop, run_submission

@@ -20,8 +20,9 @@ from urllib.error import URLError
 import psutil
 import pytest
 
-from pipeline import attach, launch, liveness, losses, pulse
+from pipeline import attach, launch
 from pipeline.cell import Cell, cells_of, digest
+from pipeline.cluster import liveness, lost, pulse
 from pipeline.files import read_json, write_json
 from pipeline.launch import take_snapshot
 from pipeline.params import resolve_table
@@ -164,7 +165,7 @@ def test_a_killed_worker_loses_nothing(
 
 def test_a_worker_that_keeps_dying_fails_its_cell_with_a_reason(local_store: Store) -> None:
     cell = sleeper(1)
-    for _ in range(losses.MAX_LOST):
+    for _ in range(lost.MAX_LOST):
         local_store.claim(cell.key, "s")
         gone = subprocess.Popen([sys.executable, "-c", ""])
         gone.wait()

@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from pipeline import waiting
 from pipeline.cell import Cell, chain
-from pipeline.doctor import _leftovers
+from pipeline.cluster import waiting
+from pipeline.cluster.waiting import Waiting, live_needs
+from pipeline.commands.doctor import _leftovers
+from pipeline.commands.garbage import find_garbage
+from pipeline.commands.live import running, show_status
+from pipeline.commands.partial import key_today, rows_so_far, tables_so_far, why_missing
+from pipeline.commands.steering import _log_text
 from pipeline.files import read_json, write_json
-from pipeline.garbage import find_garbage
-from pipeline.live import running, show_status
 from pipeline.params import resolve_table
-from pipeline.partial import key_today, rows_so_far, tables_so_far, why_missing
 from pipeline.spool import Spool
-from pipeline.steering import _log_text
 from pipeline.store import Store
-from pipeline.waiting import Waiting, live_needs
 from tests.params import project_params
 
 PROJECT = Path(__file__).parents[2]

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import liveness, pulse, slurm
 from pipeline.cell import Cell, digest
+from pipeline.cluster import liveness, pulse, slurm
+from pipeline.cluster.liveness import release_dead, surplus
+from pipeline.cluster.pulse import begin_pulse
 from pipeline.files import write_json
-from pipeline.liveness import release_dead, surplus
-from pipeline.pulse import begin_pulse
 from pipeline.store import Store, TakenOverError
 from tests.pipeline import test_shared_store
 from tests.pipeline.test_shared_store import job

@@ -12,15 +12,15 @@ import pytest
 
 from pipeline import guard, worker
 from pipeline.cell import Cell
-from pipeline.doctor import examine
+from pipeline.cluster.liveness import INTERRUPTED, find_dead, release_dead
+from pipeline.cluster.lost import MAX_LOST, count_loss
+from pipeline.cluster.origin import origin, process_alive
+from pipeline.cluster.pulse import SILENT_S
+from pipeline.cluster.team import LAST_WORDS
+from pipeline.commands.doctor import examine
 from pipeline.files import write_json
-from pipeline.liveness import INTERRUPTED, find_dead, release_dead
-from pipeline.losses import MAX_LOST, count_loss
-from pipeline.origin import origin, process_alive
-from pipeline.pulse import SILENT_S
 from pipeline.spool import Spool, curves
 from pipeline.store import Store
-from pipeline.team import LAST_WORDS
 from tests.pipeline import test_shared_store
 from tests.pipeline.test_launch import sleeper
 from tests.pipeline.test_liveness import cell, submitted

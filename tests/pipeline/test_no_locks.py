@@ -10,8 +10,8 @@ from typing import IO, Any
 
 import pytest
 
-from pipeline.database import locked
 from pipeline.files import append_line, read_lines, try_lock
+from pipeline.tracking.database import locked
 
 
 @pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import outlook, status
+from pipeline import listings
 from pipeline.cell import chain
+from pipeline.commands import outlook
 from pipeline.files import write_json
 from pipeline.params import resolve_table
 from pipeline.store import Store
@@ -24,10 +25,12 @@ def test_with_past_cells_the_time_is_theirs_and_without_it_is_counted(
     store, rows = Store(tmp_path / "cells"), resolve_table(params, "table_7")
     site: dict[str, Any] = {"parameters": {}, "kinds": {}, "datasets": {}}
     other = resolve_table(params | {"scale": "embedded"}, "table_7")  # of another scale: nothing of it counts
-    monkeypatch.setattr(status, "tables_of", lambda _root: {("smoke", "table_7"): rows, ("embedded", "table_7"): other})
-    monkeypatch.setattr(status, "current_scale", lambda _root: "smoke")
-    monkeypatch.setattr(status, "load_site", lambda _root: site)
-    monkeypatch.setattr(status.subprocess, "run", lambda *_, **__: Planned('{"train@table_7": ["new"]}'))
+    monkeypatch.setattr(
+        outlook, "tables_of", lambda _root: {("smoke", "table_7"): rows, ("embedded", "table_7"): other}
+    )
+    monkeypatch.setattr(outlook, "current_scale", lambda _root: "smoke")
+    monkeypatch.setattr(outlook, "load_site", lambda _root: site)
+    monkeypatch.setattr(outlook.subprocess, "run", lambda *_, **__: Planned('{"train@table_7": ["new"]}'))
     outlook.show_plan(tmp_path, store, targets=[], tflops=1e-6, as_json=False)
     shown = capsys.readouterr().out
     trainings = len({chain(row)[-2].key for row in rows})
@@ -57,9 +60,9 @@ def test_tables_on_a_folder_that_is_not_here_are_left_out(params: dict[str, Any]
     rows[0]["data"]["path"] = "own/photos"
     write_json(tmp_path / "reports" / "laptop" / "cells" / "table_7.json", rows)
     write_json(tmp_path / "reports" / "smoke" / "cells" / "table_7.json", rows[1:])
-    assert list(status.tables_of(tmp_path)) == [("smoke", "table_7")]
+    assert list(listings.tables_of(tmp_path)) == [("smoke", "table_7")]
     (tmp_path / "own" / "photos").mkdir(parents=True)
-    assert len(status.tables_of(tmp_path)) == 2
+    assert len(listings.tables_of(tmp_path)) == 2
 
 
 def test_rows_of_another_version_are_left_out_and_named_once(
@@ -72,7 +75,7 @@ def test_rows_of_another_version_are_left_out_and_named_once(
     write_json(path, [rows[0] | {"method": "removed"}, older, *rows[2:]])
     write_json(path.with_name("table_4.json"), [older])
     for _ in range(2):
-        assert status.tables_of(tmp_path) == {("smoke", "table_7"): rows[2:]}
+        assert listings.tables_of(tmp_path) == {("smoke", "table_7"): rows[2:]}
     told = capsys.readouterr().err.splitlines()
     assert [line.partition(" (")[0].removeprefix("left out: ") for line in told] == [
         f"{place}: row {number}" for place, number in ((path.with_name("table_4.json"), 1), (path, 1), (path, 2))

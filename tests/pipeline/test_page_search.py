@@ -9,7 +9,7 @@ import mlflow
 import pytest
 
 from pipeline.reporting.provenance import mlflow_search
-from pipeline.tracking import ingest
+from pipeline.tracking.sending import ingest
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, of SQLAlchemy

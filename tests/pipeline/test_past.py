@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cell import Cell, chain
+from pipeline.commands.past import Past
 from pipeline.files import write_json
 from pipeline.params import resolve_table
-from pipeline.past import Past
 from pipeline.store import Store
 
 

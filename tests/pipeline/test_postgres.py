@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import mlflow
 import pytest
 
-from pipeline import tracking
+from pipeline.tracking import sending
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Lab
@@ -91,13 +91,13 @@ def test_a_server_on_postgresql_gets_every_run_once(server: str, lab: Lab, monke
     token = lab.begin("b")
     lab.spool("b", range(1, 4))
     entries = [lab.entry("a"), lab.entry("b")]
-    tracking.ingest(lab.store.root, entries)
+    sending.ingest(lab.store.root, entries)
     lab.spool("b", range(2, 8))  # from a checkpoint at step 1
-    tracking.ingest(lab.store.root, entries)
+    sending.ingest(lab.store.root, entries)
     (lab.store.work("b") / "weights.pt").write_bytes(b"w")
     lab.store.publish("b", token, result=lab.TRAINED)
     for _ in range(2):
-        tracking.ingest(lab.store.root, entries)
+        sending.ingest(lab.store.root, entries)
     client = mlflow.MlflowClient(server)
     experiment = client.get_experiment_by_name("u2pl")
     assert experiment is not None

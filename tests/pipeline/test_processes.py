@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.liveness import find_dead
-from pipeline.origin import origin, place, process_alive
-from pipeline.pulse import begin_pulse
+from pipeline.cluster.liveness import find_dead
+from pipeline.cluster.origin import origin, place, process_alive
+from pipeline.cluster.pulse import begin_pulse
 from pipeline.store import Store
 from tests.pipeline.test_liveness import cell, hold, submitted
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import doctor, slurm
-from pipeline.doctor import examine
+from pipeline.cluster import slurm
+from pipeline.commands import doctor
+from pipeline.commands.doctor import examine
+from pipeline.commands.garbage import find_garbage
+from pipeline.commands.live import running
 from pipeline.files import write_json
-from pipeline.garbage import find_garbage
-from pipeline.live import running
 from pipeline.store import Store
 from tests.pipeline.test_live import hold
 from tests.pipeline.test_shared_store import as_user

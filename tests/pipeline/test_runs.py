@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline import tracking
+from pipeline.tracking import sending
 from tests.pipeline.conftest import let_go
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 def test_a_finished_cell_becomes_a_named_child_run_with_params_curves_result_and_provenance(lab: Lab) -> None:
     lab.finish("a")
-    assert tracking.ingest(lab.store.root, [lab.entry("a")]) == {"FINISHED": 1}
+    assert sending.ingest(lab.store.root, [lab.entry("a")]) == {"FINISHED": 1}
     run, parent = lab.runs()["a"], lab.runs()["table_7@embedded"]
     assert run["name"] == "u2pl blender 1-4 a seed 0"
     assert run["status"] == parent["status"] == "FINISHED"
@@ -36,28 +36,28 @@ def test_a_finished_cell_becomes_a_named_child_run_with_params_curves_result_and
 
 def test_a_cell_of_two_tables_is_one_run_under_the_first_with_the_tags_of_both(lab: Lab) -> None:
     lab.finish("a")
-    tracking.ingest(lab.store.root, [lab.entry("a", "table_4"), lab.entry("a", "table_7")])
+    sending.ingest(lab.store.root, [lab.entry("a", "table_4"), lab.entry("a", "table_7")])
     tags = lab.runs()["a"]["tags"]
     assert tags["table.table_4"] == tags["table.table_7"] == "true"
     assert tags["mlflow.parentRunId"] == lab.runs()["table_4@embedded"]["id"]
-    tracking.ingest(lab.store.root, [lab.entry("a", "table_a5")])
+    sending.ingest(lab.store.root, [lab.entry("a", "table_a5")])
     assert lab.runs()["a"]["tags"]["table.table_a5"] == "true"
     assert lab.runs()["a"]["tags"]["mlflow.parentRunId"] == lab.runs()["table_4@embedded"]["id"]
 
 
 def test_a_cell_of_no_table_is_a_run_of_its_own_until_a_table_claims_it(lab: Lab) -> None:
     lab.finish("a")
-    tracking.ingest(lab.store.root)
+    sending.ingest(lab.store.root)
     assert "mlflow.parentRunId" not in lab.runs()["a"]["tags"]
     assert lab.runs()["a"]["name"] == "u2pl voc_blender 1-4"
-    tracking.ingest(lab.store.root, [lab.entry("a")])
+    sending.ingest(lab.store.root, [lab.entry("a")])
     assert lab.runs()["a"]["tags"]["mlflow.parentRunId"] == lab.runs()["table_7@embedded"]["id"]
     assert lab.runs()["a"]["name"] == "u2pl blender 1-4 a seed 0"
 
 
 def test_a_warm_start_is_a_run_of_its_own_beside_the_trainings_that_share_it(lab: Lab) -> None:
     lab.store.publish("w", lab.begin("w", "warm_start"), result=lab.TRAINED)
-    tracking.ingest(
+    sending.ingest(
         lab.store.root, [lab.entry("a", warm_start_keys=["w"]), lab.entry("b", "table_4", warm_start_keys=["w"])]
     )
     run = lab.runs()["w"]
@@ -67,7 +67,7 @@ def test_a_warm_start_is_a_run_of_its_own_beside_the_trainings_that_share_it(lab
 
 
 def test_the_status_of_a_run_follows_the_store_through_a_cells_life(lab: Lab) -> None:
-    ingester = tracking.Ingester(lab.store.root, [lab.entry("a")], uri=None)
+    ingester = sending.Ingester(lab.store.root, [lab.entry("a")], uri=None)
 
     def status() -> tuple[str, str]:
         ingester.work()
@@ -97,12 +97,12 @@ def test_what_may_differ_under_one_key_is_no_param_which_mlflow_would_refuse_to_
     values = {"data": {"name": "own", "path": "a", "partitions": ["1-4"]}, "model": {"width": 8, "weights": "/a.pth"}}
     monkeypatch.setattr(lab, "VALUES", lab.VALUES | values, raising=False)
     token = lab.begin("a")
-    tracking.ingest(lab.store.root, [lab.entry("a")])
+    sending.ingest(lab.store.root, [lab.entry("a")])
     lab.store.drop("a", token)
     values = {"data": {"name": "own", "path": "b", "partitions": ["1-8"]}, "model": {"width": 8, "weights": "/b.pth"}}
     monkeypatch.setattr(lab, "VALUES", lab.VALUES | values, raising=False)
     lab.finish("a")
-    tracking.ingest(lab.store.root, [lab.entry("a"), lab.entry("a", "table_4")])
+    sending.ingest(lab.store.root, [lab.entry("a"), lab.entry("a", "table_4")])
     run = lab.runs()["a"]
     assert (run["status"], run["params"]["data.name"], run["params"]["model.width"]) == ("FINISHED", "own", "8")
     assert not {"data.path", "data.partitions", "model.weights"} & set(run["params"])
@@ -111,7 +111,7 @@ def test_what_may_differ_under_one_key_is_no_param_which_mlflow_would_refuse_to_
 
 def test_a_table_is_judged_by_its_rows_of_today_and_not_by_cells_of_older_code(lab: Lab) -> None:
     def status(*keys: str) -> str:
-        tracking.ingest(lab.store.root, [lab.entry(key) for key in keys])
+        sending.ingest(lab.store.root, [lab.entry(key) for key in keys])
         return lab.runs()["table_7@embedded"]["status"]
 
     lab.store.fail("old", lab.begin("old"), reason={"reason": "killed"})
@@ -125,11 +125,11 @@ def test_a_table_is_judged_by_its_rows_of_today_and_not_by_cells_of_older_code(l
 
 def test_a_run_of_a_cell_that_the_store_lost_is_not_left_running(lab: Lab) -> None:
     lab.begin("a")
-    tracking.ingest(lab.store.root)
+    sending.ingest(lab.store.root)
     assert lab.runs()["a"]["status"] == "RUNNING"
     shutil.rmtree(lab.store.work("a"))
     let_go(lab.store, "a")
-    tracking.ingest(lab.store.root)
+    sending.ingest(lab.store.root)
     assert lab.runs()["a"]["status"] == "KILLED"
 
 
@@ -138,7 +138,7 @@ def test_a_failed_evaluation_fails_the_run_and_says_why(lab: Lab) -> None:
     lab.store.fail(
         "evaluate-a", lab.begin("evaluate-a", "evaluate", ("a",)), reason={"reason": "ValueError: corrupt image"}
     )
-    tracking.ingest(lab.store.root, [lab.entry("a")])
+    sending.ingest(lab.store.root, [lab.entry("a")])
     assert lab.runs()["a"]["status"] == "FAILED"
     assert lab.runs()["a"]["tags"]["reason"] == "ValueError: corrupt image"
 
@@ -146,7 +146,7 @@ def test_a_failed_evaluation_fails_the_run_and_says_why(lab: Lab) -> None:
 def test_a_diverged_training_is_a_finished_run_that_says_so(lab: Lab) -> None:
     diverged = lab.TRAINED | {"state": "diverged", "diverged": {"step": 17, "losses": {"supervised": "nan"}}}
     lab.store.publish("a", lab.begin("a"), result=diverged)
-    tracking.ingest(lab.store.root, [lab.entry("a")])
+    sending.ingest(lab.store.root, [lab.entry("a")])
     assert lab.runs()["a"]["status"] == "FINISHED"
     assert lab.runs()["a"]["tags"]["diverged.step"] == "17"
 
@@ -154,6 +154,6 @@ def test_a_diverged_training_is_a_finished_run_that_says_so(lab: Lab) -> None:
 def test_two_evaluations_of_one_training_stand_side_by_side(lab: Lab) -> None:
     lab.finish("a")
     lab.store.publish("slide-xx", lab.begin("slide-xx", "evaluate", ("a",)), result=lab.RESULT)
-    tracking.ingest(lab.store.root, [lab.entry("a")])
+    sending.ingest(lab.store.root, [lab.entry("a")])
     name = "final/teacher_best_padding_ignored_miou"
     assert lab.points("a", name) == lab.points("a", f"slide-xx/{name}") == [(0, 61.5)]

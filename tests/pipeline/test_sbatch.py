@@ -13,8 +13,8 @@ import yaml
 
 from pipeline import attach, launch, sbatch
 from pipeline.cell import Cell, digest
+from pipeline.cluster.liveness import release_dead
 from pipeline.files import read_json
-from pipeline.liveness import release_dead
 from pipeline.sbatch import LaterError, RefusedError, is_limit
 from pipeline.store import Store, find_store
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import launch, liveness, slurm
+from pipeline import launch
 from pipeline.cell import Cell, digest
+from pipeline.cluster import liveness, slurm
+from pipeline.cluster.origin import user
 from pipeline.files import write_json
-from pipeline.origin import user
 from pipeline.store import Store
 from tests.pipeline.conftest import let_go
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.cluster.site import num_gpus
 from pipeline.launch import load_site
 from pipeline.sbatch import shares
-from pipeline.site import num_gpus
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import liveness, slurm
-from pipeline.liveness import release_dead
+from pipeline.cluster import liveness, slurm
+from pipeline.cluster.liveness import release_dead
 from pipeline.store import Store
 from pipeline.worker import _drop_own
 from tests.pipeline import test_shared_store
@@ -94,7 +94,7 @@ def test_a_controller_that_does_not_answer_is_asked_as_seldom_as_the_queue_by_al
 def test_what_has_to_wait_for_slurms_word_is_not_called_released(
     squeue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.doctor import _dead_cells
+    from pipeline.commands.doctor import _dead_cells
 
     store, one = Store(tmp_path / "cells"), cell("sleep", 0)
     submitted(store, [[one]], pack=1)

@@ -123,5 +123,5 @@ def test_only_sync_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_spool_imports_neither_torch_nor_mlflow() -> None:
-    code = "import sys, pipeline.tracking; print({'torch', 'mlflow', 'numpy', 'pandas'} & set(sys.modules))"
+    code = "import sys, pipeline.tracking.sending; print({'torch', 'mlflow', 'numpy', 'pandas'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import attach, status
+from pipeline import attach, listings
 from pipeline.__main__ import main
 from pipeline.cell import chain
-from pipeline.live import show_status
+from pipeline.commands import outlook
+from pipeline.commands.live import show_status
 from tests.pipeline import test_shared_store, test_steering
 from tests.pipeline.test_liveness import submitted
 from tests.pipeline.test_shared_store import job
@@ -22,7 +23,7 @@ squeue = test_shared_store.squeue
 
 def test_a_table_of_one_row_stands_for_its_training(lab: Lab) -> None:
     (row,) = lab.rows("experiment")
-    assert status.find_cell(lab.root, lab.store, prefix="experiment").key == chain(row)[-2].key
+    assert listings.find_cell(lab.root, lab.store, prefix="experiment").key == chain(row)[-2].key
 
 
 def test_who_names_no_cell_is_told_where_keys_stand(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,15 +35,15 @@ def test_who_names_an_evaluation_is_told_the_key_of_its_training(lab: Lab) -> No
     *_, train, evaluate = chain(lab.rows("experiment")[0])
     finish(lab.store, evaluate)
     with pytest.raises(ValueError, match=f"has a network; that of {train.key[:12]}, perhaps"):
-        status.find_trained(lab.root, lab.store, name=evaluate.key)
+        listings.find_trained(lab.root, lab.store, name=evaluate.key)
 
 
 def test_a_plan_takes_the_name_of_a_table_and_of_no_stage_says_so(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "load_site", lambda _: {})
+    monkeypatch.setattr(outlook, "load_site", lambda _: {})
     with pytest.raises(
         ValueError, match=r"DVC cannot plan tables@table_7 nosuch: .*; a target is a table or a stage"
     ) as raised:
-        status.plan(lab.root, lab.store, targets=["table_7", "nosuch"])
+        outlook.stages_ahead(lab.root, lab.store, targets=["table_7", "nosuch"])
     assert "\n" not in str(raised.value)
 
 

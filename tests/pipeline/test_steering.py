@@ -15,14 +15,16 @@ from typing import Any
 
 import pytest
 
-from pipeline import attach, steering, stopping, worker
+from pipeline import attach, worker
 from pipeline.__main__ import main
 from pipeline.cell import Cell, chain
+from pipeline.cluster import stopping
+from pipeline.cluster.waiting import STALE_S, Waiting, live_needs
+from pipeline.commands import steering
 from pipeline.files import write_json
 from pipeline.params import resolve_table
 from pipeline.provenance import source_state
 from pipeline.store import Store, find_store
-from pipeline.waiting import STALE_S, Waiting, live_needs
 from pipeline.worker import Stop, run_submission
 from tests.params import params_text, project_params
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.commands.steps import num_steps
 from pipeline.data.partition import write_partitions
 from pipeline.data.sources import prepare
 from pipeline.files import write_json
 from pipeline.labels import PARTITIONS
-from pipeline.steps import num_steps
 from tests.pipeline.test_forecast import row_of
 
 

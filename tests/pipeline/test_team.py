@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from pipeline.cell import Cell, chain
-from pipeline.liveness import release_dead
+from pipeline.cluster.liveness import release_dead
 from pipeline.params import resolve_table
 from pipeline.store import Store
 from tests.params import project_params

@@ -20,7 +20,7 @@ import pytest
 from pipeline import progress
 from pipeline.__main__ import _runs, main
 from pipeline.cell import chain
-from pipeline.command_line import make_parser
+from pipeline.commands.command_line import make_parser
 from pipeline.store import Store
 from tests.pipeline.test_steering import Lab
 
@@ -128,7 +128,7 @@ def test_status_130_is_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.chdir(PROJECT)
-    monkeypatch.setattr("pipeline.live.show_status", interrupted)
+    monkeypatch.setattr("pipeline.commands.live.show_status", interrupted)
     assert main(["status"]) == 130
 
 

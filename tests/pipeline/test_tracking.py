@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline import database, tracking
-from pipeline.database import UnreachableError
 from pipeline.spool import Spool
+from pipeline.tracking import database, sending
+from pipeline.tracking.database import UnreachableError
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Lab
@@ -29,14 +29,14 @@ pytestmark = pytest.mark.filterwarnings(
 
 def test_a_second_pass_and_a_second_ingester_add_nothing(lab: Lab) -> None:
     lab.finish("a")
-    tracking.ingest(lab.store.root, [lab.entry("a")])
+    sending.ingest(lab.store.root, [lab.entry("a")])
     counts = lab.query("select (select count(*) from metrics), (select count(*) from runs)")
-    tracking.ingest(lab.store.root, [lab.entry("a")])
+    sending.ingest(lab.store.root, [lab.entry("a")])
     assert lab.query("select (select count(*) from metrics), (select count(*) from runs)") == counts
 
 
 def test_curves_appear_while_a_cell_runs_and_a_resume_doubles_nothing(lab: Lab) -> None:
-    ingester = tracking.Ingester(lab.store.root, [lab.entry("a")], uri=None)
+    ingester = sending.Ingester(lab.store.root, [lab.entry("a")], uri=None)
     token = lab.begin("a")
     lab.spool("a", range(1, 11))
     ingester.work()
@@ -52,7 +52,7 @@ def test_a_spool_that_a_power_cut_shortened_and_training_wrote_again_doubles_not
     """In lines of another length: none begins where the ingester was, and it reads from the beginning."""
     lab.begin("a")
     lab.spool("a", range(1, 11))
-    tracking.ingest(lab.store.root)
+    sending.ingest(lab.store.root)
     path = lab.store.work("a") / "spool.jsonl"
     sent = path.stat().st_size
     path.write_bytes(path.read_bytes()[:150])
@@ -61,7 +61,7 @@ def test_a_spool_that_a_power_cut_shortened_and_training_wrote_again_doubles_not
     for step in range(1, 13):
         spool.append(step, {"loss/supervised": 1 / step, "lr": 0.01, "loss/contrastive": 2 / step})
     assert path.read_bytes()[sent - 1 : sent] != b"\n"
-    tracking.ingest(lab.store.root)
+    sending.ingest(lab.store.root)
     assert lab.points("a", "lr") == [(step, 0.01) for step in range(1, 13)]
     assert lab.points("a", "loss/supervised") == [(step, 1 / step) for step in range(1, 13)]
     assert lab.points("a", "loss/contrastive") == [(step, 2 / step) for step in range(1, 13)]
@@ -72,14 +72,14 @@ def test_a_training_that_began_anew_is_a_run_that_begins_anew(lab: Lab) -> None:
     token = lab.begin("a")
     Spool(lab.store.work("a") / "spool.jsonl").append(1, {"loss/supervised": 99.0})
     Spool(lab.store.work("a") / "spool.jsonl").append(2, {"loss/supervised": 99.0})
-    tracking.ingest(lab.store.root)
+    sending.ingest(lab.store.root)
     (lab.store.work("a") / "spool.jsonl").unlink()
     time.sleep(0.002)
     lab.spool("a", range(1, 2))
-    tracking.ingest(lab.store.root)
+    sending.ingest(lab.store.root)
     lab.spool("a", range(2, 6))
     lab.store.publish("a", token, result=lab.TRAINED)
-    tracking.ingest(lab.store.root)
+    sending.ingest(lab.store.root)
     assert lab.runs()["a"]["status"] == "FINISHED"
     assert lab.points("a", "loss/supervised") == [(step, 1 / step) for step in range(1, 6)]
 
@@ -88,7 +88,7 @@ def test_non_finite_values_reach_the_database_once(lab: Lab) -> None:
     lab.begin("a")
     Spool(lab.store.work("a") / "spool.jsonl").append(1, {"x": math.nan, "y": math.inf})
     for _ in range(2):
-        tracking.ingest(lab.store.root)
+        sending.ingest(lab.store.root)
         shutil.rmtree(lab.store.root / "tracking")
     assert lab.query("select key, is_nan, value > 1e300 from metrics order by key") == [("x", 1, 0), ("y", 0, 1)]
 
@@ -102,29 +102,29 @@ def test_more_values_and_params_than_one_batch_holds_all_arrive(lab: Lab) -> Non
     for step in range(3):
         writer.append(step, {f"m{number}": float(number) for number in range(900)})
     lab.store.publish("a", token, result=lab.TRAINED)
-    tracking.ingest(lab.store.root)
+    sending.ingest(lab.store.root)
     assert len(lab.runs()["a"]["params"]) == 254
     assert lab.query("select count(*) from metrics where key like 'm%'") == [(2700,)]
 
 
 def test_with_its_notes_lost_the_ingester_finds_its_runs_again(lab: Lab) -> None:
     lab.finish("a")
-    tracking.ingest(lab.store.root, [lab.entry("a")])
+    sending.ingest(lab.store.root, [lab.entry("a")])
     before = lab.query("select * from metrics order by 1, 2, 3, 4, 5"), set(lab.runs())
     shutil.rmtree(lab.store.root / "tracking")
-    tracking.ingest(lab.store.root, [lab.entry("a")])
+    sending.ingest(lab.store.root, [lab.entry("a")])
     assert (lab.query("select * from metrics order by 1, 2, 3, 4, 5"), set(lab.runs())) == before
 
 
 def test_with_the_database_gone_a_rebuild_makes_an_equal_one(lab: Lab) -> None:
     lab.finish("a")
     lab.store.fail("b", lab.begin("b"), reason={"reason": "killed"})
-    tracking.ingest(lab.store.root, [lab.entry("a"), lab.entry("b")])
+    sending.ingest(lab.store.root, [lab.entry("a"), lab.entry("b")])
     what = "select key, value, timestamp, step from metrics order by 1, 2, 3, 4"
     times = "select name, status, start_time, end_time from runs where name like 'u2pl%1-4 a%'"
     before = lab.query(what), lab.query(times)
     lab.database.rename(lab.store.root.parent / "old.db")
-    code = "import sys, json; from pathlib import Path; from pipeline.tracking import rebuild\n"
+    code = "import sys, json; from pathlib import Path; from pipeline.tracking.sending import rebuild\n"
     code += (
         "print(rebuild(Path(sys.argv[1]), json.loads(sys.argv[2])))"  # another process: this one has the old file open
     )
@@ -135,7 +135,7 @@ def test_with_the_database_gone_a_rebuild_makes_an_equal_one(lab: Lab) -> None:
 
 
 def test_a_run_deleted_by_hand_disturbs_no_other_cell(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
-    ingester = tracking.Ingester(lab.store.root, [], uri=None)
+    ingester = sending.Ingester(lab.store.root, [], uri=None)
     for key in ("a", "b"):
         lab.begin(key)
         lab.spool(key, range(1, 3))
@@ -156,7 +156,7 @@ def test_a_run_that_mlflow_fails_on_holds_up_no_other_and_many_of_them_end_the_p
 ) -> None:
     from mlflow.exceptions import MlflowException
 
-    ingester = tracking.Ingester(lab.store.root, [], uri=None)
+    ingester = sending.Ingester(lab.store.root, [], uri=None)
     keys = ["a", "b", "c", "d", "e", "f"]
     for key in keys:
         lab.begin(key)
@@ -185,7 +185,7 @@ def test_a_server_out_of_reach_is_said_and_stops_nothing(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     lab.finish("a")
-    tracking.follow(lab.store.root, uri="http://127.0.0.1:9", stop=lambda: True)
+    sending.follow(lab.store.root, uri="http://127.0.0.1:9", stop=lambda: True)
     assert "MLflow is behind, training goes on" in caplog.text
 
 
@@ -197,7 +197,7 @@ def test_following_ends_when_told_after_one_more_pass(lab: Lab) -> None:
         lab.spool("a", range(1, 5))
         return next(answers)
 
-    tracking.follow(lab.store.root, stop=stop)
+    sending.follow(lab.store.root, stop=stop)
     assert len(lab.points("a", "lr")) == 4
 
 
@@ -221,9 +221,9 @@ def test_an_ingester_that_dies_at_any_call_leaves_nothing_lost_or_doubled_to_the
 
         monkeypatch.setattr(database.Database, place, dying)
         with contextlib.suppress(Killed):
-            tracking.ingest(lab.store.root, [lab.entry("a")])
+            sending.ingest(lab.store.root, [lab.entry("a")])
     monkeypatch.undo()
-    tracking.ingest(lab.store.root, [lab.entry("a")])
+    sending.ingest(lab.store.root, [lab.entry("a")])
     assert set(lab.runs()) == {"a", "table_7@embedded"}
     assert lab.runs()["a"]["status"] == "FINISHED"
     assert lab.points("a", "lr") == [(step, 0.01) for step in range(1, 501)]
@@ -248,7 +248,7 @@ for step in range(1, int(sys.argv[1]) + 1):
 INGEST = """
 import sys
 from pathlib import Path
-from pipeline.tracking import follow
+from pipeline.tracking.sending import follow
 follow(Path(sys.argv[1]), stop=lambda: False, interval_s=0.05)
 """
 
@@ -269,7 +269,7 @@ def test_64_cells_logging_at_once_while_ingesters_are_killed_lose_nothing_and_do
     assert [writer.wait() for writer in writers] == [0] * 4
     for key in keys:
         lab.store.publish(key, tokens[key], result=lab.TRAINED)
-    assert tracking.ingest(lab.store.root) == {"FINISHED": 64}
+    assert sending.ingest(lab.store.root) == {"FINISHED": 64}
     assert len(lab.runs()) == 64
     spooled = lab.query("select run_uuid, key, step from metrics where key not like 'final/%'")
     assert len(spooled) == 64 * steps * 3

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import tracking
 from pipeline.__main__ import main
-from pipeline.database import UnreachableError
+from pipeline.tracking import sending
+from pipeline.tracking.database import UnreachableError
 
 
 @pytest.fixture
@@ -26,11 +26,11 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_a_run_that_mlflow_fails_on_is_said_and_the_ui_opens(
     started: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(_ingester: tracking.Ingester) -> None:
+    def fail(_ingester: sending.Ingester) -> None:
         raise UnreachableError("internal error")
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(tracking.Ingester, "work", fail)
+    monkeypatch.setattr(sending.Ingester, "work", fail)
     assert main(["ui"]) == 0
     assert "internal error" in capsys.readouterr().err
     assert [command[1:4] for command in started] == [["-m", "mlflow", "ui"]]
@@ -41,7 +41,7 @@ def test_the_ui_of_a_server_is_where_the_server_is(
     uri: str, started: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setattr(tracking.Ingester, "work", lambda _ingester: {})
+    monkeypatch.setattr(sending.Ingester, "work", lambda _ingester: {})
     assert main(["ui"]) == 0
     assert capsys.readouterr().out == f"the MLflow UI is at {uri.replace('secret', '***')}\n"
     assert started == []

@@ -9,10 +9,10 @@ import pytest
 
 from pipeline.__main__ import main
 from pipeline.cell import chain
+from pipeline.cluster.waiting import Waiting, live_needs
+from pipeline.commands.garbage import find_garbage
 from pipeline.files import write_json
-from pipeline.garbage import find_garbage
 from pipeline.params import resolve_table
-from pipeline.waiting import Waiting, live_needs
 from tests.pipeline import test_steering
 from tests.pipeline.test_steering import PARAMS, Lab
 

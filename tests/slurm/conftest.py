@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import attach, slurm
-from pipeline.origin import user
+from pipeline import attach
+from pipeline.cluster import slurm
+from pipeline.cluster.origin import user
 from pipeline.store import Store, find_store
 from tests.conftest import make_project
 from tests.slurm.driving import send, u2pl_cells, write_site

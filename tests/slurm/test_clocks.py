@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline import liveness, tracking
 from pipeline.cell import Cell, chain
+from pipeline.cluster import liveness
 from pipeline.spool import curves
 from pipeline.store import Store, find_store
+from pipeline.tracking import sending
 from tests.pipeline.conftest import Lab
 from tests.slurm.driving import send, sleeper, slow_down, starts, u2pl_row
 
@@ -53,7 +54,7 @@ def test_with_clocks_ahead_and_behind_cells_run_once_and_every_point_arrives_onc
     def all_done() -> bool:
         """Look as a driver and an ingester do. What is called dead here nobody begins again, and it is never done."""
         liveness.release_dead(store)
-        tracking.ingest(store.root)
+        sending.ingest(store.root)
         return all(store.is_done(cell.key) for cell in every)
 
     cluster.wait_for(all_done, seconds=240)
@@ -61,7 +62,7 @@ def test_with_clocks_ahead_and_behind_cells_run_once_and_every_point_arrives_onc
     assert {line["event"] for line in store.executions()} == {"start", "done"}
     begun = {line["key"]: line["clock"] - line["time"] for line in store.executions() if line["event"] == "start"}
     assert all(abs(begun[cell.key] - skew_s) < 60 for skew_s, ours in cells.items() for cell in ours)
-    tracking.ingest(store.root)
+    sending.ingest(store.root)
     lab = Lab(store.root.parent)
     for cell in (cell for cell in every if cell.kind in ("warm_start", "train")):
         wanted = curves(store.done(cell.key) / "spool.jsonl")

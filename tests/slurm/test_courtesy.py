@@ -26,7 +26,8 @@ Make = Callable[..., Path]
 WAIT = """
 import json, sys
 from pathlib import Path
-from pipeline import attach, slurm
+from pipeline import attach
+from pipeline.cluster import slurm
 from pipeline.cell import from_json
 from pipeline.store import Store
 store, cells = json.load(sys.stdin)

@@ -11,9 +11,9 @@ import pytest
 
 from pipeline import attach
 from pipeline.cell import Cell, digest
+from pipeline.cluster.lost import MAX_LOST
 from pipeline.files import read_json
 from pipeline.launch import load_site, resources
-from pipeline.losses import MAX_LOST
 from pipeline.store import Store, find_store
 from tests.slurm.driving import PROJECT, finish, send, sleeper, write_site
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.export import export_as, find_figures
+from pipeline.commands.export import export_as, find_figures
 from pipeline.store import Store
 from pipeline.trained.card import write_card
 from pipeline.trained.predict import Trained, load_trained

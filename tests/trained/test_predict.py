@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from pipeline.cell import chain
+from pipeline.commands.export import export_as
 from pipeline.data.images import read_mask
 from pipeline.data.layout import read_ids
 from pipeline.data.open import open_validation
 from pipeline.evaluation.cell import restore
-from pipeline.export import export_as
 from pipeline.models.build import ModelConfig, build_network
 from pipeline.params import resolve_table
 from pipeline.store import Store

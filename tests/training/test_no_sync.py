@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.forecast import synthetic_run
+from pipeline.commands.forecast import synthetic_run
 from pipeline.params import resolve_table
 from pipeline.training.engine import train_step
 from tests.benchmarks.counting import Tally, count, is_network

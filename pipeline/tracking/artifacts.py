@@ -17,12 +17,12 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.cell import chain
-from pipeline.database import UnreachableError
 from pipeline.files import read_json, write_json
 from pipeline.labels import VALUE_LABELS
-from pipeline.status import entries, tables_of
+from pipeline.listings import entries, tables_of
 from pipeline.store import Store
-from pipeline.tracking import Ingester
+from pipeline.tracking.database import UnreachableError
+from pipeline.tracking.sending import Ingester
 
 LOG = logging.getLogger(__name__)
 MAX_NOTE = 8000

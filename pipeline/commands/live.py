@@ -16,12 +16,12 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from pipeline import slurm
 from pipeline.cell import Cell, from_json
+from pipeline.cluster import slurm
+from pipeline.cluster.liveness import read_outline
 from pipeline.files import read_json
-from pipeline.liveness import read_outline
+from pipeline.listings import STATES, counts, tables_of
 from pipeline.spool import read
-from pipeline.status import STATES, counts, tables_of
 from pipeline.store import Store
 
 REFRESH_S = 2.0

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import IO
 
+from pipeline.cluster.liveness import release_dead
 from pipeline.files import try_lock
-from pipeline.liveness import release_dead
 from pipeline.store import Store
 
 IDLE_S = 20.0
@@ -36,8 +36,8 @@ def start_ingester(store: Store, root: Path) -> None:
 
 def follow_until_idle(store: Store, root: Path) -> None:
     """Ingest every few seconds until nothing is under way; return at once where another ingester runs."""
-    from pipeline.status import entries
-    from pipeline.tracking import follow
+    from pipeline.listings import entries
+    from pipeline.tracking.sending import follow
 
     lock = _lock(store)
     if lock is None:

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipeline.database import Database, tracking_uri
 from pipeline.files import read_json
 from pipeline.reporting.provenance import commit_of
 from pipeline.store import Store
+from pipeline.tracking.database import Database, tracking_uri
 from pipeline.trained.card import write_card
 from pipeline.trained.predict import Trained, export, load_trained
 

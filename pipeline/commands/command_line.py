@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.garbage import KEPT_DAYS
+from pipeline.commands.garbage import KEPT_DAYS
 
 KEY = "the first characters of its key, or a table of one row (`experiment`)"
 TRAINED = "a train cell: the first characters of its key, a table of one row (`experiment`), or a copy of its folder"

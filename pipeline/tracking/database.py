@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pipeline.files import lock
-from pipeline.runs import Point
+from pipeline.tracking.runs import Point
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -12,14 +12,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import slurm
 from pipeline.cell import Cell, cells_of
+from pipeline.cluster import slurm
+from pipeline.cluster.origin import user
+from pipeline.cluster.waiting import live_needs
 from pipeline.files import read_json
-from pipeline.origin import user
+from pipeline.listings import current_scale, find_cell, tables_of
 from pipeline.provenance import patch_path
-from pipeline.status import current_scale, find_cell, tables_of
 from pipeline.store import Store
-from pipeline.waiting import live_needs
 
 
 def show_log(root: Path, store: Store, *, prefix: str, follow: bool) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import Any
 
-from pipeline.site import divide
+from pipeline.cluster.site import divide
 
 COMMAND_S = 60.0
 NAME = re.compile(r"\d+|(GPU|MIG)-.+")

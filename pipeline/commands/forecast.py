@@ -25,10 +25,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.cell import digest
+from pipeline.commands.measuring import evaluation_flop
+from pipeline.commands.steps import num_steps
 from pipeline.data.batch import Batch
-from pipeline.measuring import evaluation_flop
 from pipeline.models.segnet import SegNet
-from pipeline.steps import num_steps
 from pipeline.training.engine import Run, train_step
 from pipeline.training.execution import prepare
 from pipeline.training.setting import build_optimiser, make_setting

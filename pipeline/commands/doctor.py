@@ -9,13 +9,13 @@ import glob
 import shutil
 from pathlib import Path
 
-from pipeline import slurm
+from pipeline.cluster import slurm
+from pipeline.cluster.liveness import find_dead, release_dead
+from pipeline.cluster.origin import user
+from pipeline.cluster.waiting import STALE_S
 from pipeline.files import modified, read_json
-from pipeline.liveness import find_dead, release_dead
 from pipeline.locks import NOT_MENDED, stale_locks, torn_locks
-from pipeline.origin import user
 from pipeline.store import Store
-from pipeline.waiting import STALE_S
 
 OLD_S = 60.0
 """How old a temporary file is at least whose writer is called dead."""
@@ -144,10 +144,11 @@ def _lying_runs(root: Path, store: Store, *, dead: set[str], mend: bool) -> list
 
 def _ingestion_fault(root: Path, store: Store) -> list[str]:
     """Bring MLflow up to the store; return why it could not be, as a finding, since the others are mended already."""
-    from pipeline import status, tracking
+    from pipeline import listings
+    from pipeline.tracking import sending
 
     try:
-        tracking.ingest(store.root, status.entries(root))
+        sending.ingest(store.root, listings.entries(root))
     except (RuntimeError, ValueError, OSError) as error:  # what `main` would say in place of all findings
         return [f"MLflow was not brought up to the store: {error}; {NOT_MENDED}"]
     return []

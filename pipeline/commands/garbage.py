@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.cell import folder_is_here
+from pipeline.cluster.liveness import submission_alive
+from pipeline.cluster.waiting import needs
 from pipeline.files import modified, read_json
-from pipeline.liveness import submission_alive
 from pipeline.store import Store
-from pipeline.waiting import needs
 
 KEPT_DAYS = 7.0
 """What was touched within so many days stays: it may be of another clone or a colleague."""

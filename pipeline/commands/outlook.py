@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline import status
-from pipeline.cell import chain, digest
-from pipeline.forecast import RANKS, Forecast, forecast, total
-from pipeline.measuring import image_size
+from pipeline.cell import KINDS, Cell, cells_of, chain, digest
+from pipeline.cluster.site import load_site, num_gpus, resources
+from pipeline.commands.forecast import RANKS, Forecast, forecast, total
+from pipeline.commands.measuring import image_size
+from pipeline.commands.past import Past
+from pipeline.listings import STATES, current_scale, tables_of
 from pipeline.params import SECTIONS, all_tables, choose, load_params, resolve_table
-from pipeline.past import Past
 from pipeline.reporting.rows import data_of
 from pipeline.store import Store
 
@@ -33,29 +37,74 @@ ASSUMED = (
     "- Operations outside the networks run on every rank alike; they are not counted again.",
 )
 
+MEDIAN = "median of past cells like them"
+NONE_HAS_RUN = "none like them has run"
+"""Where the time of some of a stage's cells is not known from past ones."""
+
 
 def show_plan(root: Path, store: Store, *, targets: list[str], tflops: float, as_json: bool) -> None:
     """Print the stale stages of a `dvc repro` of these targets, their cells by state, and the time that is ahead."""
-    lines = status.plan(root, store, targets=targets)
+    lines = stages_ahead(root, store, targets=targets)
     if as_json:
         print(json.dumps(lines, indent=1))
         return
     for line in lines:
-        states = ", ".join(f"{line[state]} {state}" for state in (*status.STATES, "shared") if line.get(state))
+        states = ", ".join(f"{line[state]} {state}" for state in (*STATES, "shared") if line.get(state))
         print(f"{line['stage']:24} {states or '-':40} {'; '.join(line['why'])}")
     seconds, hours = (sum(line.get(name, 0) for line in lines) for name in ("worker_s", "gpu_hours"))
     gpus = f", {hours:,.2g} GPU-hours" if hours else ""
     unlike = {line["stage"].partition("@")[2] for line in lines if line.get("unknown")}
-    ahead = f"about {seconds / 60:.0f} minutes of one worker{gpus} ({status.MEDIAN})"
+    ahead = f"about {seconds / 60:.0f} minutes of one worker{gpus} ({MEDIAN})"
     known = seconds > 0 or not unlike
-    print(f"{len(lines)} stages; cells that nobody has submitted: {ahead if known else status.NONE_HAS_RUN}")
+    print(f"{len(lines)} stages; cells that nobody has submitted: {ahead if known else NONE_HAS_RUN}")
     if unlike:
         _count_missing(root, store, names=unlike, tflops=tflops)
 
 
+def stages_ahead(root: Path, store: Store, *, targets: list[str]) -> list[dict[str, Any]]:
+    """Return, for every stale stage of a `dvc repro` of these targets, why it is stale and where its cells stand.
+
+    What its missing cells take that no stage before it has too: `worker_s` of one worker and `gpu_hours` at this site,
+    by past cells like them; `unknown` of them have no like.
+    """
+    tables, scale, site, past = tables_of(root), current_scale(root), load_site(root), Past(store)
+    stages = [f"tables@{target}" if (scale, target) in tables else target for target in targets]
+    command = [sys.executable, "-m", "pipeline.plan", str(root), "--targets", *stages]
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        fault = (result.stderr.strip().splitlines() or ["no word"])[-1]
+        raise ValueError(f"DVC cannot plan {' '.join(stages)}: {fault}; a target is a table or a stage of `dvc.yaml`")
+    counted: set[str] = set()
+    lines: list[dict[str, Any]] = []
+    for stage, reasons in json.loads(result.stdout).items():
+        kind, _, table = stage.split(":")[-1].partition("@")
+        line: dict[str, Any] = {"stage": stage, "why": reasons[:3]}
+        if kind in KINDS and (scale, table) in tables:
+            chains = [cells_of(row) for row in tables[scale, table]]
+            cells = {cell.key: cell for cells in chains for cell in cells if cell.kind == kind}
+            states = {key: store.state(key) for key in cells}
+            numbers = Counter(states.values())
+            line |= {state: numbers[state] for state in STATES if numbers[state]}
+            line["shared"] = len(cells.keys() & counted)
+            new = [cell for key, cell in cells.items() if states[key] == "missing" and key not in counted]
+            line |= _ahead(past, site, cells=new)
+            counted |= cells.keys()
+        lines.append(line)
+    return lines
+
+
+def _ahead(past: Past, site: dict[str, Any], *, cells: list[Cell]) -> dict[str, Any]:
+    """Return what these cells will take, and by what that is known."""
+    known = [(cell, seconds) for cell in cells if (seconds := past.typical_s(cell)) is not None]
+    gpu_s = sum(seconds * num_gpus(resources(site, cell)) for cell, seconds in known)
+    facts = {"worker_s": round(sum(seconds for _, seconds in known)), "unknown": len(cells) - len(known)}
+    source = NONE_HAS_RUN if facts["unknown"] else MEDIAN
+    return facts | {"gpu_hours": gpu_s / 3600, "source": source}
+
+
 def _count_missing(root: Path, store: Store, *, names: set[str], tflops: float) -> None:
     """Print the cost of those of the tables' missing trainings that have no like, counted on tensors without values."""
-    scale, tables, past = status.current_scale(root), status.tables_of(root), Past(store)
+    scale, tables, past = current_scale(root), tables_of(root), Past(store)
     missing = {}
     for table in sorted(names):
         cells = [(chain(row)[-2], row) for row in tables[scale, table]]

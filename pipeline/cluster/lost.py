@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.site import MAX_DOUBLINGS
+from pipeline.cluster.site import MAX_DOUBLINGS
 from pipeline.store import Store
 
 MAX_LOST = 3
@@ -44,7 +44,7 @@ def _fail_with_last_words(store: Store, key: str) -> bool:
 
     So NCCL's watchdog ends it. The words go: after `retry` they are of another life.
     """
-    from pipeline.team import LAST_WORDS, last_words  # imports submitit
+    from pipeline.cluster.team import LAST_WORDS, last_words  # imports submitit
 
     cause, log = last_words(store.work(key)), store.work(key) / "log.txt"
     if cause is None or store.state(key) not in ("queued", "missing"):

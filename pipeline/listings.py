@@ -1,9 +1,8 @@
-"""What stands where: the tables' cells by state, the plan of a `dvc repro`, and which cell a name means."""
+"""The tables as the stage `cells` listed them: their rows, where their cells stand, and which cell a name means."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections import Counter
 from functools import cache
@@ -11,15 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.adopt import adopt
-from pipeline.cell import KINDS, NO_CELLS, Cell, cells_of, chain, folder_is_here, from_json, read_rows
+from pipeline.cell import NO_CELLS, Cell, cells_of, chain, folder_is_here, from_json, read_rows
 from pipeline.files import read_json
-from pipeline.past import Past
-from pipeline.site import load_site, num_gpus, resources
 from pipeline.store import Store
-
-MEDIAN = "median of past cells like them"
-NONE_HAS_RUN = "none like them has run"
-"""Where the time of some of a stage's cells is not known from past ones."""
 
 STATES = ("done", "running", "queued", "missing", "failed", "cancelled")
 
@@ -163,44 +156,3 @@ def counts(store: Store, rows: list[dict[str, Any]]) -> dict[str, int]:
     """Return how many distinct cells of a table are in each state."""
     found = Counter(store.state(key) for key in {cell.key for row in rows for cell in cells_of(row)})
     return {state: found[state] for state in STATES}
-
-
-def plan(root: Path, store: Store, *, targets: list[str]) -> list[dict[str, Any]]:
-    """Return, for every stale stage of a `dvc repro` of these targets, why it is stale and where its cells stand.
-
-    What its missing cells take that no stage before it has too: `worker_s` of one worker and `gpu_hours` at this site,
-    by past cells like them; `unknown` of them have no like.
-    """
-    tables, scale, site, past = tables_of(root), current_scale(root), load_site(root), Past(store)
-    stages = [f"tables@{target}" if (scale, target) in tables else target for target in targets]
-    command = [sys.executable, "-m", "pipeline.plan", str(root), "--targets", *stages]
-    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        fault = (result.stderr.strip().splitlines() or ["no word"])[-1]
-        raise ValueError(f"DVC cannot plan {' '.join(stages)}: {fault}; a target is a table or a stage of `dvc.yaml`")
-    counted: set[str] = set()
-    lines: list[dict[str, Any]] = []
-    for stage, reasons in json.loads(result.stdout).items():
-        kind, _, table = stage.split(":")[-1].partition("@")
-        line: dict[str, Any] = {"stage": stage, "why": reasons[:3]}
-        if kind in KINDS and (scale, table) in tables:
-            chains = [cells_of(row) for row in tables[scale, table]]
-            cells = {cell.key: cell for cells in chains for cell in cells if cell.kind == kind}
-            states = {key: store.state(key) for key in cells}
-            numbers = Counter(states.values())
-            line |= {state: numbers[state] for state in STATES if numbers[state]}
-            line["shared"] = len(cells.keys() & counted)
-            new = [cell for key, cell in cells.items() if states[key] == "missing" and key not in counted]
-            line |= _ahead(past, site, cells=new)
-            counted |= cells.keys()
-        lines.append(line)
-    return lines
-
-
-def _ahead(past: Past, site: dict[str, Any], *, cells: list[Cell]) -> dict[str, Any]:
-    """Return what these cells will take, and by what that is known."""
-    known = [(cell, seconds) for cell in cells if (seconds := past.typical_s(cell)) is not None]
-    gpu_s = sum(seconds * num_gpus(resources(site, cell)) for cell, seconds in known)
-    facts = {"worker_s": round(sum(seconds for _, seconds in known)), "unknown": len(cells) - len(known)}
-    source = NONE_HAS_RUN if facts["unknown"] else MEDIAN
-    return facts | {"gpu_hours": gpu_s / 3600, "source": source}

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.cluster.origin import user
 from pipeline.files import modified, read_json, try_lock, write_json
-from pipeline.origin import user
 from pipeline.store import Store
 
 SQUEUE_S = 30.0

@@ -13,12 +13,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline import slurm
 from pipeline.cell import COUNTED
+from pipeline.cluster import slurm
+from pipeline.cluster.lost import count_loss, count_unbegun
+from pipeline.cluster.origin import is_here, is_of_before, process_alive, user
+from pipeline.cluster.pulse import is_silent
 from pipeline.files import read_json
-from pipeline.losses import count_loss, count_unbegun
-from pipeline.origin import is_here, is_of_before, process_alive, user
-from pipeline.pulse import is_silent
 from pipeline.store import Store
 
 Chain = Mapping[str, tuple[str, list[str]]]

@@ -26,10 +26,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.database import Database, RefusedError, UnreachableError, locked, set_aside_if_broken, tracking_uri
 from pipeline.files import read_json, write_json
-from pipeline.runs import Cells, Entry, Parcel, Point
 from pipeline.spool import fresh
+from pipeline.tracking import database
+from pipeline.tracking.database import Database, RefusedError, UnreachableError, locked
+from pipeline.tracking.runs import Cells, Entry, Parcel, Point
 
 LOG = logging.getLogger(__name__)
 ENDED = ("FINISHED", "FAILED", "KILLED")
@@ -78,7 +79,7 @@ def rebuild(store: Path, entries: Iterable[Entry] = (), *, uri: str | None = Non
     """Make the database again from the store: all runs, curves, states. One that cannot be opened is moved aside."""
     ingester = Ingester(store, entries, uri=uri)
     with locked(ingester.folder / "lock") as lock:
-        set_aside_if_broken(ingester.uri)
+        database.set_aside_if_broken(ingester.uri)
         _forget(ingester.folder)
         lock.truncate(0)  # another ingester, if one is alive, reads its state anew
     return ingester.work()
@@ -88,7 +89,7 @@ class Ingester:
     """What one process knows of a database, and how it brings it up to the store."""
 
     def __init__(self, store: Path, entries: Iterable[Entry], *, uri: str | None) -> None:
-        self.store, self.uri = store.resolve(), uri or tracking_uri(store)
+        self.store, self.uri = store.resolve(), uri or database.tracking_uri(store)
         self.cells = Cells(self.store, entries)
         self.experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", "u2pl")
         digest = hashlib.sha256(f"{self.uri}\0{self.experiment}".encode()).hexdigest()

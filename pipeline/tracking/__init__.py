@@ -1,0 +1,1 @@
+"""MLflow, written from the store by one process and read by nobody else."""
