@@ -143,7 +143,7 @@ def _gc(root: Path, store: Store, *, options: argparse.Namespace) -> None:
         raise ValueError(f"cannot tell which cells are needed: {'; '.join(faults)}")
     needed = {cell.key for rows in tables.values() for row in rows for cell in cells_of(row)}
     garbage = find_garbage(store, needed, root=root, days=options.days, done=options.done)
-    freed = remove(garbage) if options.force else sum(map(size_of, garbage))
+    freed = remove(garbage, days=options.days) if options.force else sum(map(size_of, garbage))
     names = [str(folder.relative_to(store.root)) for folder in garbage]
     if options.json:
         print(json.dumps({"folders": names, "bytes": freed, "removed": options.force}, indent=1))

@@ -21,6 +21,8 @@ from pipeline.store import Store
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LOCKS = ("dvc.lock", "reports/*/dvc.lock")
 CELL_STAGES = ("warm_start", "train")
+HASHES = frozenset(("md5", "etag", "checksum", "cloud", "files"))
+"""The keys under which DVC may record what a dependency or an output holds."""
 
 
 def adopt(store: Store, root: Path, *, scale: str) -> int:
@@ -62,9 +64,20 @@ def _read_lock(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return (yaml.load(path.read_text(encoding="utf-8"), LOADER) or {}).get("stages", {})
-    except yaml.YAMLError:
+        stages = (yaml.load(path.read_text(encoding="utf-8"), LOADER) or {}).get("stages") or {}
+    except (yaml.YAMLError, AttributeError):
         return {}  # torn: DVC says so itself, and `doctor` mends it
+    return {name: stage for name, stage in stages.items() if stage_is_whole(name, stage)}
+
+
+def stage_is_whole(name: str, stage: Any) -> bool:
+    """Tell whether a stage's record in dvc.lock has what DVC writes of each: a file may be cut at the end of a line."""
+    if not isinstance(stage, dict) or "cmd" not in stage:
+        return False
+    entries = [entry for side in ("deps", "outs") if side in stage for entry in stage[side] or [None]]
+    if name.split("@", maxsplit=1)[0] in CELL_STAGES and "outs" not in stage:
+        return False
+    return all(isinstance(entry, dict) and not HASHES.isdisjoint(entry) for entry in entries)
 
 
 def _cached(cache: Path, md5: str) -> Path:
@@ -134,11 +147,15 @@ def _result(record: dict[str, Any], names: tuple[str, ...], *, source: str) -> d
 
 
 def manifest_entry(store: Store, key: str, *, folder: Path) -> dict[str, Any]:
-    """Hard-link a cell's files into a stage's output folder and return what `adopt` needs to find them again."""
+    """Hard-link a cell's files into a stage's output folder and return what `adopt` needs to find them again.
+
+    Raises FileNotFoundError where the cell is no longer in the store.
+    """
     done, files = store.done(key), {}
     for name in ("weights.pt", "spool.jsonl"):
         if (done / name).exists():
             files[name] = f"{key[:16]}{Path(name).suffix}"
             (folder / files[name]).unlink(missing_ok=True)
             link_or_copy(done / name, folder / files[name])
-    return {"files": files, "cell": read_json(done / "cell.json"), "result": read_json(done / "result.json")}
+    cell, result = (json.loads((done / f"{name}.json").read_text(encoding="utf-8")) for name in ("cell", "result"))
+    return {"files": files, "cell": cell, "result": result}

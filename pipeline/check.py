@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from pipeline.data.augment import Augmentation
@@ -22,6 +23,9 @@ KINDS: dict[type, tuple[Any, str]] = {
 }
 WORDS = ("scale_law", "epoch_over", "optimiser", "criterion", "precision", "loss_resolution")
 """What of a schedule is told in words."""
+
+NAMED_WEIGHTS = ("torchvision", "timm", "package")
+"""Weights that have a name; others are the path of a state dict."""
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -52,6 +56,7 @@ def check_labels(rows: Sequence[dict[str, Any]], published: Published | None) ->
 def check_row(row: dict[str, Any]) -> None:
     """Check every value of a resolved row as what uses it does. Raises ValueError."""
     _check_kinds(row)
+    _check_weights(row["model"]["weights"], where=f"{row['table']} ({row['method']})")
     setting.check_row(row)
     where, training = f"{row['table']} ({row['method']})", row["training"]
     try:
@@ -76,6 +81,13 @@ def _check_kinds(row: dict[str, Any]) -> None:
         types, allowed = KINDS[kinds[key]]
         if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
             raise ValueError(f"{row['table']} ({row['method']}): {key} is {value!r}; allowed is {allowed}")
+
+
+def _check_weights(weights: str | None, *, where: str) -> None:
+    """Refuse a path that workers could not read: they run in a folder of their own."""
+    if weights not in (None, *NAMED_WEIGHTS) and not (Path(weights).is_absolute() and Path(weights).is_file()):
+        allowed = f"null, {', '.join(NAMED_WEIGHTS)}, or the absolute path of a file that is there"
+        raise ValueError(f"{where}: model.weights is {weights!r}; allowed: {allowed}")
 
 
 def _check_evaluation(block: dict[str, Any]) -> None:

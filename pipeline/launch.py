@@ -255,7 +255,9 @@ def take_snapshot(store: Store) -> Path:
     paths = [path for path in sorted(PACKAGE.rglob("*")) if _is_code(path)]
     files = {str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8") for path in paths}
     folder = store.root / "snapshots" / digest(files)[:16]
-    if not folder.exists():
+    if folder.exists():
+        os.utime(folder)  # `gc` removes what was not touched for long and is not yet in use
+    else:
         temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
         for name, text in files.items():
             target = temporary / PACKAGE.name / name

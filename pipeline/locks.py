@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import yaml
 
-from pipeline.adopt import LOADER, LOCKS
+from pipeline.adopt import LOADER, LOCKS, stage_is_whole
 from pipeline.files import write_bytes, write_json
 from pipeline.provenance import git
 
@@ -33,7 +33,9 @@ def lock_is_whole(lock: Path) -> bool:
         content = yaml.load(text, Loader=LOADER)
     except (yaml.YAMLError, UnicodeDecodeError):
         return False
-    return isinstance(content, dict) and "schema" in content and text.endswith("\n")
+    if not isinstance(content, dict) or "schema" not in content or not text.endswith("\n"):
+        return False
+    return all(stage_is_whole(name, stage) for name, stage in (content.get("stages") or {}).items())
 
 
 def torn_locks(root: Path, *, mend: bool) -> list[str]:

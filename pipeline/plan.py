@@ -95,7 +95,9 @@ def _propagate(repo: Repo, stages: list[Stage], *, single: bool, fetched: bool) 
 
     `fetched`: DVC does without what is only missing, or pulls it.
     """
-    graph, stale = repo.index.graph, {}
+    from dvc.repo.reproduce import get_active_graph
+
+    graph, stale = get_active_graph(repo.index.graph), {}  # a frozen stage follows none
     for stage in stages:
         reasons = _changes(stage, but=ABSENT if fetched else ())
         if not single:
@@ -110,7 +112,7 @@ def _propagate(repo: Repo, stages: list[Stage], *, single: bool, fetched: bool) 
 def _changes(stage: Stage, *, but: Sequence[str]) -> list[str]:
     """Return what changed of a stage's own command, dependencies and outputs, in other ways than `but`."""
     changes = ["command"] if stage.changed_stage() else []
-    for entry in (*stage.deps, *stage.outs):
+    for entry in (*(() if stage.frozen else stage.deps), *stage.outs):  # as DVC looks
         changes += [f"{path} {state}" for path, state in entry.status().items() if state not in but]
     return changes
 
@@ -126,7 +128,7 @@ def main(arguments: list[str]) -> int:
         command, folder, fallback = ["dvc", "repro", *given[1:]], str(root), None
     else:
         command, folder = dvc_command() or (None, str(root))
-        fallback = given[0] if given else None
+        fallback = os.environ.get("DVC_STAGE") or (given[0] if given else None)  # with the path of its dvc.yaml
     if Path(folder).is_relative_to(root.resolve()):  # which may have a dvc.yaml of its own
         os.chdir(folder)
     json.dump(stale_stages(root, command, fallback=fallback), sys.stdout)

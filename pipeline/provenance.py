@@ -18,6 +18,9 @@ from pipeline.store import Store
 
 PACKAGES = ("torch", "torchvision", "numpy", "dvc", "submitit", "mlflow")
 NO_SOURCES = (":(exclude)reports", ":(exclude)dvc.lock")
+AS_PATCH = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv")
+"""Whatever a user's git is told to show, so that `git apply` takes it."""
+
 RECORDED = ("commit", "dirty", "patch", "snapshot", "dvc_experiment")
 """What a submission knew of its code."""
 
@@ -28,12 +31,12 @@ def source_state(store: Store, root: Path) -> dict[str, Any]:
     Sources are all files but those that stages write. The patch, of tracked ones, is kept in the store once, at
     `patches/<name>.diff`; new files make the tree differ as well.
     """
-    patch, difference = None, git(root, "diff", "HEAD", "--binary", "--", ".", *NO_SOURCES)
+    patch, difference = None, git(root, "diff", "HEAD", *AS_PATCH, "--", ".", *NO_SOURCES)
     if difference:
         patch = hashlib.sha256(difference).hexdigest()[:16]
         if not patch_path(store, patch).exists():
             write_bytes(patch_path(store, patch), difference)
-    dirty = bool(git(root, "status", "--porcelain", "--", ".", *NO_SOURCES).strip())
+    dirty = bool(git(root, "status", "--porcelain", "--untracked-files=normal", "--", ".", *NO_SOURCES).strip())
     return {"commit": git(root, "rev-parse", "HEAD").decode().strip() or None, "dirty": dirty, "patch": patch}
 
 

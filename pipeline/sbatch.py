@@ -105,7 +105,7 @@ class Queue:
         good.
         """
         snapshot = self.store_root / "snapshots" / self.record["snapshot"]
-        os.environ["PYTHONPATH"] = str(snapshot)  # jobs inherit it
+        os.environ["PYTHONPATH"] = _python_path(snapshot)  # jobs inherit it
         os.environ |= {name: str(self.site["threads"]) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         with contextlib.chdir(snapshot):  # and this: `python -m` looks here first
             if self.site["executor"] == "slurm":
@@ -160,8 +160,10 @@ class Queue:
             given |= {"name": record["job_name"]} | parameters
             given["slurm_setup"] = [*site["setup"], *given.get("slurm_setup", [])]
             cpus = given.get("slurm_cpus_per_task", given.get("cpus_per_task"))
+            told = ["--export=ALL"]  # what the job has: a site's SBATCH_EXPORT=NONE would reach srun too
             if cpus is not None:  # from SLURM 22.05 on srun asks for one where it is not told itself
-                given["slurm_srun_args"] = [f"--cpus-per-task={cpus}", *given.get("slurm_srun_args", [])]
+                told.append(f"--cpus-per-task={cpus}")
+            given["slurm_srun_args"] = [*told, *given.get("slurm_srun_args", [])]
         try:
             executor.update_parameters(**given)
         except (NameError, AssertionError) as error:  # submitit's, of a keyword it does not know or that is no number
@@ -176,6 +178,12 @@ class Queue:
         asked = len(record["gpus"]) if self.site["executor"] == "local" else num_gpus(record["parameters"])
         worker = Worker(str(self.store_root), record["submission"], self.site["pack"], needs_gpu=computes and asked > 0)
         return [replace(worker, gpus=gpus) for gpus in record["gpus"][:count]] or [worker] * count
+
+
+def _python_path(snapshot: Path) -> str:
+    """Return where jobs import from: the snapshot, then the driver's folders, as those of a cluster's modules."""
+    before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join([str(snapshot), *(path for path in before if Path(path).is_absolute())])
 
 
 @contextlib.contextmanager

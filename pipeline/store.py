@@ -53,8 +53,10 @@ def find_store(root: Path | None = None) -> Path:
     The cache folder is read from DVC's own files, since asking DVC costs a second and 40 MB each time.
     """
     root = root or _dvc_root(Path.cwd())
-    user = Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config")) / "dvc" / "config"
-    files = [Path("/etc/xdg/dvc/config"), user, root / ".dvc" / "config", root / ".dvc" / "config.local"]
+    system = Path(os.environ.get("DVC_SYSTEM_CONFIG_DIR") or "/etc/xdg/dvc")
+    own = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "dvc"
+    folders = [system, Path(os.environ.get("DVC_GLOBAL_CONFIG_DIR") or own), root / ".dvc"]
+    files = [*(folder / "config" for folder in folders), root / ".dvc" / "config.local"]
     cache = root / ".dvc" / "cache"
     for file in files:
         config = ConfigObj(str(file), encoding="utf-8", interpolation=False)  # as DVC reads it, quotes and comments too
@@ -161,7 +163,10 @@ class Store:
         resumed = (work / "checkpoint.pt").exists()
         restarts = (read_json(work / "restarts.json") or {"count": 0})["count"] + resumed
         holder = holder | {"token": token, "restarts": restarts, "time": self.now(), "clock": time.time()}
-        if not create(work / "holder.json", holder):
+        try:
+            if not create(work / "holder.json", holder):
+                return None
+        except FileNotFoundError:  # published, and its work folder with it, while the clock was asked
             return None
         if self.is_done(key):  # published between the caller's look and the taking
             shutil.rmtree(work)
@@ -249,6 +254,8 @@ class Store:
     def cancel(self, key: str, reason: dict[str, Any]) -> None:
         """Stop a cell until `retry`. The worker that holds it saves within ten steps and lets go of it."""
         self._end(key, "cancelled", reason=reason)
+        if self.is_done(key):  # published between the caller's look and the mark
+            (self.root / "cancelled" / f"{key}.json").unlink(missing_ok=True)
 
     def end_after(self, key: str, before: str, *, name: str) -> None:
         """End a cell as the one before it has ended: failed or cancelled."""

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from pipeline.cell import KINDS, Cell
+from pipeline.labels import PARTITIONS
 
 MAX_DOUBLINGS = 3
 """How often `mem_gb` is doubled for a cell at most: eightfold; more is seldom to be had, and sbatch would refuse it."""
@@ -45,13 +46,7 @@ def load_site(root: Path) -> dict[str, Any]:
 
 def _check_values(path: Path, site: dict[str, Any]) -> None:
     """Raise ValueError where a value is of another kind than what submitting takes it for, as one left blank is."""
-    mappings = {name: site[name] for name in ("parameters", "kinds", "datasets")}
-    for name in ("kinds", "datasets"):
-        if isinstance(site[name], dict):
-            mappings |= {f"{name}: {key}": value for key, value in site[name].items()}
-    for name, value in mappings.items():
-        if not isinstance(value, dict):
-            raise ValueError(f"{path}: {name}: {value!r}; allowed: a mapping, {{}} for none")
+    _check_mappings(path, site)
     for name, or_null in (("threads", ""), ("workers", ", or null"), ("pack", ", or null")):
         value = site[name]
         if not (type(value) is int and value >= 1) and not (or_null and value is None):
@@ -61,14 +56,32 @@ def _check_values(path: Path, site: dict[str, Any]) -> None:
             f"{path}: parameters: timeout_min: None; allowed with executor slurm: whole minutes, no more than the "
             "partition's MaxTime, above which jobs wait for ever; a cell that needs longer goes on in a requeued job"
         )
-    if unknown := sorted(set(site["kinds"]) - {*KINDS, "sleep"}):  # the last is what launching is tested with
-        raise ValueError(f"{path}: kinds: {', '.join(unknown)}; allowed: {', '.join(KINDS)}")
-    if not isinstance(site["setup"], list):
+    if not isinstance(site["setup"], list) or not all(isinstance(line, str) for line in site["setup"]):
         raise ValueError(f"{path}: setup: {site['setup']!r}; allowed: a list of shell lines, [] for none")
     if site["setup"] and site["executor"] == "local":
         raise ValueError(
             f"{path}: setup: {site['setup']!r}; allowed with executor local: [], for no job's shell runs them"
         )
+
+
+def _check_mappings(path: Path, site: dict[str, Any]) -> None:
+    """Raise ValueError where what submitit is to be told is no mapping, of no such cells, or left blank."""
+    mappings = {name: site[name] for name in ("parameters", "kinds", "datasets")}
+    for name in ("kinds", "datasets"):
+        if isinstance(site[name], dict):
+            mappings |= {f"{name}: {key}": value for key, value in site[name].items()}
+    for name, value in mappings.items():
+        if not isinstance(value, dict):
+            raise ValueError(f"{path}: {name}: {value!r}; allowed: a mapping, {{}} for none")
+    if unknown := sorted(set(map(str, site["kinds"])) - {*KINDS, "sleep"}):  # the last is what launching is tested with
+        raise ValueError(f"{path}: kinds: {', '.join(unknown)}; allowed: {', '.join(KINDS)}")
+    if unknown := sorted(set(map(str, site["datasets"])) - set(PARTITIONS)):
+        raise ValueError(f"{path}: datasets: {', '.join(unknown)}; allowed: {', '.join(PARTITIONS)}")
+    for name, value in mappings.items():
+        if empty := sorted(str(key) for key, given in value.items() if given is None or not isinstance(key, str)):
+            raise ValueError(
+                f"{path}: {name}: {', '.join(empty)} has no value; allowed: keywords of submitit's with one"
+            )
 
 
 def resources(site: dict[str, Any], cell: Cell, *, doublings: int = 0) -> dict[str, Any]:

@@ -42,11 +42,11 @@ def find_garbage(
     return garbage
 
 
-def remove(folders: Iterable[Path]) -> int:
-    """Remove folders and return how many bytes they held."""
-    freed = 0
+def remove(folders: Iterable[Path], *, days: float) -> int:
+    """Remove those of the folders that are still untouched for so many days; return how many bytes they held."""
+    old, freed = time.time() - 86_400 * days, 0
     for folder in folders:
-        if not _held(folder):  # taken up since it was looked at
+        if not _held(folder) and _touched(folder) < old:  # else taken up since it was looked at
             freed += size_of(folder)
             shutil.rmtree(folder)
     return freed

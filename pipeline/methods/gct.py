@@ -92,7 +92,7 @@ class Method(method.Method):
         frozen = {name: parameter.detach() for name, parameter in self.detector.named_parameters()}
         flaws = [functional_call(self.detector, frozen, (images, prediction)) for prediction in predictions]
         with torch.no_grad():
-            cleaned = [saturate(clean(flaw), self.hyper.flaw_threshold) for flaw in flaws]
+            cleaned = [saturate(clean(flaw, valid=valid), self.hyper.flaw_threshold) for flaw in flaws]
             both_bad = torch.minimum(*cleaned)[:, 0] == 1  # (2B, H, W)
         ramp = sigmoid_ramp(progress.fraction / self.hyper.ramp_share) if self.hyper.ramp_share else 1.0
         losses = {"detector": self.detector_loss(batch, images, predictions=predictions, valid=valid)}

@@ -9,7 +9,9 @@ Batch normalisation: labelled, weak and strong images are three forwards; the we
 `image_labels`, the classifier's loss reaches its encoder); `inference_cam` adds one of the encoder in eval mode.
 Differs from the paper: the protocol's DeepLabv3+, optimiser and weak augmentation. Differs from the released code:
 colours change by factors in a fixed order (TensorFlow adds brightness); padding gives nothing to pooling, attention
-and scale; a linear classifier's Grad-CAM needs no gradient. As there, L_u is taken on the logits' grid.
+and scale, but the square that is cut out does (there it counts as padding); a linear classifier's Grad-CAM needs no
+gradient; image-level labels of unlabelled images are those of the whole image, not of the crop. As there, L_u is taken
+on the logits' grid and divided by the pixels that were left.
 """
 
 from __future__ import annotations
@@ -103,8 +105,8 @@ class Method(method.Method):
             images, kept = cut_view(images, jitter=hyper.jitter, cutout_share=hyper.cutout_share)
             seen = seen & kept
         logits = network.predict(images)
-        seen, valid = (self.sample(mask, logits.shape[-2:]) for mask in (seen, batch.valid))
-        loss = soft_cross_entropy(logits, target, weights=seen, normaliser=valid.sum())
+        seen = self.sample(seen, logits.shape[-2:])
+        loss = soft_cross_entropy(logits, target, weights=seen, normaliser=seen.sum())
         return losses | {"unlabelled": hyper.weight * loss}
 
     def target(self, batch: Batch, weak: list[Tensor]) -> Tensor:
@@ -116,9 +118,10 @@ class Method(method.Method):
             self.student.eval()
             weak = self.student.features(batch.unlabelled)
             self.student.train()
-        present = batch.presence
-        if not hyper.image_labels:
-            present = self.attention.predicted(weak[2:], batch.valid, threshold=PRESENT)
+        present = self.attention.predicted(weak[2:], batch.valid, threshold=PRESENT)
+        if hyper.image_labels:  # of an image that has no label none is present
+            known = batch.presence.any(dim=1, keepdim=True)
+            present = torch.where(known, batch.presence, present)
         attended = at_size(self.attention(weak[2:], present, valid=batch.valid), decoded.shape[-2:])
         if hyper.fusion == "attention":
             return sharpen(attended.softmax(dim=1), hyper.temperature)

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import sqlite3
+import stat
 import subprocess
 import sys
 import tempfile
@@ -81,6 +82,7 @@ def initialise(uri: str) -> None:
         if fault:
             raise RuntimeError(f"{path}: MLflow could not make the database: {fault}")
         _move_beside(path)  # a journal of the one before, which SQLite would play back into the new one
+        new.chmod(0o664 if path.parent.stat().st_mode & stat.S_IWGRP else 0o644)  # SQLite does not ask the umask
         new.rename(path)
 
 
@@ -134,6 +136,15 @@ def locked(path: Path) -> Iterator[IO[str]]:
         yield file
 
 
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # a server that is down would hold each command up for minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+"""What MLflow is told where the user has not told it."""
+
+
 class RefusedError(RuntimeError):
     """MLflow will not take this, however often it is sent: the run was deleted, or a value is not allowed."""
 
@@ -151,7 +162,8 @@ def _errors_named(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, ImportError) as error:  # ImportError: no driver for PostgreSQL installed
-        words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        lines = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result")]
+        words = (lines or [type(error).__name__])[0]
         code = getattr(error, "error_code", "")
         if code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE"):
             raise RefusedError(words) from error
@@ -166,8 +178,8 @@ class Database:
     """
 
     def __init__(self, uri: str, experiment: str) -> None:
-        for quiet in ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
-            os.environ.setdefault(quiet, "true")  # before the first import, which starts the telemetry
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)  # before the first import, which starts the telemetry
         initialise(uri)
         self.uri, self.path = uri, sqlite_path(uri)
         self.inode = self.path.stat().st_ino if self.path else None

@@ -36,6 +36,7 @@ def start_ingester(store: Store, root: Path) -> None:
 
 def follow_until_idle(store: Store, root: Path) -> None:
     """Ingest every few seconds until nothing is under way; return at once where another ingester runs."""
+    import pipeline.cluster.team  # noqa: F401  now: an experiment's folder, and its code, may be gone later
     from pipeline.listings import entries
     from pipeline.tracking.sending import follow
 

@@ -150,6 +150,15 @@ class Cells:
             return provenance_tags(failure), int(1000 * failure.get("time", now_ms / 1000))
         return {}, max((record.time_ms for record in self.records(key)), default=now_ms)
 
+    def ended_again(self, key: str, run: Mapping[str, Any]) -> bool:
+        """Tell whether a cell was taken up again and ended as before since its run was sent: failed or cancelled."""
+        if run["status"] == "FAILED":
+            return (self.root / "failed" / f"{key}.json").exists() and (
+                self.circumstances(key, "FAILED")[1] != run["end_ms"]
+            )
+        spool = self.root / "work" / key / "spool.jsonl"
+        return run["status"] == "KILLED" and spool.exists() and spool.stat().st_size > run["offset"]
+
     def _cell(self, key: str) -> dict[str, Any] | None:
         return read_json(self.root / "done" / key / "cell.json") or read_json(self.root / "work" / key / "cell.json")
 

@@ -144,7 +144,7 @@ class Ingester:
     def _bring_up(self, key: str, status: str, *, results: list[str]) -> None:
         """Bring the run of one cell up to the store, if anything is new."""
         run, tables = self.runs.get(key), self.cells.tables(key)
-        settled = run is not None and status in ENDED and run["status"] == status
+        settled = run and status in ENDED and run["status"] == status and not self.cells.ended_again(key, run)
         if run and settled and set(results) <= set(run["results"]) and set(tables) <= set(run["tables"]):
             return
         with self.kept_apart(key):
@@ -238,7 +238,7 @@ class Ingester:
 
     def _add_status(self, parcel: Parcel, status: str) -> None:
         """Add the status of a run where it changed, and the facts that come with it."""
-        if parcel.run["status"] == status:
+        if parcel.run["status"] == status and not self.cells.ended_again(parcel.key, self.runs[parcel.key]):
             return
         if parcel.run["kind"] == "table":
             end_ms = max(child["end_ms"] for child in self.runs.values() if parcel.key in child["tables"])
@@ -254,7 +254,8 @@ class Ingester:
         if run == self.runs[parcel.key]:
             return
         self.database.log(run["run_id"], metrics=parcel.points, params=parcel.params, tags=parcel.tags)
-        if status != self.runs[parcel.key]["status"]:
+        sent = self.runs[parcel.key]
+        if (status, run["end_ms"]) != (sent["status"], sent["end_ms"]):
             self.database.set_status(run["run_id"], status, end_ms=run["end_ms"] if status in ENDED else None)
         self._save(parcel.key, dict(run))
         parcel.points, parcel.params, parcel.tags = [], {}, {}

@@ -77,13 +77,17 @@ def ideal_flaw(probabilities: Tensor, labels: Tensor, *, valid: Tensor) -> Tenso
     return stretch(blur(dilated, side // 4))
 
 
-def clean(flaw: Tensor) -> Tensor:
+def clean(flaw: Tensor, *, valid: Tensor) -> Tensor:
     """Make predicted flaw maps (B, 1, H, W) comparable: no negative value, smooth, from 0 to 1 in each image.
 
-    A map that nowhere exceeds 0.1 becomes 0.
+    A map that nowhere exceeds 0.1 becomes 0. Where not `valid` (B, H, W, bool) there is no flaw: what the detector
+    says there is taught by nothing, and must not scale the rest.
     """
-    smooth = blur(flaw.clamp(min=0), flaw.shape[-2] // 16)
-    return stretch(smooth) * (smooth.amax(dim=(2, 3), keepdim=True) > LEAST_FLAW)
+    seen = valid[:, None]
+    smooth = blur(flaw.clamp(min=0) * seen, flaw.shape[-2] // 16) * seen
+    high = smooth.amax(dim=(2, 3), keepdim=True)
+    low = torch.where(seen, smooth, high).amin(dim=(2, 3), keepdim=True)
+    return (smooth - low) / (high - low + 1e-9) * (seen & (high > LEAST_FLAW))
 
 
 def better_prediction(own: Tensor, partner: Tensor, *, own_flaw: Tensor, partner_flaw: Tensor) -> Tensor:

@@ -136,7 +136,7 @@ def without_neighbours(method: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Take out by what pixels see others, besides the student: views of colours, GCT's detector, a batch norm."""
     monkeypatch.setattr(photometric, "colour_view", lambda images, **_: images)
     monkeypatch.setattr(augseg, "random_view", lambda images, **_: images)
-    monkeypatch.setattr(gct, "clean", lambda flaw: flaw.clamp(0, 1))
+    monkeypatch.setattr(gct, "clean", lambda flaw, *, valid: flaw.clamp(0, 1))
     for module in method.modules():
         if isinstance(module, FlawDetector):
             torch.manual_seed(0)

@@ -40,10 +40,11 @@ def test_each_loss_touches_one_of_the_three_networks(tiny: Any, joint_batch: boo
         assert reached == {own}, name
 
 
-def naive_cleaned(values: list[list[float]], threshold: float) -> list[list[float]]:
-    """Clamp, stretch, saturate: an 8 x 8 map is too small to be blurred (8 // 16 = 0)."""
+def naive_cleaned(values: list[list[float]], valid: list[list[bool]], *, threshold: float) -> list[list[float]]:
+    """Clamp, stretch what is valid, saturate: an 8 x 8 map is too small to be blurred (8 // 16 = 0)."""
     clamped = [[max(0.0, value) for value in row] for row in values]
-    low, high = min(map(min, clamped)), max(map(max, clamped))
+    counted = [clamped[y][x] for y in range(8) for x in range(8) if valid[y][x]]
+    low, high = min(counted), max(counted)
     if high <= 0.1:
         return [[0.0] * 8 for _ in range(8)]
     stretched = [[(value - low) / (high - low) for value in row] for row in clamped]
@@ -72,7 +73,7 @@ def test_correction_and_consistency_are_the_papers(tiny: Any) -> None:
     correction, consistency, count, num_bad, num_taken = 0.0, 0.0, 0, 0, 0
     for image in range(4):
         raw = [(10 * prediction[image, 0] - 0.3).tolist() for prediction in seen]
-        own, partner = (naive_cleaned(values, 0.4) for values in raw)
+        own, partner = (naive_cleaned(values, valid[image].tolist(), threshold=0.4) for values in raw)
         for y, x in valid[image].nonzero().tolist():
             count += 1
             both_bad = own[y][x] == 1 and partner[y][x] == 1

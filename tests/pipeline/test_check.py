@@ -40,6 +40,8 @@ def experiment() -> dict[str, Any]:
         ("training", "ohem_threshold", 2, "ohem_threshold is 2; allowed: a probability, 0 to 1"),
         ("parameters", "num_anchors", 50.5, "num_anchors is 50.5; allowed: whole numbers from 1"),
         ("parameters", "buffers", "none", "buffers is 'none'; allowed: average, own, copy"),
+        ("model", "weights", "own/w.pth", "model.weights is 'own/w.pth'; allowed: null, .* or the absolute path"),
+        ("model", "weights", "/nowhere/w.pth", "model.weights is '/nowhere/w.pth'; allowed: null"),
         ("data", "order", "nest", "data.order is 'nest'; allowed are"),
         ("data", "absent", "skipp", "data.absent is 'skipp'; allowed are"),
     ],

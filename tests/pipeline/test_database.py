@@ -118,6 +118,13 @@ def test_the_database_lies_beside_the_store_unless_the_environment_names_another
     assert database.without_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
 
 
+@pytest.mark.parametrize(("mode", "expected"), [(0o2775, 0o664), (0o755, 0o644)])
+def test_a_database_is_open_to_those_to_whom_its_folder_is(tmp_path: Path, mode: int, expected: int) -> None:
+    tmp_path.chmod(mode)
+    database.initialise(f"sqlite:///{tmp_path}/mlflow.db")
+    assert (tmp_path / "mlflow.db").stat().st_mode & 0o777 == expected
+
+
 def test_only_sqlite_is_treated_as_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     class Client:
         def get_experiment_by_name(self, name: str) -> Any:

@@ -78,15 +78,26 @@ def test_removing_tells_the_bytes_that_become_free_and_shared_files_free_none(st
     (folder / "spool.jsonl").write_bytes(b"y" * 500)
     os.link(folder / "weights.pt", tmp_path / "in_the_dvc_cache")
     (folder / "result.json").unlink()
-    assert remove([folder]) == 500
+    assert remove([folder], days=0) == 500
     assert not folder.exists()
     assert (tmp_path / "in_the_dvc_cache").stat().st_size == 1000
+
+
+def test_what_was_touched_since_it_was_looked_at_is_not_removed(store: Store) -> None:
+    """As a snapshot of the code that a submission is about to use."""
+    found = [path for path in find_garbage(store, {"needed", "wanted"}, days=-1) if path.parent.name == "snapshots"]
+    long_ago = time.time() - 9 * 86_400
+    for path in (found[0], *found[0].iterdir()):
+        os.utime(path, (long_ago, long_ago))
+    os.utime(found[0])
+    remove(found[:1], days=7)
+    assert found[0].exists()
 
 
 def test_what_a_worker_took_up_since_it_was_looked_at_is_not_removed(store: Store) -> None:
     found = find_garbage(store, {"needed", "wanted"}, days=-1)
     assert store.work("dropped") in found
     hold(store, "dropped")
-    remove(found)
+    remove(found, days=0)
     assert (store.work("dropped") / "holder.json").exists()
     assert not (store.submissions / "ended").exists()

@@ -23,7 +23,7 @@ cluster = test_sbatch.cluster
         ({"cpus_per_task": 8}, "--cpus-per-task=8 "),
         ({"slurm_cpus_per_task": 4}, "--cpus-per-task=4 "),
         ({"cpus_per_task": 8, "slurm_srun_args": ["--mpi=none"]}, "--cpus-per-task=8 --mpi=none "),
-        ({"slurm_srun_args": ["--mpi=none"]}, "_log.err --mpi=none "),
+        ({"slurm_srun_args": ["--mpi=none"]}, "_log.err --export=ALL --mpi=none "),
     ],
 )
 def test_srun_is_told_the_cpus_of_a_task_before_what_the_site_tells_it(
@@ -36,6 +36,17 @@ def test_srun_is_told_the_cpus_of_a_task_before_what_the_site_tells_it(
     (line,) = [line for path in scripts for line in path.read_text().splitlines() if line.startswith("srun ")]
     assert words in line
     assert line.count("--cpus-per-task") == ("--cpus-per-task" in words)
+
+
+def test_jobs_import_from_the_snapshot_and_then_from_where_the_driver_does(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster's modules may give torch by PYTHONPATH; what is relative would be another folder there."""
+    monkeypatch.setenv("PYTHONPATH", f".{os.pathsep}/opt/modules/torch")
+    cluster.send(sleepers(2))
+    first, *others = json.loads((cluster.project / "environment").read_text())["PYTHONPATH"].split(os.pathsep)
+    assert first.startswith(str(cluster.store.root / "snapshots"))
+    assert others == ["/opt/modules/torch"]
 
 
 def test_jobs_inherit_nothing_of_a_job_in_which_the_driver_runs(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +54,31 @@ def test_staleness_goes_downstream_and_says_why(repository: Path, monkeypatch: p
     assert list(stale_stages(repository, ["dvc", "repro", "second"])) == ["first", "second"]
     assert stale_stages(repository, ["dvc", "repro", "other"]) == {}
     (repository / "a").write_text("a")
+
+
+def test_a_frozen_stage_is_as_dvc_takes_it(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it depends on does not matter: called stale, all behind it would wait for what never runs."""
+    monkeypatch.chdir(repository)
+    (repository / "a").write_text("changed")
+    (repository / "dvc.yaml").write_text(DVC_YAML.replace("cmd: cp a b", "cmd: cp a b\n    frozen: true"))
+    assert stale_stages(repository, ["dvc", "repro"]) == {}
+    (repository / "dvc.yaml").write_text(DVC_YAML)
+    (repository / "a").write_text("a")
+
+
+def test_in_a_queue_the_stage_is_known_by_its_file_too(repository: Path) -> None:
+    """Which calls no `dvc repro`; stages of another dvc.yaml are not found by their names alone."""
+    inner = repository / "inner"
+    inner.mkdir()
+    (inner / "dvc.yaml").write_text("stages:\n  third: {cmd: echo, deps: [../c], outs: [out]}\n")
+    environment = os.environ | {"DVC_STAGE": "inner/dvc.yaml:third", "PYTHONPATH": str(Path(__file__).parents[2])}
+    code = (
+        "import sys; from pipeline import plan\nplan.dvc_command = lambda: (['dvc', 'exp', 'exec-run'], sys.argv[1])\n"
+    )
+    command = [sys.executable, "-c", f"{code}plan.main(sys.argv[1:])", str(repository), "third"]
+    answer = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=True)
+    assert list(json.loads(answer.stdout)) == ["inner/dvc.yaml:third"]
+    shutil.rmtree(inner)
 
 
 def test_without_a_readable_command_the_stage_itself_is_the_plan(

@@ -162,8 +162,8 @@ def test_a_cell_that_alone_is_left_and_has_grown_too_large_fails(cluster: Cluste
 
 
 def test_where_the_cluster_refuses_everything_no_cell_is_blamed(cluster: Cluster) -> None:
-    cells = [*sleepers(2), cell("sleep", 9, dataset="wide")]
-    cluster.be(room=0, refusal="sbatch: error: invalid partition specified", datasets={"wide": {"mem_gb": 9}})
+    cells = [*sleepers(2), cell("sleep", 9, dataset="cityscapes")]
+    cluster.be(room=0, refusal="sbatch: error: invalid partition specified", datasets={"cityscapes": {"mem_gb": 9}})
     with pytest.raises(RuntimeError, match="invalid partition"):
         cluster.send(cells)
     assert set(cluster.states(cells)) == {"missing"}
@@ -242,8 +242,8 @@ def test_the_throttle_holds_for_all_arrays_together(count: int, size: int, clust
 
 def test_a_chain_is_one_submission_of_its_trainings_class(cluster: Cluster) -> None:
     """`kinds` is for what has no training to go with."""
-    cluster.be(room=100, kinds={"evaluate": {"timeout_min": 1}}, datasets={"wide": {"mem_gb": 9}})
-    chains = [[cell("train", 0), cell("train", 1, dataset="wide")]]
+    cluster.be(room=100, kinds={"evaluate": {"timeout_min": 1}}, datasets={"cityscapes": {"mem_gb": 9}})
+    chains = [[cell("train", 0), cell("train", 1, dataset="cityscapes")]]
     evaluations = [cell("evaluate", number, train) for number, train in enumerate(chains[0])]
     late = cell("evaluate", 5, cell("train", 5))
     write_done(cluster.store, late.upstream[0])

@@ -86,6 +86,12 @@ def test_why_names_the_values_the_executions_and_the_patch(lab: Lab, capsys: pyt
     (lab.root / "reports" / "table.json").write_text("{}")  # what stages write is no source
     assert source_state(lab.store, lab.root)["patch"] is None
     assert not source_state(lab.store, lab.root)["dirty"]
+    habits = {"color.ui": "always", "diff.external": "false", "status.showUntrackedFiles": "no"}
+    for name, value in habits.items():
+        subprocess.run(["git", "config", name, value], cwd=lab.root, check=True)
+    (lab.root / "new.py").touch()
+    assert source_state(lab.store, lab.root)["dirty"]
+    (lab.root / "new.py").unlink()
     (lab.root / "dvc.yaml").write_text("stages: {} # edited\n")
     state = source_state(lab.store, lab.root)
     assert state["dirty"]

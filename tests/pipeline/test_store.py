@@ -173,6 +173,38 @@ def test_the_store_is_where_dvc_says(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert find_store(tmp_path).parent == Path(str(repo.cache.local_cache_dir))
 
 
+@pytest.mark.parametrize("name", ["DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR"])
+def test_the_store_is_where_a_configuration_elsewhere_says(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, str(tmp_path / "elsewhere"))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "config").write_text(f"[cache]\n    dir = {tmp_path / 'group'}\n")
+    (tmp_path / ".dvc").mkdir()
+    assert find_store(tmp_path) == tmp_path / "group" / "cells"
+
+
+def test_what_is_published_while_somebody_takes_or_cancels_it_is_done(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cell is asked about before the clock is, which may take long."""
+    now = Store.now
+
+    def publish_meanwhile(self: Store) -> float:
+        monkeypatch.setattr(Store, "now", now)
+        assert store.claim("k", "s")
+        token = store.hold(CELL, HOLDER)
+        assert token is not None
+        store.publish("k", token, result={"state": "done"})
+        return self.now()
+
+    monkeypatch.setattr(Store, "now", publish_meanwhile)
+    assert store.hold(CELL, HOLDER) is None
+    store.cancel("k", {"reason": "-"})
+    assert store.state("k") == "done"
+    assert not (store.root / "cancelled" / "k.json").exists()
+
+
 def test_outside_a_project_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="run inside the project"):

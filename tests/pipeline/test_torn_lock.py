@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.adopt import adopt
 from pipeline.locks import lock_is_whole
 from pipeline.store import Store, find_store
 
 PROJECT = Path(__file__).parents[2]
-pytestmark = pytest.mark.slow
-
 STAGE = """
 import sys
 from pathlib import Path
@@ -70,6 +69,33 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+LOCK = """schema: '2.0'
+stages:
+  train@table_7:
+    cmd: python train.py
+    deps:
+    - path: a
+      hash: md5
+      md5: 0cc175b9c0f1b6a831c399e269772661
+    outs:
+    - path: runs/smoke/train/table_7
+      hash: md5
+      md5: 0cc175b9c0f1b6a831c399e269772661.dir
+"""
+
+
+def test_a_lock_cut_at_the_end_of_a_line_is_torn_too(tmp_path: Path) -> None:
+    """DVC takes some such files and refuses others; results are taken over from none."""
+    lines, whole = LOCK.splitlines(keepends=True), []
+    for number in range(len(lines) + 1):
+        (tmp_path / "dvc.lock").write_text("".join(lines[:number]))
+        if lock_is_whole(tmp_path / "dvc.lock"):
+            whole.append(number)
+        adopt(Store(tmp_path / "cells"), tmp_path, scale="smoke")
+    assert whole == [1, 2, len(lines)]
+
+
+@pytest.mark.slow
 def test_a_lock_torn_by_a_kill_is_mended_and_nothing_is_computed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

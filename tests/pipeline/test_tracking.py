@@ -84,6 +84,19 @@ def test_a_training_that_began_anew_is_a_run_that_begins_anew(lab: Lab) -> None:
     assert lab.points("a", "loss/supervised") == [(step, 1 / step) for step in range(1, 6)]
 
 
+def test_a_failure_after_a_retry_replaces_the_one_before_though_nobody_looked_in_between(lab: Lab) -> None:
+    """Its reason and its curve: a retry that fails at once is seldom seen running."""
+    for number, reason in enumerate(("first", "second")):
+        token = lab.begin("a")
+        lab.spool("a", range(5 * number + 1, 5 * number + 6))
+        lab.store.fail("a", token, reason={"reason": reason})
+        sending.ingest(lab.store.root, [lab.entry("a")])
+        lab.store.retry("a")
+    tags = lab.query("select value from tags where key = 'reason'")
+    assert [value for (value,) in tags] == ["second"]
+    assert [step for step, _ in lab.points("a", "loss/supervised")] == list(range(1, 11))
+
+
 def test_non_finite_values_reach_the_database_once(lab: Lab) -> None:
     lab.begin("a")
     Spool(lab.store.work("a") / "spool.jsonl").append(1, {"x": math.nan, "y": math.inf})

@@ -85,6 +85,18 @@ def test_ael_has_the_areas_of_the_data_set() -> None:
         assert row["training"]["lr"] * row["training"]["weight_decay"] == pytest.approx(0.01 * 0.0001)
 
 
+def test_cps_has_the_rates_that_its_authors_ranks_come_to() -> None:
+    """Losses are divided by their number once too often, the weight decay is not; on VOC the rate makes up for it."""
+    voc, city = row_of("cps", "official"), row_of("cps", "official_cityscapes", dataset="cityscapes")
+    assert (voc["training"]["lr"], voc["training"]["weight_decay"]) == pytest.approx((0.0025, 4 * 0.0001))
+    assert (city["training"]["lr"], city["training"]["weight_decay"]) == pytest.approx((0.02 / 8, 8 * 0.0001))
+
+
+def test_cct_has_a_tenth_of_its_authors_rate_in_the_encoder() -> None:
+    training = row_of("cct", "official")["training"]
+    assert (training["lr"], training["head_lr_factor"]) == (0.001, 10)
+
+
 @pytest.mark.parametrize("scale", ["smoke", "embedded", "paper"])
 def test_cityscapes_has_no_background_whose_queue_is_longer(scale: str) -> None:
     for method in ("u2pl", "u2pl_ael"):

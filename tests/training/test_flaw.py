@@ -115,7 +115,7 @@ def test_blur_is_a_gaussian_that_keeps_constants(side: int) -> None:
 def test_cleaning_clamps_blurs_and_stretches_every_map() -> None:
     torch.manual_seed(4)
     maps = torch.randn(2, 1, 32, 32)
-    cleaned = flaw.clean(maps)
+    cleaned = flaw.clean(maps, valid=torch.ones(2, 32, 32, dtype=torch.bool))
     for image in range(2):
         clamped = [[max(0.0, value) for value in row] for row in maps[image, 0].tolist()]
         naive = torch.tensor(naive_stretch(naive_blur(clamped, 32 // 16)))
@@ -125,9 +125,21 @@ def test_cleaning_clamps_blurs_and_stretches_every_map() -> None:
 def test_cleaning_empties_a_map_without_a_flaw_above_a_tenth() -> None:
     faint = torch.zeros(2, 1, 16, 16)
     faint[0, 0, 3, 3], faint[1, 0, 3, 3] = 0.09, 0.5  # 16 // 16 = 1 tap: no blur
-    cleaned = flaw.clean(faint)
+    cleaned = flaw.clean(faint, valid=torch.ones(2, 16, 16, dtype=torch.bool))
     assert not cleaned[0].any()
     assert float(cleaned[1].max()) == pytest.approx(1)
+
+
+def test_what_the_detector_says_of_padding_does_not_scale_the_image() -> None:
+    torch.manual_seed(5)
+    maps, valid = torch.rand(1, 1, 40, 40), torch.ones(1, 40, 40, dtype=torch.bool)
+    valid[:, :, 30:] = False
+    garbage = torch.where(valid[:, None], maps, 100.0)
+    cleaned = flaw.clean(garbage, valid=valid)
+    torch.testing.assert_close(cleaned, flaw.clean(torch.where(valid[:, None], maps, 0.0), valid=valid))
+    assert not cleaned[:, :, :, 30:].any()
+    assert (float(cleaned[valid[:, None]].min()), float(cleaned.max())) == pytest.approx((0, 1))
+    assert not flaw.clean(garbage, valid=torch.zeros_like(valid)).any()
 
 
 def test_the_better_prediction_is_the_one_with_the_smaller_flaw_and_ones_own_on_a_tie() -> None:
@@ -173,7 +185,7 @@ def test_flaw_maps_need_no_host_decision_on_cuda() -> None:
     with FakeTensorMode(), torch.device("cuda"):
         probabilities, labels = torch.rand(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.int64)
         detector = flaw.FlawDetector(3, width=4, at_stride_4=False)
-        found = flaw.clean(detector(torch.rand(2, 3, 32, 32), probabilities))
+        found = flaw.clean(detector(torch.rand(2, 3, 32, 32), probabilities), valid=labels == 0)
         ideal = flaw.ideal_flaw(probabilities, labels, valid=labels == 0)
         better = flaw.better_prediction(
             probabilities, probabilities, own_flaw=found, partner_flaw=flaw.saturate(ideal, 0.6)
