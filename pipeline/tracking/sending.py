@@ -144,7 +144,7 @@ class Ingester:
     def _bring_up(self, key: str, status: str, *, results: list[str]) -> None:
         """Bring the run of one cell up to the store, if anything is new."""
         run, tables = self.runs.get(key), self.cells.tables(key)
-        settled = run is not None and status in ENDED and run["status"] == status
+        settled = run is not None and status in ENDED and run["status"] == status and (run["described"] or not tables)
         if run and settled and set(results) <= set(run["results"]) and set(tables) <= set(run["tables"]):
             return
         with self.kept_apart(key):
