@@ -211,17 +211,20 @@ def _track(root: Path, store: Store, *, options: argparse.Namespace) -> None:
 
 
 def _ui(root: Path, store: Store, *, options: argparse.Namespace) -> None:
-    from pipeline.tracking.artifacts import bring_up
+    from pipeline.tracking.artifacts import bring_up, tables_link
     from pipeline.tracking.database import UnreachableError, tracking_uri, without_password
 
     release_dead(store)
+    uri = tracking_uri(store.root)
+    has_server = uri.startswith(("http://", "https://"))
+    address = without_password(uri).rstrip("/") if has_server else f"http://127.0.0.1:{options.port}"
+    print(f"the MLflow UI is at {address}")
     try:
         bring_up(root, store)
+        print(f"the tables are at {address}/{tables_link(store)}", flush=True)
     except UnreachableError as error:
         print(f"ui: MLflow is behind the store: {error}", file=sys.stderr)
-    uri = tracking_uri(store.root)
-    if uri.startswith(("http://", "https://")):  # a server has its own
-        print(f"the MLflow UI is at {without_password(uri)}")
+    if has_server:
         return
     artifacts = str(store.root.parent / "mlflow-artifacts")
     database = ["--backend-store-uri", uri, "--default-artifact-root", artifacts]

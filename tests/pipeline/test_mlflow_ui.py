@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipeline.store import Store
+from pipeline.tracking.artifacts import tables_link
 from tests.browser import Browser, complaints, needs_chromium
 from tests.smoke import copy_project
 
@@ -113,6 +115,14 @@ def test_one_link_of_a_tables_run_compares_the_runs_of_each_alpha0(
         if KEPT:
             picture = seen.convert("RGB").crop((0, 0, 1040, seen.height))  # without MLflow's assistant
             picture.quantize(64).save(KEPT, optimize=True)
+
+
+def test_the_address_that_the_ui_prints_lists_the_tables_alone(server: Server, browser: Browser) -> None:
+    store = Store(server.folder / ".dvc" / "cache" / "cells")
+    browser.open(f"{server.address}/{tables_link(store)}", width=1400)
+    browser.wait("document.body.innerText.includes('table_7@smoke')", timeout_s=200)
+    assert not browser.run("document.body.innerText.includes('u2pl voc_blender')")
+    assert faults(browser) == []
 
 
 def test_a_tables_run_shows_the_table_and_a_cells_run_its_predictions(server: Server, browser: Browser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -42,6 +43,9 @@ def test_the_ui_of_a_server_is_where_the_server_is(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setattr(sending.Ingester, "work", lambda _ingester: {})
+    monkeypatch.setattr(sending.Ingester, "database", SimpleNamespace(experiment="7"))
     assert main(["ui"]) == 0
-    assert capsys.readouterr().out == f"the MLflow UI is at {uri.replace('secret', '***')}\n"
+    address = uri.replace("secret", "***")
+    tables = f"{address}/#/experiments/7/runs?searchFilter=tags.kind%20%3D%20%27table%27"
+    assert capsys.readouterr().out == f"the MLflow UI is at {address}\nthe tables are at {tables}\n"
     assert started == []
