@@ -17,7 +17,7 @@ from pipeline.commands.command_line import make_parser
 from pipeline.commands.garbage import find_garbage, remove, size_of
 from pipeline.commands.project import enter_project
 from pipeline.locks import NOT_MENDED
-from pipeline.store import Store, find_store
+from pipeline.store import Store, open_store
 from pipeline.tracking.ingester import follow_until_idle
 
 
@@ -29,8 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         root = enter_project(options)
-        store = Store(find_store(root))
-        store.share_with_group()
+        store = open_store(root)
         exit_status = _runs()[options.command](root, store, options=options) or 0
         sys.stdout.flush()
         return exit_status

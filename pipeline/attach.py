@@ -23,7 +23,7 @@ from pipeline.cluster.waiting import Waiting
 from pipeline.files import read_json
 from pipeline.guard import read_inputs
 from pipeline.results import link_weights, write_metrics, write_reliability
-from pipeline.store import Store, find_store
+from pipeline.store import Store, open_store
 from pipeline.tracking.ingester import start_ingester
 
 POLL_S = 0.25
@@ -58,8 +58,7 @@ def _run(kind: str, scale: str, *, table: str) -> int:
     from pipeline.locks import keep_lock
 
     root = Path.cwd()  # not DVC_ROOT, which in an experiment's own workspace still names the project's
-    store = Store(find_store(root))
-    store.share_with_group()
+    store = open_store(root)
     path = root / "reports" / scale / "cells" / f"{table}.json"
     keep_lock(root)
     before = read_inputs(root, path)

@@ -47,12 +47,11 @@ class TakenOverError(RuntimeError):
     """Another worker holds the cell now; what this one computed is discarded."""
 
 
-def find_store(root: Path | None = None) -> Path:
-    """Return `<dvc cache dir>/cells` of the repository at `root` (default: the nearest folder above with a `.dvc`).
+def find_store(root: Path) -> Path:
+    """Return `<dvc cache dir>/cells` of the project at `root`.
 
     The cache folder is read from DVC's own files, since asking DVC costs a second and 40 MB each time.
     """
-    root = root or _dvc_root(Path.cwd())
     user = Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config")) / "dvc" / "config"
     files = [Path("/etc/xdg/dvc/config"), user, root / ".dvc" / "config", root / ".dvc" / "config.local"]
     cache = root / ".dvc" / "cache"
@@ -63,11 +62,11 @@ def find_store(root: Path | None = None) -> Path:
     return Path(os.path.normpath(cache)) / "cells"
 
 
-def _dvc_root(folder: Path) -> Path:
-    for candidate in (folder, *folder.parents):
-        if (candidate / ".dvc").is_dir():
-            return candidate
-    raise ValueError(f"{folder}: neither it nor a folder above holds `.dvc`; run inside the project")
+def open_store(root: Path) -> Store:
+    """Return the store of the project at `root`; what this process writes is for its group too, where the store is."""
+    store = Store(find_store(root))
+    store.share_with_group()
+    return store
 
 
 class Store:

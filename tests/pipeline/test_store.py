@@ -173,12 +173,6 @@ def test_the_store_is_where_dvc_says(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert find_store(tmp_path).parent == Path(str(repo.cache.local_cache_dir))
 
 
-def test_outside_a_project_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="run inside the project"):
-        find_store()
-
-
 def test_a_claim_that_came_in_place_of_the_withdrawn_one_is_put_back_also_where_it_may_not_be_linked(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

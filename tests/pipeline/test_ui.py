@@ -18,7 +18,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     (tmp_path / "dvc.yaml").touch()
     (tmp_path / ".dvc").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.__main__.find_store", lambda _root: tmp_path / "cells")
+    monkeypatch.setattr("pipeline.store.find_store", lambda _root: tmp_path / "cells")
     programs: list[list[str]] = []
     monkeypatch.setattr("os.execv", lambda _path, command: programs.append(command))
     return programs
