@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.adopt import adopt
-from pipeline.attach import GROWN, LATER, RETRY_S
 from pipeline.cell import COUNTED, PACKAGE, Cell, cells_of, digest, forget_code, read_rows
 from pipeline.cluster.gpus import deal
 from pipeline.cluster.liveness import gpus_in_use, surplus
@@ -30,6 +29,7 @@ from pipeline.cluster.site import MAX_DOUBLINGS, load_site, resources
 from pipeline.cluster.slurm import JOB_PREFIX, cluster
 from pipeline.files import write_json
 from pipeline.guard import check_copies, data_stages, data_state
+from pipeline.launcher import GROWN, LATER, RETRY_S
 from pipeline.models.prepare import prepare_weights
 from pipeline.provenance import source_state
 from pipeline.sbatch import LaterError, Queue, RefusedError, num_workers, shares

@@ -44,11 +44,12 @@ import json, signal, sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
 import pipeline.attach as attach
+from pipeline.launcher import Launcher
 from pipeline.cell import from_json
 from pipeline.store import Store
 store, root, cells = json.loads(Path("given").read_text())
 cells = {cell["key"]: from_json(cell) for cell in cells}
-launcher = attach.Launcher(Path(root), "smoke", stage="train@table_7", keys=cells)
+launcher = Launcher(Path(root), "smoke", stage="train@table_7", keys=cells)
 launcher.command = [sys.executable, "-c", sys.argv[1]]
 try:
     attach.wait(Store(Path(store)), cells, start=launcher, title="test")
