@@ -18,8 +18,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.store import Store
-from pipeline.tracking.artifacts import tables_link
 from tests.browser import Browser, complaints, needs_chromium
 from tests.smoke import copy_project
 
@@ -39,7 +37,8 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.address = f"http://127.0.0.1:{free.getsockname()[1]}"
         command = [sys.executable, "-m", "pipeline", "ui", "--port", self.address.rpartition(":")[2]]
-        self.process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, start_new_session=True)
+        with (folder / "ui.log").open("w") as log:
+            self.process = subprocess.Popen(command, cwd=folder, stdout=log, start_new_session=True)
         end = time.monotonic() + START_S
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > end:
@@ -118,8 +117,10 @@ def test_one_link_of_a_tables_run_compares_the_runs_of_each_alpha0(
 
 
 def test_the_address_that_the_ui_prints_lists_the_tables_alone(server: Server, browser: Browser) -> None:
-    store = Store(server.folder / ".dvc" / "cache" / "cells")
-    browser.open(f"{server.address}/{tables_link(store)}", width=1400)
+    said = (server.folder / "ui.log").read_text()
+    [address] = re.findall(r"the tables are at (\S+)", said)
+    assert address.startswith(f"{server.address}/#")
+    browser.open(address, width=1400)
     browser.wait("document.body.innerText.includes('table_7@smoke')", timeout_s=200)
     assert not browser.run("document.body.innerText.includes('u2pl voc_blender')")
     assert faults(browser) == []
