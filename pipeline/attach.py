@@ -18,7 +18,7 @@ from pipeline.cluster.liveness import INTERRUPTED, release_dead
 from pipeline.cluster.origin import is_here, process_alive, user
 from pipeline.cluster.waiting import Waiting
 from pipeline.files import read_json
-from pipeline.guard import read_inputs
+from pipeline.guard import edited, read_inputs
 from pipeline.launcher import RETRY_S, Launcher
 from pipeline.results import link_weights, write_metrics, write_reliability
 from pipeline.store import Store, open_store
@@ -52,7 +52,7 @@ def _run(kind: str, scale: str, *, table: str) -> int:
     path = root / "reports" / scale / "cells" / f"{table}.json"
     keep_lock(root)
     before = read_inputs(root, path)
-    every = {cell.key: cell for cells in before["the code or the weights"] for cell in cells}
+    every = {cell.key: cell for cell in before.cells}
     cells = {key: cell for key, cell in every.items() if cell.kind == kind}
     launcher = Launcher(root, scale, stage=f"{kind}@{table}", keys=every)
     earlier = sum(store.state(key) in ("failed", "cancelled") for key in cells)
@@ -68,9 +68,8 @@ def _run(kind: str, scale: str, *, table: str) -> int:
     if failed:
         _report(failed, cells, title=f"{kind}@{table}", earlier=earlier)
         return 1
-    after = read_inputs(root, path)
-    if edited := [name for name in before if after[name] != before[name]]:
-        print(f"{kind}@{table}: {' and '.join(edited)} changed while the stage ran; run it again", file=sys.stderr)
+    if changed := edited(before, read_inputs(root, path)):
+        print(f"{kind}@{table}: {' and '.join(changed)} changed while the stage ran; run it again", file=sys.stderr)
         return 1
     _write_results(kind, scale, table=table, store=store, root=root, cells=cells)
     return 0

@@ -19,6 +19,7 @@ from pipeline.cell import chain
 from pipeline.cluster import liveness
 from pipeline.cluster.origin import user
 from pipeline.files import read_json, write_json
+from pipeline.guard import Inputs
 from pipeline.store import Store
 from tests.pipeline import test_launch, test_steering
 from tests.pipeline.test_launch import SUBMIT, finished, send, sleeper, until
@@ -143,7 +144,7 @@ def test_ctrl_c_says_whether_jobs_go_on_and_what_stops_them(
     cells = chain(lab.rows("experiment")[0])
     submitted(lab.store, lab.root, [], site={"executor": executor})
     lab.store.claim(cells[-2].key, "s")
-    monkeypatch.setattr(attach, "read_inputs", lambda *_: {"the code or the weights": [cells]})
+    monkeypatch.setattr(attach, "read_inputs", lambda *_: Inputs(Path(), b"", cells, data=""))
     monkeypatch.setattr(attach, "wait", stop)
     assert attach.run_stage("train", "smoke", table="experiment") == 130
     assert words in capsys.readouterr().err
