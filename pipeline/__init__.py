@@ -4,7 +4,7 @@ The modules, by what they are for (tests/test_shape.py holds the list against th
 
 rows and cells   params labels check own_images cell listings
 the store        store files locks adopt results provenance guard spool
-a stage's cells  attach progress plan launch sbatch worker
+a stage's cells  attach progress plan launcher launch sbatch worker
 the terminal     __main__
 
 cluster/ is where cells run, tracking/ is MLflow, commands/ is what `python -m pipeline` does.

@@ -17,7 +17,7 @@ from pipeline.commands.command_line import make_parser
 from pipeline.commands.garbage import find_garbage, remove, size_of
 from pipeline.commands.project import enter_project
 from pipeline.locks import NOT_MENDED
-from pipeline.store import Store, find_store
+from pipeline.store import Store, open_store
 from pipeline.tracking.ingester import follow_until_idle
 
 
@@ -29,8 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         root = enter_project(options)
-        store = Store(find_store(root))
-        store.share_with_group()
+        store = open_store(root)
         exit_status = _runs()[options.command](root, store, options=options) or 0
         sys.stdout.flush()
         return exit_status
@@ -211,17 +210,20 @@ def _track(root: Path, store: Store, *, options: argparse.Namespace) -> None:
 
 
 def _ui(root: Path, store: Store, *, options: argparse.Namespace) -> None:
-    from pipeline.tracking.artifacts import bring_up
+    from pipeline.tracking.artifacts import bring_up, tables_link
     from pipeline.tracking.database import UnreachableError, tracking_uri, without_password
 
     release_dead(store)
+    uri = tracking_uri(store.root)
+    has_server = uri.startswith(("http://", "https://"))
+    address = without_password(uri).rstrip("/") if has_server else f"http://127.0.0.1:{options.port}"
+    print(f"the MLflow UI is at {address}")
     try:
         bring_up(root, store)
+        print(f"the tables are at {address}/{tables_link(store)}", flush=True)
     except UnreachableError as error:
         print(f"ui: MLflow is behind the store: {error}", file=sys.stderr)
-    uri = tracking_uri(store.root)
-    if uri.startswith(("http://", "https://")):  # a server has its own
-        print(f"the MLflow UI is at {without_password(uri)}")
+    if has_server:
         return
     artifacts = str(store.root.parent / "mlflow-artifacts")
     database = ["--backend-store-uri", uri, "--default-artifact-root", artifacts]

@@ -8,22 +8,20 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.cell import Cell, digest
+from pipeline.cell import Cell
 from pipeline.cluster.liveness import INTERRUPTED, release_dead
 from pipeline.cluster.origin import is_here, process_alive, user
 from pipeline.cluster.waiting import Waiting
 from pipeline.files import read_json
-from pipeline.guard import read_inputs
+from pipeline.guard import edited, read_inputs
+from pipeline.launcher import RETRY_S, Launcher
 from pipeline.results import link_weights, write_metrics, write_reliability
-from pipeline.store import Store, find_store
+from pipeline.store import Store, open_store
 from pipeline.tracking.ingester import start_ingester
 
 POLL_S = 0.25
@@ -31,18 +29,10 @@ LIVENESS_S = 5.0
 BUSY_SHARE = 0.02
 """What share of its time the waiting process may spend on looking, however many cells there are."""
 
-RETRY_S = 30.0
-"""How long to wait with what could not be submitted: the cluster takes no more, or what is before is not done."""
-
 INGESTER_S = 60.0
-"""How often it is seen to that an ingester runs."""
+"""How often the driver checks that an ingester runs."""
 
 ENDED = ("done", "failed", "cancelled")
-LATER = 75
-"""Exit status of a launch that left cells for later; its output says why."""
-
-GROWN = "more memory: "
-"""How the lines of a launch begin that are shown where all went well."""
 
 
 def run_stage(kind: str, scale: str, *, table: str) -> int:
@@ -58,12 +48,11 @@ def _run(kind: str, scale: str, *, table: str) -> int:
     from pipeline.locks import keep_lock
 
     root = Path.cwd()  # not DVC_ROOT, which in an experiment's own workspace still names the project's
-    store = Store(find_store(root))
-    store.share_with_group()
+    store = open_store(root)
     path = root / "reports" / scale / "cells" / f"{table}.json"
     keep_lock(root)
     before = read_inputs(root, path)
-    every = {cell.key: cell for cells in before["the code or the weights"] for cell in cells}
+    every = {cell.key: cell for cell in before.cells}
     cells = {key: cell for key, cell in every.items() if cell.kind == kind}
     launcher = Launcher(root, scale, stage=f"{kind}@{table}", keys=every)
     earlier = sum(store.state(key) in ("failed", "cancelled") for key in cells)
@@ -77,23 +66,32 @@ def _run(kind: str, scale: str, *, table: str) -> int:
         print(f"{kind}@{table}: interrupted; the next `dvc repro` {more}", file=sys.stderr)
         return 130
     if failed:
-        for key, reason in failed.items():
-            print(f"{cells[key].name}: {reason['reason']}\n  log: {reason.get('log', '-')}", file=sys.stderr)
-        untried = f", {earlier} of them before this stage began and not tried again" if earlier else ""
-        told = f"{len(failed)} of {len(cells)} cells failed{untried}; see `python -m pipeline retry`"
-        print(f"{kind}@{table}: {told}", file=sys.stderr)
+        _report(failed, cells, title=f"{kind}@{table}", earlier=earlier)
         return 1
-    after = read_inputs(root, path)
-    if edited := [name for name in before if after[name] != before[name]]:
-        print(f"{kind}@{table}: {' and '.join(edited)} changed while the stage ran; run it again", file=sys.stderr)
+    if changed := edited(before, read_inputs(root, path)):
+        print(f"{kind}@{table}: {' and '.join(changed)} changed while the stage ran; run it again", file=sys.stderr)
         return 1
+    _write_results(kind, scale, table=table, store=store, root=root, cells=cells)
+    return 0
+
+
+def _report(failed: dict[str, dict[str, Any]], cells: dict[str, Cell], *, title: str, earlier: int) -> None:
+    """Print why cells failed, and how many of them did so `earlier` than this stage."""
+    for key, reason in failed.items():
+        print(f"{cells[key].name}: {reason['reason']}\n  log: {reason.get('log', '-')}", file=sys.stderr)
+    untried = f", {earlier} of them before this stage began and not tried again" if earlier else ""
+    told = f"{len(failed)} of {len(cells)} cells failed{untried}; see `python -m pipeline retry`"
+    print(f"{title}: {told}", file=sys.stderr)
+
+
+def _write_results(kind: str, scale: str, *, table: str, store: Store, root: Path, cells: dict[str, Cell]) -> None:
+    """Write the stage's outputs: rows of evaluations, records of reliability, or links to what was trained."""
     if kind == "evaluate":
         write_metrics(store, root, scale=scale, table=table)
     elif kind == "reliability":
         write_reliability(store, cells, path=root / "reports" / scale / "reliability" / f"{table}.json")
     else:
         link_weights(store, cells, folder=root / "runs" / scale / kind / table)
-    return 0
 
 
 def wait(
@@ -139,49 +137,6 @@ def wait(
             time.sleep(max(POLL_S, looked_s / BUSY_SHARE))
     ends = {key: store.failure(key) or store.cancelled(key) for key in cells if states[key] != "done"}
     return {key: end or {"reason": "forgotten"} for key, end in ends.items()}
-
-
-class Launcher:
-    """Submits what is missing in a process of its own, in its own session: Ctrl-C here must not split a submission."""
-
-    def __init__(self, root: Path, scale: str, *, stage: str, keys: Iterable[str]) -> None:
-        self.root, self.said = root, ""
-        self.command = [sys.executable, "-m", "pipeline.launch", str(root), scale, stage, digest(sorted(keys))]
-
-    def __call__(self) -> None:
-        """Submit; say once why something waits, and what gets more memory. Raises RuntimeError where submitting failed.
-
-        The output goes to a file, since the jobs of one machine inherit it and would keep a pipe open.
-        """
-        with tempfile.TemporaryFile("w+") as output:
-            process = subprocess.Popen(
-                self.command,
-                cwd=self.root,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-            try:
-                status = process.wait()
-            except KeyboardInterrupt:  # jobs that nobody wrote down could not be told to leave
-                print("interrupted; what is being submitted is written down first", file=sys.stderr, flush=True)
-                process.wait()
-                raise
-            output.seek(0)
-            said = output.read().strip()[-3000:]
-        if status < 0:  # as login nodes end what is long or large; what it claimed is let go of with what died
-            said = f"{said}\nsignal {-status} ended the submission; it is tried again every {RETRY_S:.0f} s".strip()
-        if status < 0 or status == LATER:
-            if said != self.said:
-                print(said, file=sys.stderr, flush=True)
-            self.said = said
-        elif status != 0:
-            raise RuntimeError(f"nothing could be submitted: {said}")
-        else:
-            for line in said.splitlines():
-                if line.startswith(GROWN):
-                    print(line, file=sys.stderr, flush=True)
 
 
 def interrupt(store: Store, cells: dict[str, Cell], *, root: Path) -> bool:

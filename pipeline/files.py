@@ -177,3 +177,12 @@ def try_lock(path: Path) -> IO[str] | None:
 def in_utf8(text: str) -> str:
     """Return text that any file, terminal and database takes: names of files need not be UTF-8."""
     return text.encode(errors="backslashreplace").decode()
+
+
+def fsync_folder(folder: Path) -> None:
+    """Have what was renamed into a folder or out of it reach the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

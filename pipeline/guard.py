@@ -1,14 +1,15 @@
-"""What a stage's results follow from: an edit of it while the stage runs would be recorded under a wrong result."""
+"""Detects edits of a stage's inputs while it runs; DVC would record the result under the wrong inputs."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cell import cells_of, digest, forget_code, read_rows
+from pipeline.cell import Cell, cells_of, digest, forget_code, read_rows
 from pipeline.data.sources import folder_digest
 
 
@@ -16,16 +17,35 @@ class DataChangedError(RuntimeError):
     """The data is not what the cell's key stands for; what was computed meanwhile is discarded."""
 
 
-def read_inputs(root: Path, path: Path) -> dict[str, Any]:
-    """Return, by what to call it, all that a stage's results follow from; `path` has the resolved rows of its table.
+@dataclass(frozen=True)
+class Inputs:
+    """All that a cell stage's results follow from; the keys of `cells` hold the hashes of the code and the weights."""
 
-    The code and the weights are known by the chains of cells, whose keys hold their hashes. Raises ValueError as
-    `read_rows` does.
+    path: Path
+    rows: bytes
+    cells: list[Cell]
+    data: str
+
+
+def read_inputs(root: Path, path: Path) -> Inputs:
+    """Return what a stage's results follow from; `path` has the resolved rows of its table.
+
+    Raises ValueError as `read_rows` does.
     """
     forget_code()
     rows = read_rows(path)
-    data = fingerprint(data_folders(root, rows))
-    return {str(path): path.read_bytes(), "the code or the weights": [cells_of(row) for row in rows], "the data": data}
+    cells = [cell for row in rows for cell in cells_of(row)]
+    return Inputs(path, path.read_bytes(), cells, fingerprint(data_folders(root, rows)))
+
+
+def edited(before: Inputs, after: Inputs) -> list[str]:
+    """Return what was edited between two readings, in words."""
+    changed = {
+        str(before.path): before.rows != after.rows,
+        "the code or the weights": before.cells != after.cells,
+        "the data": before.data != after.data,
+    }
+    return [what for what, is_changed in changed.items() if is_changed]
 
 
 @contextmanager
@@ -34,10 +54,10 @@ def steady(*paths: Path, values: Callable[[], Any] = dict) -> Iterator[None]:
 
     Raises ValueError at the end where they are no longer what they were.
     """
-    before = [(path, fingerprint([path])) for path in paths], values()
+    fingerprints, given = {path: fingerprint([path]) for path in paths}, values()
     yield
-    changed = [str(path) for path, state in before[0] if fingerprint([path]) != state]
-    changed += ["its part of params.yaml"] if values() != before[1] else []
+    changed = [str(path) for path, known in fingerprints.items() if fingerprint([path]) != known]
+    changed += ["its part of params.yaml"] if values() != given else []
     if changed:
         raise ValueError(f"{' and '.join(changed)} changed while the stage ran; run it again")
 

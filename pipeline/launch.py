@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.adopt import adopt
-from pipeline.attach import GROWN, LATER, RETRY_S
 from pipeline.cell import COUNTED, PACKAGE, Cell, cells_of, digest, forget_code, read_rows
 from pipeline.cluster.gpus import deal
 from pipeline.cluster.liveness import gpus_in_use, surplus
@@ -30,10 +29,11 @@ from pipeline.cluster.site import MAX_DOUBLINGS, load_site, resources
 from pipeline.cluster.slurm import JOB_PREFIX, cluster
 from pipeline.files import write_json
 from pipeline.guard import check_copies, data_stages, data_state
+from pipeline.launcher import GROWN, LATER, RETRY_S
 from pipeline.models.prepare import prepare_weights
 from pipeline.provenance import source_state
 from pipeline.sbatch import LaterError, Queue, RefusedError, num_workers, shares
-from pipeline.store import Store, find_store
+from pipeline.store import Store, open_store
 
 CHANGED = "the code, weights or images changed while cells were being submitted; run it again"
 
@@ -61,8 +61,7 @@ def launch(root: Path, scale: str, *, stage: str, waited_for: str) -> list[str]:
 
     With targets, DVC may come to a table before another one's data; that table's own stage submits its cells.
     """
-    store, data_root, table = Store(find_store(root)), root / "data" / scale, stage.split("@")[1]
-    store.share_with_group()
+    store, data_root, table = open_store(root), root / "data" / scale, stage.split("@")[1]
     data = data_state(data_root)  # before DVC is asked, so that what it finds up to date is this
     plan = start_plan(root, stage)
     adopt(store, root, scale=scale)

@@ -75,7 +75,7 @@ def _tell(fault: str) -> None:
 
 
 def entries(root: Path) -> list[dict[str, Any]]:
-    """Return, for MLflow, one entry for each row: its table, its name, and the keys of its cells."""
+    """Return, for MLflow, one entry for each row: its table, its name, the keys and the values of its cells."""
     found = []
     for (scale, table), rows in tables_of(root).items():
         for row in rows:
@@ -87,7 +87,8 @@ def entries(root: Path) -> list[dict[str, Any]]:
                 "evaluate_key": evaluate.key,
                 "warm_start_keys": [cell.key for cell in warm],
             }
-            found.append({"table": table, "scale": scale, "name": " ".join(name.split())} | keys)
+            values = {cell.key: cell.values for cell in (*warm, train)}
+            found.append({"table": table, "scale": scale, "name": " ".join(name.split()), "values": values} | keys)
     return found
 
 

@@ -30,7 +30,7 @@ from typing import Any
 
 from configobj import ConfigObj
 
-from pipeline.files import append_line, create, link_or_copy, read_json, read_lines, withdraw, write_json
+from pipeline.files import append_line, create, fsync_folder, link_or_copy, read_json, read_lines, withdraw, write_json
 
 RESERVE, RESERVE_BYTES = "reserve", 32_768
 """Room that each cell under way keeps, so that on a full disk there is some to say why it failed."""
@@ -47,12 +47,11 @@ class TakenOverError(RuntimeError):
     """Another worker holds the cell now; what this one computed is discarded."""
 
 
-def find_store(root: Path | None = None) -> Path:
-    """Return `<dvc cache dir>/cells` of the repository at `root` (default: the nearest folder above with a `.dvc`).
+def find_store(root: Path) -> Path:
+    """Return `<dvc cache dir>/cells` of the project at `root`.
 
     The cache folder is read from DVC's own files, since asking DVC costs a second and 40 MB each time.
     """
-    root = root or _dvc_root(Path.cwd())
     system = Path(os.environ.get("DVC_SYSTEM_CONFIG_DIR") or "/etc/xdg/dvc")
     own = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "dvc"
     folders = [system, Path(os.environ.get("DVC_GLOBAL_CONFIG_DIR") or own), root / ".dvc"]
@@ -65,11 +64,11 @@ def find_store(root: Path | None = None) -> Path:
     return Path(os.path.normpath(cache)) / "cells"
 
 
-def _dvc_root(folder: Path) -> Path:
-    for candidate in (folder, *folder.parents):
-        if (candidate / ".dvc").is_dir():
-            return candidate
-    raise ValueError(f"{folder}: neither it nor a folder above holds `.dvc`; run inside the project")
+def open_store(root: Path) -> Store:
+    """Return the store of the project at `root`; what this process writes is for its group too, where the store is."""
+    store = Store(find_store(root))
+    store.share_with_group()
+    return store
 
 
 class Store:
@@ -212,7 +211,7 @@ class Store:
         self._own(key, token)
         work.rename(done)
         try:
-            _fsync_folder(done.parent)
+            fsync_folder(done.parent)
             for leftover in (*(done / name for name in NOT_KEPT), *done.glob(".*")):  # those of killed writers
                 leftover.unlink(missing_ok=True)
             self._claim(key).unlink(missing_ok=True)
@@ -294,11 +293,3 @@ class Store:
 def _whose(holder: dict[str, Any] | None) -> str:
     """Say in whose hands a cell is."""
     return "nobody's" if holder is None else f"that of job {holder.get('job')} on {holder.get('host')}"
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

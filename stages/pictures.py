@@ -5,14 +5,13 @@ from pathlib import Path
 
 from pipeline.adopt import adopt
 from pipeline.guard import steady
-from pipeline.store import Store, find_store
+from pipeline.store import open_store
 from pipeline.trained.gallery import write_gallery
 
 
 def main(scale: str) -> int:
     """Write `reports/<scale>/pictures/*.png`, each with its caption in a `.txt` beside it."""
-    folder, store = Path("reports") / scale, Store(find_store())
-    store.share_with_group()
+    folder, store = Path("reports") / scale, open_store(Path.cwd())
     try:
         adopt(store, Path.cwd(), scale=scale)  # after `dvc pull` in a fresh clone the store is empty
         with steady(folder / "metrics", Path("pipeline/trained"), Path("pipeline/reporting")):

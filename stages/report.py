@@ -10,7 +10,7 @@ from pipeline.guard import steady
 from pipeline.reporting.page import write_report
 from pipeline.reporting.rows import read_shown
 from pipeline.spool import curves
-from pipeline.store import Store, find_store
+from pipeline.store import open_store
 from pipeline.tracking.ingester import wait_for_ingester
 
 READ = ("shown.json", "metrics", "tables", "reliability", "pictures")
@@ -18,8 +18,7 @@ READ = ("shown.json", "metrics", "tables", "reliability", "pictures")
 
 def main(scale: str) -> int:
     """Write `reports/<scale>/index.html` and `figures/`, after MLflow has seen every cell that ended."""
-    store, folder = Store(find_store()), Path("reports") / scale
-    store.share_with_group()
+    store, folder = open_store(Path.cwd()), Path("reports") / scale
 
     def curves_of(train_key: str) -> dict[str, list[tuple[int, float]]] | None:
         spool = store.done(train_key) / "spool.jsonl"

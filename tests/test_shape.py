@@ -16,7 +16,7 @@ PRODUCT = [path for path in SOURCES if path.relative_to(PROJECT).parts[0] != "te
 FORBIDDEN_FILES = {"utils", "util", "helpers", "helper", "common", "misc"}
 WITHOUT_TORCH = (
     *("reporting", "cell", "params", "labels", "store", "plan"),
-    *("launch", "attach", "progress", "spool", "listings"),
+    *("launch", "launcher", "attach", "progress", "spool", "listings"),
 )
 ARROWS = {
     "data": {"data"},

@@ -98,6 +98,12 @@ def compare_link(experiment: str, run_ids: list[str]) -> str:
     return f"#/compare-runs?runs={runs}&experiments={experiments}"
 
 
+def tables_link(store: Store) -> str:
+    """Return the address of the list of the tables' runs, relative to MLflow's first page. Raises UnreachableError."""
+    experiment = Ingester(store.root, (), uri=None).database.experiment
+    return f"#/experiments/{experiment}/runs?searchFilter=" + quote("tags.kind = 'table'")
+
+
 def _files(folder: Path, table: str) -> Iterator[Path]:
     yield from sorted((folder / "tables").glob(f"{table}.*"))
     yield from sorted((folder / "figures").glob(f"{table}_*.*"))

@@ -35,6 +35,13 @@ MAX_METRICS, MAX_PARAMS = 800, 100
 """How many of each go into one batch: MLflow takes 1000 in all, 100 params and 100 tags among them."""
 
 ALLOWED = "sqlite:////absolute/path/mlflow.db, postgresql://user@host/name, http://host:5000"
+NOTE = (
+    "Each run is a training with its evaluations, or a warm start; the search `tags.kind = 'table'` finds the tables, "
+    "whose notes hold the table itself and links that compare its rows. `tags.table.table_7 = 'true'` finds every run "
+    "of Table 7, `params.method = 'u2pl' and params.partition = '1-4'` one method at one partition."
+)
+"""The description of the experiment on MLflow's page."""
+
 OPEN = "import sys; from mlflow import MlflowClient; MlflowClient(sys.argv[1]).search_experiments(max_results=1)"
 
 
@@ -193,6 +200,9 @@ class Database:
             undo = f"`mlflow experiments restore -x {found.experiment_id}` brings it back"
             raise ValueError(f"the MLflow experiment {experiment!r} was deleted; {undo}, or set MLFLOW_EXPERIMENT_NAME")
         self.experiment, self.born = found.experiment_id, found.creation_time
+        if "mlflow.note.content" not in found.tags:
+            with _errors_named(self.uri):
+                self.client.set_experiment_tag(self.experiment, "mlflow.note.content", NOTE)
 
     @property
     def replaced(self) -> bool:

@@ -21,7 +21,9 @@ from pipeline.files import read_json
 from pipeline.spool import Record, read
 
 Entry = Mapping[str, Any]
-"""A row of a table: `table`, `scale`, `name` (for people), `train_key`, `evaluate_key`, `warm_start_keys`."""
+"""A row of a table: `table`, `scale`, `name` (for people), `train_key`, `evaluate_key`, `warm_start_keys`, and
+`values`: by their keys, what the train and warm_start cells read.
+"""
 
 UNTOLD = (
     *("versions", "started", "ended", "token", "time", "name", "pid"),
@@ -57,12 +59,14 @@ class Cells:
         self.root = root
         self.kinds: dict[str, tuple[str, list[str]]] = {}
         self.entries: dict[str, list[Entry]] = {}
+        self.values: dict[str, dict[str, Any]] = {}
         self.rows: dict[str, set[str]] = defaultdict(set)
         for entry in entries:
             train, evaluate, warm = entry["train_key"], entry["evaluate_key"], entry["warm_start_keys"]
             self.kinds |= {train: ("train", list(warm)), evaluate: ("evaluate", [train])}
             self.kinds |= {key: ("warm_start", []) for key in warm}
             self.rows[f"{entry['table']}@{entry['scale']}"].add(train)
+            self.values |= entry["values"]
             for key in (train, *warm):
                 self.entries.setdefault(key, []).append(entry)
 
@@ -100,11 +104,13 @@ class Cells:
         return list(dict.fromkeys(f"{entry['table']}@{entry['scale']}" for entry in self.entries.get(key, [])))
 
     def describe(self, key: str) -> tuple[str, dict[str, str]]:
-        """Return a run's name and its params (empty before the cell was begun).
+        """Return a run's name and its params (empty for a cell of no table that was not begun).
 
-        The name is the row's, e.g. `u2pl blender 1-4 alpha0=0.3 seed 0`; a cell of no table is named by what it is.
+        The store may hold an evaluation without its training, as taken over from the rows in `reports/`; the params are
+        the table's then. The name is the row's, e.g. `u2pl blender 1-4 alpha0=0.3 seed 0`; a cell of no table is named
+        by what it is.
         """
-        cell = self._cell(key) or {"values": {}}
+        cell = self._cell(key) or {"values": self.values.get(key, {})}
         values, entries = cell["values"], self.entries.get(key, [])
         words = [str(values[name]) for name in ("method", "dataset", "partition") if name in values]
         name = entries[0]["name"] if entries else " ".join(words) or key[:8]

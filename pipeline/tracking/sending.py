@@ -144,7 +144,8 @@ class Ingester:
     def _bring_up(self, key: str, status: str, *, results: list[str]) -> None:
         """Bring the run of one cell up to the store, if anything is new."""
         run, tables = self.runs.get(key), self.cells.tables(key)
-        settled = run and status in ENDED and run["status"] == status and not self.cells.ended_again(key, run)
+        settled = run and run["status"] == status and status in ENDED and (run["described"] or not tables)
+        settled = settled and not self.cells.ended_again(key, run)
         if run and settled and set(results) <= set(run["results"]) and set(tables) <= set(run["tables"]):
             return
         with self.kept_apart(key):

@@ -26,7 +26,7 @@ from pathlib import Path
 from pipeline.cell import cells_of, read_rows
 from pipeline.store import Store, find_store
 os.fsync = lambda _: None  # not what is timed
-store = Store(find_store())
+store = Store(find_store(Path.cwd()))
 for path in [Path("reports/smoke/cells") / f"{{table}}.json" for table in {list(TABLES)}]:
     for cell in {{cell.key: cell for row in read_rows(path) for cell in cells_of(row)}}.values():
         token = store.hold(cell.to_json(), {{"submission": "s", "host": "n1", "pid": 1, "job": "7_1"}})

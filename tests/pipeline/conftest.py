@@ -43,7 +43,7 @@ class Lab:
 
     def entry(self, train: str, table: str = "table_7", **changes: Any) -> dict[str, Any]:
         row = {"table": table, "scale": "embedded", "name": f"u2pl blender 1-4 {train} seed 0", "train_key": train}
-        return row | {"evaluate_key": f"evaluate-{train}", "warm_start_keys": []} | changes
+        return row | {"evaluate_key": f"evaluate-{train}", "warm_start_keys": [], "values": {}} | changes
 
     def begin(self, key: str, kind: str = "train", upstream: tuple[str, ...] = ()) -> str:
         """Let a worker take a cell; return its token."""

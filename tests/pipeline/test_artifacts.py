@@ -108,7 +108,7 @@ def test_where_mlflow_fails_on_one_run_the_others_have_them_before_it_is_said(
     (project / "dvc.yaml").touch()
     (project / ".dvc").mkdir()
     monkeypatch.chdir(project)
-    monkeypatch.setattr("pipeline.__main__.find_store", lambda _root: lab.store.root)
+    monkeypatch.setattr("pipeline.store.find_store", lambda _root: lab.store.root)
     faulty, log = chain(rows(project)[0])[-1].key, Database.log
 
     def failing(database: Database, run_id: str, **what: Any) -> None:

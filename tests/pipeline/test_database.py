@@ -135,11 +135,28 @@ def test_only_sqlite_is_treated_as_a_file(monkeypatch: pytest.MonkeyPatch) -> No
             return "1"
 
         def get_experiment(self, _id: str) -> Any:
-            return type("Experiment", (), {"experiment_id": "1", "creation_time": 5, "lifecycle_stage": "active"})
+            facts = {"experiment_id": "1", "creation_time": 5, "lifecycle_stage": "active", "tags": {}}
+            return type("Experiment", (), facts)
+
+        def set_experiment_tag(self, _id: str, _name: str, _value: str) -> None:
+            pass
 
     monkeypatch.setattr(database, "_client", lambda _uri: Client())
     opened = database.Database("postgresql://me@host/db", "u2pl")
     assert (opened.path, opened.replaced, opened.born) == (None, False, 5)
+
+
+def test_an_experiment_is_described_once_and_keeps_what_a_user_writes_instead(lab: Lab) -> None:
+    def note() -> str:
+        sending.ingest(lab.store.root)
+        [(said,)] = lab.query("select value from experiment_tags where key = 'mlflow.note.content'")
+        return said
+
+    assert "`tags.kind = 'table'`" in note()
+    sending.Ingester(lab.store.root, (), uri=None).database.client.set_experiment_tag(
+        "1", "mlflow.note.content", "My own"
+    )
+    assert note() == "My own"
 
 
 @pytest.mark.slow

@@ -209,7 +209,7 @@ def test_a_cell_looks_at_its_own_data_alone(ready: Path) -> None:
 
 
 def test_new_weights_at_the_same_path_are_noticed(tmp_path: Path, params: dict[str, Any]) -> None:
-    from pipeline.guard import read_inputs
+    from pipeline.guard import edited, read_inputs
 
     weights, cells = tmp_path / "weights.pt", tmp_path / "cells.json"
     weights.write_bytes(b"old")
@@ -218,8 +218,7 @@ def test_new_weights_at_the_same_path_are_noticed(tmp_path: Path, params: dict[s
     write_json(cells, rows)
     before = read_inputs(tmp_path, cells)
     weights.write_bytes(b"new")
-    after = read_inputs(tmp_path, cells)
-    assert [name for name in before if before[name] != after[name]] == ["the code or the weights"]
+    assert edited(before, read_inputs(tmp_path, cells)) == ["the code or the weights"]
 
 
 def test_a_folder_of_ones_own_that_was_edited_after_it_was_copied_is_named(

@@ -19,6 +19,7 @@ from pipeline.cell import chain
 from pipeline.cluster import liveness
 from pipeline.cluster.origin import user
 from pipeline.files import read_json, write_json
+from pipeline.guard import Inputs
 from pipeline.store import Store
 from tests.pipeline import test_launch, test_steering
 from tests.pipeline.test_launch import SUBMIT, finished, send, sleeper, until
@@ -44,11 +45,12 @@ import json, signal, sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
 import pipeline.attach as attach
+from pipeline.launcher import Launcher
 from pipeline.cell import from_json
 from pipeline.store import Store
 store, root, cells = json.loads(Path("given").read_text())
 cells = {cell["key"]: from_json(cell) for cell in cells}
-launcher = attach.Launcher(Path(root), "smoke", stage="train@table_7", keys=cells)
+launcher = Launcher(Path(root), "smoke", stage="train@table_7", keys=cells)
 launcher.command = [sys.executable, "-c", sys.argv[1]]
 try:
     attach.wait(Store(Path(store)), cells, start=launcher, title="test")
@@ -142,7 +144,7 @@ def test_ctrl_c_says_whether_jobs_go_on_and_what_stops_them(
     cells = chain(lab.rows("experiment")[0])
     submitted(lab.store, lab.root, [], site={"executor": executor})
     lab.store.claim(cells[-2].key, "s")
-    monkeypatch.setattr(attach, "read_inputs", lambda *_: {"the code or the weights": [cells]})
+    monkeypatch.setattr(attach, "read_inputs", lambda *_: Inputs(Path(), b"", cells, data=""))
     monkeypatch.setattr(attach, "wait", stop)
     assert attach.run_stage("train", "smoke", table="experiment") == 130
     assert words in capsys.readouterr().err

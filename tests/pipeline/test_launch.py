@@ -25,6 +25,7 @@ from pipeline.cell import Cell, cells_of, digest
 from pipeline.cluster import liveness, lost, pulse
 from pipeline.files import read_json, write_json
 from pipeline.launch import take_snapshot
+from pipeline.launcher import Launcher
 from pipeline.params import resolve_table
 from pipeline.sbatch import num_cores
 from pipeline.store import Store, find_store
@@ -204,7 +205,7 @@ def test_a_submission_that_a_signal_ended_is_told_once_and_tried_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Login nodes kill what is long or large; what is under way goes on, and the driver with it."""
-    launcher = attach.Launcher(tmp_path, "smoke", stage="train@table_7", keys=[])
+    launcher = Launcher(tmp_path, "smoke", stage="train@table_7", keys=[])
     kill = "import os, signal; print('fetching weights', flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     launcher.command = [sys.executable, "-c", kill]
     for _ in range(2):

@@ -37,7 +37,8 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.address = f"http://127.0.0.1:{free.getsockname()[1]}"
         command = [sys.executable, "-m", "pipeline", "ui", "--port", self.address.rpartition(":")[2]]
-        self.process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, start_new_session=True)
+        with (folder / "ui.log").open("w") as log:
+            self.process = subprocess.Popen(command, cwd=folder, stdout=log, start_new_session=True)
         end = time.monotonic() + START_S
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > end:
@@ -113,6 +114,16 @@ def test_one_link_of_a_tables_run_compares_the_runs_of_each_alpha0(
         if KEPT:
             picture = seen.convert("RGB").crop((0, 0, 1040, seen.height))  # without MLflow's assistant
             picture.quantize(64).save(KEPT, optimize=True)
+
+
+def test_the_address_that_the_ui_prints_lists_the_tables_alone(server: Server, browser: Browser) -> None:
+    said = (server.folder / "ui.log").read_text()
+    [address] = re.findall(r"the tables are at (\S+)", said)
+    assert address.startswith(f"{server.address}/#")
+    browser.open(address, width=1400)
+    browser.wait("document.body.innerText.includes('table_7@smoke')", timeout_s=200)
+    assert not browser.run("document.body.innerText.includes('u2pl voc_blender')")
+    assert faults(browser) == []
 
 
 def test_a_tables_run_shows_the_table_and_a_cells_run_its_predictions(server: Server, browser: Browser) -> None:

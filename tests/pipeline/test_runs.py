@@ -34,6 +34,17 @@ def test_a_finished_cell_becomes_a_named_child_run_with_params_curves_result_and
     assert expected.items() <= run["tags"].items()
 
 
+def test_the_run_of_an_evaluation_that_was_taken_over_without_its_training_has_the_params_of_the_training(
+    lab: Lab,
+) -> None:
+    evaluation = {"key": "evaluate-a", "kind": "evaluate", "values": {}, "upstream": ["a"]}
+    assert lab.store.adopt(evaluation, lab.RESULT, files={})
+    sending.ingest(lab.store.root, [lab.entry("a")])
+    assert lab.runs()["a"]["params"] == {}  # as databases have it that were made before rows brought their values
+    assert sending.ingest(lab.store.root, [lab.entry("a", values={"a": lab.VALUES})]) == {"FINISHED": 1}
+    assert lab.runs()["a"]["params"].items() >= {"method": "u2pl", "partition": "1-4", "parameters.k": "[1]"}.items()
+
+
 def test_a_cell_of_two_tables_is_one_run_under_the_first_with_the_tags_of_both(lab: Lab) -> None:
     lab.finish("a")
     sending.ingest(lab.store.root, [lab.entry("a", "table_4"), lab.entry("a", "table_7")])

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import attach, launch, sbatch
+from pipeline import launch, sbatch
 from pipeline.cell import Cell, digest
 from pipeline.cluster.liveness import release_dead
 from pipeline.files import read_json
+from pipeline.launcher import Launcher
 from pipeline.sbatch import LaterError, RefusedError, is_limit
 from pipeline.store import Store, find_store
 
@@ -193,7 +194,7 @@ def test_more_memory_is_said_once_and_shown_by_the_driver(cluster: Cluster, caps
     cluster.send(cells)
     said = capsys.readouterr().out
     assert said == f"more memory: {cells[0].name} died for want of it: mem_gb 10 -> 20\n"
-    launcher = attach.Launcher(cluster.project, "smoke", stage="train@table_7", keys=[])
+    launcher = Launcher(cluster.project, "smoke", stage="train@table_7", keys=[])
     launcher.command = [sys.executable, "-c", f"print('downloading'); print({said.strip()!r})"]
     launcher()
     assert capsys.readouterr().err == said

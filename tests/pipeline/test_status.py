@@ -12,6 +12,7 @@ from pipeline.__main__ import main
 from pipeline.cell import chain
 from pipeline.commands import outlook
 from pipeline.commands.live import show_status
+from pipeline.guard import Inputs
 from tests.pipeline import test_shared_store, test_steering
 from tests.pipeline.test_liveness import submitted
 from tests.pipeline.test_shared_store import job
@@ -51,7 +52,7 @@ def test_what_failed_before_a_stage_began_is_told_from_what_fails_now(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cells = chain(lab.rows("experiment")[0])
-    monkeypatch.setattr(attach, "read_inputs", lambda *_: {"the code or the weights": [cells]})
+    monkeypatch.setattr(attach, "read_inputs", lambda *_: Inputs(Path(), b"", cells, data=""))
     lab.store.fail(cells[-2].key, None, reason={"reason": "no luck"})
     assert attach.run_stage("train", "smoke", table="experiment") == 1
     said = capsys.readouterr().err

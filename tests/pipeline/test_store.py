@@ -205,12 +205,6 @@ def test_what_is_published_while_somebody_takes_or_cancels_it_is_done(
     assert not (store.root / "cancelled" / "k.json").exists()
 
 
-def test_outside_a_project_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="run inside the project"):
-        find_store()
-
-
 def test_a_claim_that_came_in_place_of_the_withdrawn_one_is_put_back_also_where_it_may_not_be_linked(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,7 +174,7 @@ def test_what_reads_answers_in_json(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(PROJECT)
-    monkeypatch.setattr("pipeline.__main__.find_store", lambda _root: tmp_path)
+    monkeypatch.setattr("pipeline.store.find_store", lambda _root: tmp_path)
     main([*command, "--json"])
     answer = json.loads(capsys.readouterr().out)
     expected = {"tables": {"table_7"}, "doctor": {"findings", "mended"}, "gc": {"folders", "bytes", "removed"}}
@@ -189,7 +189,7 @@ def test_a_log_in_json_has_its_lines(
     store.work(key).mkdir(parents=True)
     (store.work(key) / "log.txt").write_text("one\ntwo\n")
     monkeypatch.chdir(PROJECT)
-    monkeypatch.setattr("pipeline.__main__.find_store", lambda _root: tmp_path)
+    monkeypatch.setattr("pipeline.store.find_store", lambda _root: tmp_path)
     assert main(["logs", key[:12], "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["lines"] == ["one", "two"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     (tmp_path / "dvc.yaml").touch()
     (tmp_path / ".dvc").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.__main__.find_store", lambda _root: tmp_path / "cells")
+    monkeypatch.setattr("pipeline.store.find_store", lambda _root: tmp_path / "cells")
     programs: list[list[str]] = []
     monkeypatch.setattr("os.execv", lambda _path, command: programs.append(command))
     return programs
@@ -42,6 +43,9 @@ def test_the_ui_of_a_server_is_where_the_server_is(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setattr(sending.Ingester, "work", lambda _ingester: {})
+    monkeypatch.setattr(sending.Ingester, "database", SimpleNamespace(experiment="7"))
     assert main(["ui"]) == 0
-    assert capsys.readouterr().out == f"the MLflow UI is at {uri.replace('secret', '***')}\n"
+    address = uri.replace("secret", "***")
+    tables = f"{address}/#/experiments/7/runs?searchFilter=tags.kind%20%3D%20%27table%27"
+    assert capsys.readouterr().out == f"the MLflow UI is at {address}\nthe tables are at {tables}\n"
     assert started == []

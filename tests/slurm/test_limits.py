@@ -83,7 +83,7 @@ def test_workers_run_where_mlflow_cannot_be_imported_and_open_no_database(
     """The snapshot from which jobs run gets modules that refuse to load, and the address leads nowhere."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     slow_down(site, 0.05)
-    code = "from pipeline.launch import *; print(take_snapshot(Store(find_store(Path.cwd()))))"
+    code = "from pipeline.launch import *; print(take_snapshot(open_store(Path.cwd())))"
     taken = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=site)
     snapshot = Path(taken.stdout.strip())
     for module in ("mlflow", "sqlalchemy", "sqlite3"):
