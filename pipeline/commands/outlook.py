@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cell import KINDS, Cell, cells_of, chain, digest
+from pipeline.check import check_blocks
 from pipeline.cluster.site import load_site, num_gpus, resources
 from pipeline.commands.forecast import RANKS, Forecast, forecast, total
 from pipeline.commands.measuring import image_size
@@ -123,6 +124,7 @@ def _count_missing(root: Path, store: Store, *, names: set[str], tflops: float) 
 def show_scale(root: Path, scale: str, *, tables: list[str], tflops: float, out: Path | None, as_json: bool) -> None:
     """Print what the tables of a scale would cost, all without names; with `out`, write it there as Markdown."""
     params = load_params(root / "params.yaml")
+    check_blocks(params)
     params["scale"] = choose(scale, params["scales"], where="--scale")
     wanted = tables or [table for table in all_tables(params) if table != "experiment"]
     rows = {table: resolve_table(params, table) for table in wanted}
