@@ -20,6 +20,9 @@ from pipeline.locks import NOT_MENDED
 from pipeline.store import Store, find_store
 from pipeline.tracking.ingester import follow_until_idle
 
+LOOKING = ("plan", "status", "tables", "logs", "why")
+"""Commands before which recorded results are taken over: of a fresh clone the store is still empty."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status."""
@@ -31,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         root = enter_project(options)
         store = Store(find_store(root))
         store.share_with_group()
+        if options.command in LOOKING:
+            listings.take_over(root, store)
         exit_status = _runs()[options.command](root, store, options=options) or 0
         sys.stdout.flush()
         return exit_status

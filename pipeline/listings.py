@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 from collections import Counter
 from functools import cache
@@ -130,12 +132,32 @@ def find_trained(root: Path, store: Store, *, name: str) -> Path:
     else:
         cell = find_cell(root, store, prefix=name)
     if cell.kind == "train" and not store.is_done(cell.key):
-        for scale in {scale for scale, _ in tables_of(root)}:
-            adopt(store, root, scale=scale)
+        take_over(root, store)
     if cell.kind != "train" or not store.is_done(cell.key):
         hint = f"; that of {cell.upstream[0][:12]}, perhaps" if cell.kind in ("evaluate", "reliability") else ""
         raise ValueError(f"{cell.name} is {store.state(cell.key)}; a train cell that is done has a network{hint}")
     return store.done(cell.key)
+
+
+def take_over(root: Path, store: Store) -> None:
+    """Take over what git and the DVC cache hold; who may only read the store sees what that has."""
+    nearest = next(folder for folder in (store.root, *store.root.parents) if folder.exists())
+    if not os.access(nearest, os.W_OK):
+        return
+    with contextlib.suppress(OSError):  # a full disk, say
+        taken = sum(adopt(store, root, scale=scale) for scale in {scale for scale, _ in tables_of(root)})
+        if taken:
+            print(f"{taken} results taken over from what git and the DVC cache hold", file=sys.stderr)
+
+
+def recorded(root: Path, key: str) -> dict[str, Any] | None:
+    """Return what `reports/` holds of the row that a cell measured or trained: its file, and where it comes from."""
+    for path in sorted(root.glob("reports/*/metrics/*.json")):
+        with contextlib.suppress(ValueError, AttributeError, TypeError):  # torn, or with the marks of a conflict
+            for row in json.loads(path.read_text(encoding="utf-8")):
+                if key in (row.get("key"), row.get("train_key")):
+                    return {"file": str(path.relative_to(root)), "state": row["state"], "provenance": row["provenance"]}
+    return None
 
 
 def scale_of(root: Path, folder: Path) -> str:
