@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import string
 import sys
 from collections import Counter
 from functools import cache
@@ -14,6 +15,7 @@ from typing import Any
 from pipeline.adopt import adopt
 from pipeline.cell import NO_CELLS, Cell, cells_of, chain, folder_is_here, from_json, read_rows
 from pipeline.files import read_json
+from pipeline.params import all_tables, load_params, suggest
 from pipeline.store import Store
 
 STATES = ("done", "running", "queued", "missing", "failed", "cancelled")
@@ -114,6 +116,21 @@ def find_cell(root: Path, store: Store, *, prefix: str) -> Cell:
     return cells[matches[0]]
 
 
+def find_target(root: Path, store: Store, *, name: str) -> Cell:
+    """Return the cell that is meant where a table might be meant, too. Raises ValueError with names that are near."""
+    try:
+        return find_cell(root, store, prefix=name)
+    except ValueError:
+        tables = all_tables(params := load_params(root / "params.yaml"))
+        if name in tables:
+            told = f"nothing of {name} is queued or running: it has no cells at scale {params['scale']} yet"
+        elif name and all(letter in string.hexdigits for letter in name):
+            raise
+        else:
+            told = f"no table or cell is named {name!r}; tables of scale {params['scale']}: {suggest(name, tables)}"
+        raise ValueError(told) from None
+
+
 def find_trained(root: Path, store: Store, *, name: str) -> Path:
     """Return the folder of a trained cell, which is taken over first where git and the DVC cache alone hold it.
 
@@ -169,8 +186,6 @@ def scale_of(root: Path, folder: Path) -> str:
 
 def current_scale(root: Path) -> str:
     """Return the scale that `params.yaml` chooses."""
-    from pipeline.params import load_params
-
     return load_params(root / "params.yaml")["scale"]
 
 

@@ -18,7 +18,7 @@ from pipeline.cluster import slurm
 from pipeline.cluster.origin import user
 from pipeline.cluster.waiting import live_needs
 from pipeline.files import read_json
-from pipeline.listings import current_scale, find_cell, recorded, tables_of
+from pipeline.listings import current_scale, find_cell, find_target, recorded, tables_of
 from pipeline.progress import WORDS
 from pipeline.provenance import patch_path
 from pipeline.store import Store
@@ -102,7 +102,7 @@ def cancel(root: Path, store: Store, *, targets: Sequence[str]) -> str:
             found = [cell for row in tables[scale, target] for cell in cells_of(row)]
             ours.add((f"{scale}/{target}", frozenset(cell.key for cell in found)))
         else:
-            found = _with_later(find_cell(root, store, prefix=target), tables.values())
+            found = _with_later(find_target(root, store, name=target), tables.values())
             users = [name for name, keys in live if found[0].key in keys]
             if len(users) > 1:
                 raise ValueError(f"{found[0].name} is spared: {', '.join(users)} need it; cancel these tables together")
@@ -110,6 +110,8 @@ def cancel(root: Path, store: Store, *, targets: Sequence[str]) -> str:
         cells |= {cell.key: cell for cell in found}
     needed = {key for need in live if need not in ours for key in need[1]}
     stopped = _stop(store, cells, needed=needed)
+    if not stopped and not cells.keys() & needed:
+        return f"nothing of {', '.join(targets)} is queued or running"
     return f"{stopped} cells cancelled until `retry`, {len(cells.keys() & needed)} spared that another live table needs"
 
 
@@ -154,10 +156,12 @@ def retry(root: Path, store: Store, *, target: str | None) -> str:
             forgotten &= {cell.key for row in tables[table] for cell in cells_of(row)}
         else:
             forgotten = {key for key in before if key.startswith(target)}
-            if len(forgotten) != 1:
-                found = ", ".join(sorted(key[:12] for key in forgotten)) or "none"
-                names = f"{target!r} is no table of scale {table[0]}, and begins {len(forgotten)} keys"
-                raise ValueError(f"{names} of failed or cancelled cells ({found})")
+            if not forgotten:
+                cell = find_target(root, store, name=target)
+                return f"{cell.name} has not failed and is not cancelled"
+            if len(forgotten) > 1:
+                found = ", ".join(sorted(key[:12] for key in forgotten))
+                raise ValueError(f"{target!r} begins {len(forgotten)} keys of failed or cancelled cells ({found})")
         size = -1
         while size != len(forgotten):
             size = len(forgotten)

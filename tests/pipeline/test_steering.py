@@ -113,35 +113,6 @@ def test_logs_prints_the_log_of_a_cell_and_says_where_there_is_none(
     assert "is not submitted and has no log\n" in capsys.readouterr().err
 
 
-def test_in_a_fresh_clone_recorded_results_are_seen(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
-    *_, train, evaluate = chain(lab.rows("experiment")[0])
-    row = lab.rows("experiment")[0] | {"key": evaluate.key, "train_key": train.key, "state": "done", "evaluate_s": 1.0}
-    row |= {"metrics": {}, "provenance": {"ended": 5.0, "node": "n7", "job": "7_1", "commit": "abc"}}
-    write_json(lab.root / "reports" / "smoke" / "metrics" / "experiment.json", [row])
-    (lab.root / "reports" / "smoke" / "metrics" / "a.json").write_text("<<<<<<< HEAD\n[]\n")
-    assert main(["status", "--json"]) == 0
-    said = capsys.readouterr()
-    assert json.loads(said.out)["tables"]["smoke/experiment"]["done"] == 1
-    assert "1 results taken over from what git and the DVC cache hold" in said.err
-    for key, state in ((evaluate.key, "done"), (train.key, "missing")):  # whose weights are elsewhere
-        assert main(["why", key[:10]]) == 0
-        told = json.loads(capsys.readouterr().out)
-        assert told["result"]["state"] == state
-        assert told["recorded"]["provenance"]["commit"] == "abc"
-    assert main(["logs", evaluate.key]) == 1
-    place = "reports/smoke/metrics/experiment.json; it ran on n7, job 7_1"
-    assert f"has no log here: its result was taken over from {place}" in capsys.readouterr().err
-
-
-def test_who_may_only_read_the_store_takes_nothing_over(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    monkeypatch.setattr("pipeline.listings.adopt", lambda *_, **__: 1 / 0)
-    assert main(["status"]) == 0
-    assert capsys.readouterr().err == ""
-
-
 def test_logs_follows_a_cell_to_its_end_and_prints_each_line_once(
     lab: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
