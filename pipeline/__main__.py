@@ -169,8 +169,13 @@ def _compare(root: Path, store: Store, *, options: argparse.Namespace) -> None:
         print(f"{a.name} shows: {a.shown}\n{b.name} shows: {b.shown}", file=sys.stderr)
     if options.json:
         print(frame.to_json(orient="records", indent=1))
-    else:
-        print(comparison_markdown(frame, name_a=options.a, name_b=options.b))
+        return
+    differs = (frame["difference"] != 0) | (frame["changed"] != "")  # no difference, nan, is none of zero
+    shown = frame if options.all else frame[differs]
+    if len(shown):
+        print(comparison_markdown(shown, name_a=options.a, name_b=options.b))
+    if len(shown) < len(frame):
+        print(f"{len(frame) - len(shown)} of {len(frame)} rows are equal on both sides (--all shows them)")
 
 
 def _predict(root: Path, store: Store, *, options: argparse.Namespace) -> int:

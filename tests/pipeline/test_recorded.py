@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from pipeline.files import write_json
 from tests.pipeline import test_steering
 from tests.pipeline.test_steering import Lab
 
+PROJECT = Path(__file__).parents[2]
 lab = test_steering.lab
 
 
@@ -43,3 +45,27 @@ def test_who_may_only_read_the_store_takes_nothing_over(
     monkeypatch.setattr("pipeline.listings.adopt", lambda *_, **__: 1 / 0)
     assert main(["status"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_of_a_comparison_what_differs_is_shown_and_the_rest_counted(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = json.loads((PROJECT / "reports" / "embedded" / "metrics" / "table_7.json").read_text())
+    for scale in ("one", "other"):
+        write_json(lab.root / "reports" / scale / "metrics" / "table_7.json", rows)
+        rows[0]["metrics"]["teacher"]["best"]["padding_ignored"]["miou"] += 1.5
+    assert main(["compare", "one", "one"]) == 0
+    equal = f"{len(rows)} of {len(rows)} rows are equal on both sides (--all shows them)\n"
+    assert capsys.readouterr().out == equal
+    assert main(["compare", "one", "other"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line for line in told if line.startswith("| table_7")] == [line for line in told if "+1.50" in line]
+    assert told[-1].startswith(f"{len(rows) - 1} of {len(rows)} rows are equal")
+    assert main(["compare", "one", "other", "--all"]) == 0
+    assert capsys.readouterr().out.count("| table_7 |") == len(rows)
+
+
+def test_what_a_comparison_lacks_is_named_without_what_may_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["compare"])
+    assert capsys.readouterr().err.endswith("required: a, b\n")
