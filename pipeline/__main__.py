@@ -20,6 +20,9 @@ from pipeline.locks import NOT_MENDED
 from pipeline.store import Store, open_store
 from pipeline.tracking.ingester import follow_until_idle
 
+LOOKING = ("plan", "status", "tables", "logs", "why")
+"""Commands before which recorded results are taken over: of a fresh clone the store is still empty."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status."""
@@ -30,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         root = enter_project(options)
         store = open_store(root)
+        if options.command in LOOKING:
+            listings.take_over(root, store)
         exit_status = _runs()[options.command](root, store, options=options) or 0
         sys.stdout.flush()
         return exit_status
@@ -163,8 +168,13 @@ def _compare(root: Path, store: Store, *, options: argparse.Namespace) -> None:
         print(f"{a.name} shows: {a.shown}\n{b.name} shows: {b.shown}", file=sys.stderr)
     if options.json:
         print(frame.to_json(orient="records", indent=1))
-    else:
-        print(comparison_markdown(frame, name_a=options.a, name_b=options.b))
+        return
+    differs = (frame["difference"] != 0) | (frame["changed"] != "")  # no difference, nan, is none of zero
+    shown = frame if options.all else frame[differs]
+    if len(shown):
+        print(comparison_markdown(shown, name_a=options.a, name_b=options.b))
+    if len(shown) < len(frame):
+        print(f"{len(frame) - len(shown)} of {len(frame)} rows are equal on both sides (--all shows them)")
 
 
 def _predict(root: Path, store: Store, *, options: argparse.Namespace) -> int:

@@ -1,9 +1,9 @@
-"""Everything that can be wrong in resolved rows, found before anything runs."""
+"""Everything that can be wrong in params.yaml and its resolved rows, found before anything runs."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -11,6 +11,9 @@ from typing import Any, get_type_hints
 from pipeline.data.augment import Augmentation
 from pipeline.data.partition import Rules
 from pipeline.evaluation.predict import MODES, Evaluation
+from pipeline.labels import PARTITIONS
+from pipeline.models.build import ModelConfig
+from pipeline.params import OF_THE_SCALE, SECTIONS, choose
 from pipeline.reporting.paper import Published
 from pipeline.reporting.rows import PADDINGS, Shown
 from pipeline.training import setting
@@ -21,13 +24,76 @@ KINDS: dict[type, tuple[Any, str]] = {
     bool: (bool, "true or false"),
     str: (str, "a word"),
 }
-WORDS = ("scale_law", "epoch_over", "optimiser", "criterion", "precision", "loss_resolution")
-"""What of a schedule is told in words."""
+SCHEDULE_KINDS = (
+    dict.fromkeys(("scale_law", "epoch_over", "optimiser", "criterion", "precision", "loss_resolution"), KINDS[str])
+    | dict.fromkeys(("channels_last", "recompute", "compile"), KINDS[bool])
+    | {"steps_per_epoch": ((int, float, type(None)), "a number or null")}
+)
+"""What of a schedule is no plain number."""
 
 NAMED_WEIGHTS = ("torchvision", "timm", "package")
 """Weights that have a name; others are the path of a state dict."""
 
 PRECISIONS = ("float32", "bfloat16")
+
+
+UNDO = "touch params.yaml; git checkout params.yaml 'reports/*/cells/*' 'reports/*/shown.json'"
+"""What takes back every edit of params.yaml, and gives back the rows that DVC has removed."""
+
+EVALUATION_KEYS = ("mode", "size", "batch_images", "precision", "select", "select_mode")
+SOURCE_KEYS = ("name", "title", "path", "layout", "num_classes", "seed", "num_fine", "num_coarse", "num_val")
+METHOD_KEYS = ("networks", "representation", "parameters", "training", "variants")
+KEYS = {
+    "data": ("source", "partitions", *(field.name for field in fields(Rules)), *SOURCE_KEYS),
+    "model": tuple(field.name for field in fields(ModelConfig)),
+    "training": tuple(sorted(setting.TRAINING_KEYS)),
+    "evaluation": EVALUATION_KEYS,
+}
+"""The keys of each section that scales, methods and variants share."""
+
+
+def check_blocks(params: dict[str, Any]) -> None:
+    """Check the keys of every method and scale, of those that are not run too. Raises ValueError naming the place."""
+    known = {name: _parameters(name) for name in params["methods"]}
+    for name, block in params["methods"].items():
+        where = f"methods.{name}"
+        _check_keys(block, METHOD_KEYS, where=where)
+        _check_sections({key: block.get(key) for key in ("parameters", "training")}, known[name], where=where)
+        for variant, layer in (block.get("variants") or {}).items():
+            _check_sections(layer, known[name], where=f"{where}.variants.{variant}")
+    for name, scale in params["scales"].items():
+        where = f"scales.{name}"
+        _check_keys(scale, (*OF_THE_SCALE, *PARTITIONS), where=where)
+        _check_keys(scale.get("shown"), [field.name for field in fields(Shown)], where=f"{where}.shown")
+        for source, block in scale["sources"].items():
+            _check_keys(block, SOURCE_KEYS, where=f"{where}.sources.{source}")
+        for place in [key for key in scale if key not in ("sources", "shown")]:
+            own = {section: block for section, block in scale[place].items() if section != "methods"}
+            _check_sections(own, (), where=f"{where}.{place}")
+            methods = scale[place].get("methods")
+            _check_keys(methods, known, where=f"{where}.{place}.methods")
+            for method, layer in (methods or {}).items():
+                _check_sections(layer, known[method], where=f"{where}.{place}.methods.{method}")
+
+
+def _parameters(method: str) -> list[str]:
+    module = importlib.import_module(f"pipeline.methods.{method}")
+    return [field.name for field in fields(module.Parameters)]
+
+
+def _check_sections(layer: Any, parameters: Sequence[str], *, where: str) -> None:
+    """Check the sections of a block and their keys; those of `parameters` are the method's, where there is one."""
+    allowed = KEYS | ({"parameters": parameters} if parameters else {})
+    _check_keys(layer, [section for section in SECTIONS if section in allowed], where=where)
+    for section, block in (layer or {}).items():
+        _check_keys(block, allowed[section], where=f"{where}.{section}")
+
+
+def _check_keys(block: Any, allowed: Iterable[str], *, where: str) -> None:
+    if block is not None and not isinstance(block, dict):
+        raise ValueError(f"{where}: {block!r}; a mapping is expected")
+    for key in block or {}:
+        choose(key, allowed, where=where)
 
 
 def check_table(rows: Sequence[dict[str, Any]]) -> None:
@@ -69,18 +135,19 @@ def check_row(row: dict[str, Any]) -> None:
 
 def _check_kinds(row: dict[str, Any]) -> None:
     """Check that values are of the kind that is taken, before they are compared with anything."""
+    where = f"{row['table']} ({row['method']})"
     for key, value in row["training"].items():
-        if isinstance(value, str) != (key in WORDS) or isinstance(value, dict | list):
-            allowed = "a word" if key in WORDS else "a number, true, false or null"
-            raise ValueError(f"{row['table']} ({row['method']}): training.{key} is {value!r}; allowed is {allowed}")
-    parameters = importlib.import_module(f"pipeline.methods.{row['method']}").Parameters
-    kinds = get_type_hints(parameters)
+        _check_kind(value, SCHEDULE_KINDS.get(key, KINDS[float]), where=f"{where}: training.{key}")
+    kinds = get_type_hints(importlib.import_module(f"pipeline.methods.{row['method']}").Parameters)
     for key, value in row["parameters"].items():
-        if kinds.get(key) not in KINDS:
-            continue
-        types, allowed = KINDS[kinds[key]]
-        if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
-            raise ValueError(f"{row['table']} ({row['method']}): {key} is {value!r}; allowed is {allowed}")
+        if kinds.get(key) in KINDS:
+            _check_kind(value, KINDS[kinds[key]], where=f"{where}: {key}")
+
+
+def _check_kind(value: Any, kind: tuple[Any, str], *, where: str) -> None:
+    types, allowed = kind
+    if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
+        raise ValueError(f"{where} is {value!r}; allowed is {allowed}")
 
 
 def _check_weights(weights: str | None, *, where: str) -> None:
@@ -91,11 +158,8 @@ def _check_weights(weights: str | None, *, where: str) -> None:
 
 
 def _check_evaluation(block: dict[str, Any]) -> None:
-    keys = {"mode", "size", "batch_images", "precision", "select", "select_mode"}
-    if set(block) != keys:
-        raise ValueError(
-            f"evaluation: unknown or missing {sorted(set(block) ^ keys)}; it has: {', '.join(sorted(keys))}"
-        )
+    if wrong := set(block) ^ set(EVALUATION_KEYS):
+        raise ValueError(f"evaluation: unknown or missing {sorted(wrong)}; it has: {', '.join(EVALUATION_KEYS)}")
     for mode in (block["mode"], block["select_mode"] or block["mode"]):
         Evaluation(mode=mode, size=block["size"])
     for key, allowed in {"precision": PRECISIONS, "select": PADDINGS, "select_mode": (None, *MODES)}.items():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import string
 import sys
 from collections import Counter
 from functools import cache
@@ -12,6 +15,7 @@ from typing import Any
 from pipeline.adopt import adopt
 from pipeline.cell import NO_CELLS, Cell, cells_of, chain, folder_is_here, from_json, read_rows
 from pipeline.files import read_json
+from pipeline.params import all_tables, load_params, suggest
 from pipeline.store import Store
 
 STATES = ("done", "running", "queued", "missing", "failed", "cancelled")
@@ -113,6 +117,21 @@ def find_cell(root: Path, store: Store, *, prefix: str) -> Cell:
     return cells[matches[0]]
 
 
+def find_target(root: Path, store: Store, *, name: str) -> Cell:
+    """Return the cell that is meant where a table might be meant, too. Raises ValueError with names that are near."""
+    try:
+        return find_cell(root, store, prefix=name)
+    except ValueError:
+        tables = all_tables(params := load_params(root / "params.yaml"))
+        if name in tables:
+            told = f"nothing of {name} is queued or running: it has no cells at scale {params['scale']} yet"
+        elif name and all(letter in string.hexdigits for letter in name):
+            raise
+        else:
+            told = f"no table or cell is named {name!r}; tables of scale {params['scale']}: {suggest(name, tables)}"
+        raise ValueError(told) from None
+
+
 def find_trained(root: Path, store: Store, *, name: str) -> Path:
     """Return the folder of a trained cell, which is taken over first where git and the DVC cache alone hold it.
 
@@ -131,12 +150,32 @@ def find_trained(root: Path, store: Store, *, name: str) -> Path:
     else:
         cell = find_cell(root, store, prefix=name)
     if cell.kind == "train" and not store.is_done(cell.key):
-        for scale in {scale for scale, _ in tables_of(root)}:
-            adopt(store, root, scale=scale)
+        take_over(root, store)
     if cell.kind != "train" or not store.is_done(cell.key):
         hint = f"; that of {cell.upstream[0][:12]}, perhaps" if cell.kind in ("evaluate", "reliability") else ""
         raise ValueError(f"{cell.name} is {store.state(cell.key)}; a train cell that is done has a network{hint}")
     return store.done(cell.key)
+
+
+def take_over(root: Path, store: Store) -> None:
+    """Take over what git and the DVC cache hold; who may only read the store sees what that has."""
+    nearest = next(folder for folder in (store.root, *store.root.parents) if folder.exists())
+    if not os.access(nearest, os.W_OK):
+        return
+    with contextlib.suppress(OSError):  # a full disk, say
+        taken = sum(adopt(store, root, scale=scale) for scale in {scale for scale, _ in tables_of(root)})
+        if taken:
+            print(f"{taken} results taken over from what git and the DVC cache hold", file=sys.stderr)
+
+
+def recorded(root: Path, key: str) -> dict[str, Any] | None:
+    """Return what `reports/` holds of the row that a cell measured or trained: its file, and where it comes from."""
+    for path in sorted(root.glob("reports/*/metrics/*.json")):
+        with contextlib.suppress(ValueError, AttributeError, TypeError):  # torn, or with the marks of a conflict
+            for row in json.loads(path.read_text(encoding="utf-8")):
+                if key in (row.get("key"), row.get("train_key")):
+                    return {"file": str(path.relative_to(root)), "state": row["state"], "provenance": row["provenance"]}
+    return None
 
 
 def scale_of(root: Path, folder: Path) -> str:
@@ -148,8 +187,6 @@ def scale_of(root: Path, folder: Path) -> str:
 
 def current_scale(root: Path) -> str:
     """Return the scale that `params.yaml` chooses."""
-    from pipeline.params import load_params
-
     return load_params(root / "params.yaml")["scale"]
 
 

@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.images import read_image, read_pair
+import numpy as np
+
+from pipeline.data.images import IGNORED, read_image, read_pair
 from pipeline.data.layout import Pair, files_below, list_ids, pairs
 from pipeline.data.sources import OWN
 from pipeline.progress import follow
@@ -19,36 +21,57 @@ def check_own_images(data: dict[str, Any], folder: Path) -> None:
     """Read every image that a data set of one's own lists, and its mask; nothing of other data, which have checksums.
 
     `folder` is the copy, which `data` (a role's block with that of its source) describes. Says on stderr which masks
-    are those of no image. Raises ValueError that names the files which cannot be read, or hold what they may not.
+    are those of no image, and which classes are in no mask. Raises ValueError that names, in the folder itself, the
+    files which cannot be read, or hold what they may not, and the lists that are not there.
     """
     if data["name"] != OWN:
         return
+    if data["layout"] == "voc":
+        _require_voc(data, folder)
     _tell_unmatched(data["layout"], folder)
     names = [name for name in (data["train"], data["val"]) if isinstance(name, str)]
     ids = {identity for name in names for identity in list_ids(folder, data["layout"], name=name)}
-    refuse_faulty(pairs(folder, data["layout"], ids=sorted(ids)), num_classes=data["num_classes"])
-
-
-def refuse_faulty(files: list[Pair], *, num_classes: int) -> None:
-    """Raise ValueError with what is wrong with some of the images and masks, if anything is."""
+    files = pairs(folder, data["layout"], ids=sorted(ids))
     with ThreadPoolExecutor() as pool:
-        read = pool.map(lambda pair: _fault(pair, num_classes), files)
-        faults = [fault for fault in follow(read, total=len(files), title="reading images") if fault]
+        read = pool.map(lambda pair: _look(pair, data["num_classes"]), files)
+        looks = list(follow(read, total=len(files), title="reading images"))
+    faults = [fault.replace(str(folder), str(data["path"])) for fault, _ in looks if fault]  # where it is to be mended
     if faults:
         more = [f"and {len(faults) - NUM_SHOWN} more"] if len(faults) > NUM_SHOWN else []
         lines = "\n".join([*faults[:NUM_SHOWN], *more])
         raise ValueError(f"{len(faults)} of {len(files)} images cannot be used; mend or remove them:\n{lines}")
+    _tell_absent(set().union(*(classes for _, classes in looks)), data["num_classes"])
 
 
-def _fault(pair: Pair, num_classes: int) -> str | None:
+def _require_voc(data: dict[str, Any], folder: Path) -> None:
+    """Raise ValueError where a folder in VOC's layout lacks a list or the masks, as a plain devkit does."""
+    lists = sorted(path.stem for path in (folder / "ImageSets" / "Segmentation").glob("*.txt"))
+    for key in ("train", "fine", "labelled_from", "val"):
+        if isinstance(data.get(key), str) and data[key] not in lists:
+            place = f"{data['path']}/ImageSets/Segmentation"
+            raise ValueError(f"data.{key} is {data[key]!r}; lists in {place}: {', '.join(lists) or 'none'}")
+    if not (folder / "SegmentationClassAug").is_dir():
+        told = "masks of class ids are read from there; of VOC's devkit copy SegmentationClass"
+        raise ValueError(f"{data['path']}/SegmentationClassAug is not there: {told}")
+
+
+def _look(pair: Pair, num_classes: int) -> tuple[str | None, set[int]]:
+    """Return what is wrong with an image or its mask, if anything is, and the classes of the mask."""
     try:
         if pair.mask is not None and pair.mask.exists():
-            read_pair(pair, num_classes)
-        else:
-            read_image(pair.image)
+            return None, set(np.unique(read_pair(pair, num_classes)[1]).tolist())
+        read_image(pair.image)
     except (OSError, ValueError) as error:
-        return str(error)
-    return None
+        return str(error), set()
+    return None, set()
+
+
+def _tell_absent(there: set[int], num_classes: int) -> None:
+    """Say which classes no mask has: each counts 0 in the mean IoU."""
+    if absent := [str(index) for index in range(num_classes) if index not in there]:
+        needed = max(there - {IGNORED}, default=0) + 1
+        hint = f"; is num_classes {needed}?" if needed < num_classes else ""
+        print(f"classes in no mask, of which each counts 0 in the mIoU: {', '.join(absent)}{hint}", file=sys.stderr)
 
 
 def _tell_unmatched(layout: str, folder: Path) -> None:

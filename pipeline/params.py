@@ -15,6 +15,7 @@ import copy
 import math
 import re
 from collections.abc import Iterable
+from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,15 @@ def load_params(path: Path) -> dict[str, Any]:
 def choose(value: Any, allowed: Any, *, where: str) -> Any:
     """Return `value` if it is one of `allowed`, else raise ValueError naming value, place and what is allowed."""
     if isinstance(value, list | dict) or value not in allowed:
-        raise ValueError(f"{where}: {value!r} is not known; allowed: {', '.join(map(str, allowed))}")
+        raise ValueError(f"{where}: {value!r} is not known; allowed: {suggest(value, allowed)}")
     return value
+
+
+def suggest(value: Any, allowed: Iterable[Any]) -> str:
+    """Return what is allowed as a list, and which of it was perhaps meant by `value`."""
+    words = list(map(str, allowed))
+    near = get_close_matches(str(value), words, n=1)
+    return ", ".join(words) + (f"; did you mean {near[0]}?" if near else "")
 
 
 def resolve_table(params: dict[str, Any], table: str) -> list[dict[str, Any]]:
@@ -77,7 +85,7 @@ def resolve_table(params: dict[str, Any], table: str) -> list[dict[str, Any]]:
     spec = _spec(params, choose(table, params["tables"], where="tables"))
     if empty := [key for key, value in spec.items() if value == []]:
         raise ValueError(f"tables.{table}: {', '.join(empty)}: []; allowed: a value, or a list of some")
-    seeds = as_list(spec.get("seed", params["seeds"]))
+    seeds = as_list(spec["seed"]) if "seed" in spec else _seeds(params["seeds"])
     varied = {key: value for key, value in spec.items() if isinstance(value, list) and key not in ("partition", "seed")}
     lengths = {key: len(values) for key, values in varied.items()}
     if len(set(lengths.values())) > 1:
@@ -101,6 +109,13 @@ def _spec(params: dict[str, Any], table: str) -> dict[str, Any]:
     if not isinstance(spec, dict) or not spec.keys() >= set(needed):
         raise ValueError(f"tables.{table}: {spec!r}; it needs {', '.join(needed)}")
     return spec
+
+
+def _seeds(value: Any) -> list[Any]:
+    """Return the seeds of tables that name none. Raises ValueError where it is no list: `seeds: 3` could mean three."""
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"seeds: {value!r}; a list is expected, three seeds are [0, 1, 2]")
+    return value
 
 
 def as_list(value: Any) -> list[Any]:
@@ -132,7 +147,7 @@ def _experiment_row(params: dict[str, Any]) -> dict[str, Any]:
         choose(key, [*ROW_KEYS, "scale", *known], where="params.yaml: unknown top-level key")
         if given[key] != DEFAULT:
             if key not in own:
-                raise ValueError(f"{key}={given[key]}: method {method!r} has no {key!r}; it has: {', '.join(own)}")
+                raise ValueError(f"{key}={given[key]}: method {method!r} has no {key!r}; it has: {suggest(key, own)}")
             row[key] = given[key]
     return row
 
@@ -150,22 +165,15 @@ def _resolve(params: dict[str, Any], row: dict[str, Any], *, table: str, varied:
     merged["parameters"] = copy.deepcopy(block["parameters"])
     source = choose(scale[dataset]["data"]["source"], scale["sources"], where=f"{where}: data.source of {dataset}")
     for layer in ({"data": scale["sources"][source]}, scale["common"], scale[dataset]):
-        _lay(merged, {key: value for key, value in layer.items() if key != "methods"}, where=where, new=True)
-    variant = row.get("variant", "default")
-    layers = [block.get("training") and {"training": block["training"]}]
-    if variant != "default":
-        layers.append(
-            block["variants"][choose(variant, block.get("variants", {}), where=f"{where}.variant of {method}")]
-        )
-    for place, layer in (("common", scale["common"]), (dataset, scale[dataset])):
-        for name in layer.get("methods", {}):
-            choose(name, params["methods"], where=f"scales.{params['scale']}.{place}.methods")
-    layers += [
-        layer["methods"][method] for layer in (scale["common"], scale[dataset]) if method in layer.get("methods", {})
-    ]
+        _lay(merged, {key: value for key, value in layer.items() if key != "methods"})
+    variant = row.get("variant", DEFAULT)
     of_scale = copy.deepcopy(merged)
-    for layer in layers:
-        _lay(merged, layer or {}, where=where, new=False)
+    _lay(merged, {"training": block.get("training")})
+    if variant != DEFAULT:
+        variants = block.get("variants", {})
+        _lay(merged, variants[choose(variant, variants, where=f"{where}.variant of {method}")])
+    for layer in (scale["common"], scale[dataset]):
+        _lay(merged, layer.get("methods", {}).get(method, {}))
     _restore(merged, of_scale)
     for key, value in row.items():
         if key not in ROW_KEYS:
@@ -204,14 +212,10 @@ def _seed(value: Any, where: str) -> int:
     return value
 
 
-def _lay(merged: dict[str, Any], layer: dict[str, Any], *, where: str, new: bool) -> None:
-    """Lay one block over the others; only a scale may bring new keys."""
-    for section, values in layer.items():
-        choose(section, SECTIONS, where=where)
-        for key, value in values.items():
-            if not new and key not in merged[section]:
-                raise ValueError(f"{where}: {section}.{key} is not known; allowed: {', '.join(merged[section])}")
-            merged[section][key] = copy.deepcopy(value)
+def _lay(merged: dict[str, Any], layer: dict[str, Any] | None) -> None:
+    """Lay one block over the others. Its keys are known ones: `check_blocks` refuses others."""
+    for section, values in (layer or {}).items():
+        merged[section] |= copy.deepcopy(values or {})
 
 
 def _restore(merged: dict[str, Any], of_scale: dict[str, Any]) -> None:
@@ -227,7 +231,7 @@ def _set(merged: dict[str, Any], key: str, *, value: Any, where: str) -> None:
         if key in merged[section]:
             merged[section][key] = value
             return
-    raise ValueError(f"{where} has no {key!r}; allowed: {', '.join((*merged['parameters'], *merged['training']))}")
+    raise ValueError(f"{where} has no {key!r}; allowed: {suggest(key, [*merged['parameters'], *merged['training']])}")
 
 
 def _refuse_nonfinite(value: Any, where: str) -> None:

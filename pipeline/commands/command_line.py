@@ -42,7 +42,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_looking(commands: Commands) -> None:
     added = commands.add("plan", "what `dvc repro TARGET …` would run, and why")
-    added.add_argument("targets", nargs="*", help="tables or DVC's stages (default: all); with --scale: tables")
+    added.add_argument(
+        "targets", nargs="*", default=[], help="tables or DVC's stages (default: all); with --scale: tables"
+    )
     _as_json(added)
     added.add_argument("--scale", help="instead: what all tables of a scale would cost, counted; takes minutes")
     added.add_argument("--tflops", type=float, default=50.0, help="sustained TFLOP/s of a GPU (assumed: %(default)g)")
@@ -50,7 +52,7 @@ def _add_looking(commands: Commands) -> None:
     added = commands.add("status", "the cells of every table by state, and what runs now")
     _as_json(added).add_argument("--watch", action="store_true", help="refresh every two seconds")
     added = commands.add("tables", "tables from the cells that are done so far, with holes and their reasons")
-    added.add_argument("tables", nargs="*", help="which (default: all)")
+    added.add_argument("tables", nargs="*", default=[], help="which (default: all)")
     added.add_argument("--scale", help="default: that of params.yaml")
     _as_json(added)
     added = commands.add("logs", "the log of a cell")
@@ -92,8 +94,8 @@ def _add_results(commands: Commands) -> None:
     added = commands.add("compare", "two commits, or two scales, cell by cell")
     for side in ("a", "b"):
         added.add_argument(side, help="a commit (HEAD~1, HEAD:smoke) or a scale under reports/")
-    added.add_argument("tables", nargs="*", help="which (default: all but `experiment`)")
-    _as_json(added)
+    added.add_argument("tables", nargs="*", default=[], help="which (default: all but `experiment`)")
+    _as_json(added).add_argument("--all", action="store_true", help="rows that are equal on both sides, too")
     added = commands.add("predict", "masks and overlays for a folder of images, or the masks of val")
     added.add_argument("cell", metavar="KEY", help=TRAINED)
     which = added.add_mutually_exclusive_group(required=True)

@@ -178,7 +178,18 @@ def synthetic_run(row: dict[str, Any], mode: FakeTensorMode | None = None) -> Ru
         read = training if method.reads != "nothing" else training | {"unlabelled_batch": 0}
         batches: Any = OneBatch(random_batch(read, row["data"]["num_classes"]))
     last = training["epochs"]
-    return Run(method, build_optimiser(method, training), batches, None, None, values, 0, last, last, step=last - 1)
+    return Run(
+        method,
+        build_optimiser(method, training),
+        batches=batches,
+        validation=None,
+        probe=None,
+        values=values,
+        first_step=0,
+        last_step=last,
+        total_steps=last,
+        step=last - 1,
+    )
 
 
 def _pretend(method: nn.Module, mode: FakeTensorMode) -> None:
@@ -215,7 +226,9 @@ def forecast(tables: dict[str, list[tuple[str, dict[str, Any]]]], data_root: Pat
     for table, keyed in tables.items():
         rows = {key: row for key, row in keyed if key not in seen}
         seen |= set(rows)
-        line = Forecast(table, len(rows), 0, 0.0, 0, 0.0, dict.fromkeys(RANKS, 0))
+        line = Forecast(
+            table, len(rows), steps=0, flop=0.0, peak_bytes=0, evaluation_flop=0.0, rank_bytes=dict.fromkeys(RANKS, 0)
+        )
         for row in rows.values():
             kind = _kind(row)
             if kind not in costs:
@@ -253,13 +266,12 @@ def _with(line: Forecast, cost: StepCost, *, steps: int) -> Forecast:
 
 def total(lines: list[Forecast]) -> Forecast:
     """Return the sum of the lines; the memory is the largest."""
-    flop, peak = sum(line.flop for line in lines), max(line.peak_bytes for line in lines)
     return Forecast(
         "all",
-        sum(line.trainings for line in lines),
-        sum(line.steps for line in lines),
-        flop,
-        peak,
-        sum(line.evaluation_flop for line in lines),
-        {ranks: max(line.rank_bytes.get(ranks, 0) for line in lines) for ranks in RANKS},
+        trainings=sum(line.trainings for line in lines),
+        steps=sum(line.steps for line in lines),
+        flop=sum(line.flop for line in lines),
+        peak_bytes=max(line.peak_bytes for line in lines),
+        evaluation_flop=sum(line.evaluation_flop for line in lines),
+        rank_bytes={ranks: max(line.rank_bytes.get(ranks, 0) for line in lines) for ranks in RANKS},
     )

@@ -21,6 +21,8 @@ from pipeline.cluster import slurm
 from pipeline.cluster.liveness import read_outline
 from pipeline.files import read_json
 from pipeline.listings import STATES, counts, tables_of
+from pipeline.progress import WORDS
+from pipeline.reporting.provenance import duration
 from pipeline.spool import read
 from pipeline.store import Store
 
@@ -112,14 +114,14 @@ def _board(root: Path, store: Store) -> Group:
     """Return both tables as they are to be drawn."""
     tables = Table("table", box=None)
     for state in STATES:
-        tables.add_column(state, justify="right")
+        tables.add_column(WORDS.get(state, state), justify="right")
     for name, states in _tables(root, store).items():
         tables.add_row(name, *(str(states[state] or "-") for state in STATES))
     cells = Table("running", "node", "job", "epoch", "step", "mIoU", "time left", "restarts", box=None)
     for line in running(store):
         scores = ", ".join(f"{value:g}" for name, value in line.items() if name.endswith("_miou"))
         step = f"{line['step']} of {line['steps']}" if "steps" in line else str(line.get("step", "-"))
-        left = _minutes(line["left_s"]) if "left_s" in line else "-"
+        left = duration(line["left_s"]) if "left_s" in line else "-"
         cells.add_row(
             line["cell"], line["node"], line["job"], str(line.get("epoch", "-")), step, scores or "-", left,
             str(line["restarts"]),
@@ -128,7 +130,3 @@ def _board(root: Path, store: Store) -> Group:
     for line in (waits := waiting(store)):
         jobs.add_row(str(line["jobs"]), line["reason"])
     return Group(tables, cells, *([jobs] if waits else []))
-
-
-def _minutes(seconds: int) -> str:
-    return f"{seconds} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -12,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cell import KINDS, Cell, cells_of, chain, digest
+from pipeline.check import check_blocks
 from pipeline.cluster.site import load_site, num_gpus, resources
 from pipeline.commands.forecast import RANKS, Forecast, forecast, total
 from pipeline.commands.measuring import image_size
 from pipeline.commands.past import Past
 from pipeline.listings import STATES, current_scale, tables_of
-from pipeline.params import SECTIONS, all_tables, choose, load_params, resolve_table
+from pipeline.params import EXPERIMENT, SECTIONS, all_tables, choose, load_params, resolve_table
+from pipeline.progress import WORDS
+from pipeline.reporting.provenance import duration
 from pipeline.reporting.rows import data_of
 from pipeline.store import Store
 
@@ -49,12 +53,14 @@ def show_plan(root: Path, store: Store, *, targets: list[str], tflops: float, as
         print(json.dumps(lines, indent=1))
         return
     for line in lines:
-        states = ", ".join(f"{line[state]} {state}" for state in (*STATES, "shared") if line.get(state))
+        states = ", ".join(
+            f"{line[state]} {WORDS.get(state, state)}" for state in (*STATES, "shared") if line.get(state)
+        )
         print(f"{line['stage']:24} {states or '-':40} {'; '.join(line['why'])}")
     seconds, hours = (sum(line.get(name, 0) for line in lines) for name in ("worker_s", "gpu_hours"))
     gpus = f", {hours:,.2g} GPU-hours" if hours else ""
     unlike = {line["stage"].partition("@")[2] for line in lines if line.get("unknown")}
-    ahead = f"about {seconds / 60:.0f} minutes of one worker{gpus} ({MEDIAN})"
+    ahead = f"about {duration(seconds)} of one worker{gpus} ({MEDIAN})"
     known = seconds > 0 or not unlike
     print(f"{len(lines)} stages; cells that nobody has submitted: {ahead if known else NONE_HAS_RUN}")
     if unlike:
@@ -68,12 +74,11 @@ def stages_ahead(root: Path, store: Store, *, targets: list[str]) -> list[dict[s
     by past cells like them; `unknown` of them have no like.
     """
     tables, scale, site, past = tables_of(root), current_scale(root), load_site(root), Past(store)
-    stages = [f"tables@{target}" if (scale, target) in tables else target for target in targets]
+    stages = [_stage_of(root, target) for target in targets]
     command = [sys.executable, "-m", "pipeline.plan", str(root), "--targets", *stages]
     result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        fault = (result.stderr.strip().splitlines() or ["no word"])[-1]
-        raise ValueError(f"DVC cannot plan {' '.join(stages)}: {fault}; a target is a table or a stage of `dvc.yaml`")
+        raise ValueError(f"DVC cannot plan {' '.join(stages) or 'its stages'}: {_fault_of_dvc(result.stderr)}")
     counted: set[str] = set()
     lines: list[dict[str, Any]] = []
     for stage, reasons in json.loads(result.stdout).items():
@@ -91,6 +96,33 @@ def stages_ahead(root: Path, store: Store, *, targets: list[str]) -> list[dict[s
             counted |= cells.keys()
         lines.append(line)
     return lines
+
+
+def _stage_of(root: Path, target: str) -> str:
+    """Return DVC's name of the stage that makes a table; any other target is taken for the name of a stage.
+
+    Raises ValueError for a table of another scale, and for one that no dvc.yaml has.
+    """
+    params = load_params(root / "params.yaml")
+    if target not in (*params["tables"], EXPERIMENT):
+        return target
+    if target not in all_tables(params):
+        raise ValueError(f"{target} is no table of scale {params['scale']}, which params.yaml chooses")
+    for path in (root / "dvc.yaml", *sorted(root.glob("reports/*/dvc.yaml"))):
+        if re.search(rf"\b{re.escape(target)}\b", path.read_text(encoding="utf-8")):
+            place = path.relative_to(root)
+            return f"tables@{target}" if place == Path("dvc.yaml") else f"{place}:tables@{target}"
+    raise ValueError(f"{target} is in params.yaml, but in no dvc.yaml: add it there under `items`")
+
+
+def _fault_of_dvc(stderr: str) -> str:
+    """Return why DVC's plan failed, without the name of the exception's class."""
+    fault = (stderr.strip().splitlines() or ["it said nothing"])[-1]
+    name, _, told = fault.partition(": ")
+    if name.endswith("SCMError"):
+        return "this folder is no git repository; run `git init`"
+    known = "; a target is a table or a stage of `dvc.yaml`" if name.endswith("StageNotFound") else ""
+    return (told if re.fullmatch(r"[\w.]+", name) and told else fault) + known
 
 
 def _ahead(past: Past, site: dict[str, Any], *, cells: list[Cell]) -> dict[str, Any]:
@@ -123,6 +155,7 @@ def _count_missing(root: Path, store: Store, *, names: set[str], tflops: float) 
 def show_scale(root: Path, scale: str, *, tables: list[str], tflops: float, out: Path | None, as_json: bool) -> None:
     """Print what the tables of a scale would cost, all without names; with `out`, write it there as Markdown."""
     params = load_params(root / "params.yaml")
+    check_blocks(params)
     params["scale"] = choose(scale, params["scales"], where="--scale")
     wanted = tables or [table for table in all_tables(params) if table != "experiment"]
     rows = {table: resolve_table(params, table) for table in wanted}

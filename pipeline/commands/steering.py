@@ -7,6 +7,7 @@ between two steps, within ten of them, lets go of it, and goes on with other cel
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,19 +18,20 @@ from pipeline.cluster import slurm
 from pipeline.cluster.origin import user
 from pipeline.cluster.waiting import live_needs
 from pipeline.files import read_json
-from pipeline.listings import current_scale, find_cell, tables_of
+from pipeline.listings import current_scale, find_cell, find_target, recorded, tables_of
+from pipeline.progress import WORDS
 from pipeline.provenance import patch_path
 from pipeline.store import Store
 
 
 def show_log(root: Path, store: Store, *, prefix: str, follow: bool) -> None:
     """Print the log of a cell; with `follow` until the cell has ended. Raises ValueError where there is none."""
-    key, shown = find_cell(root, store, prefix=prefix).key, 0
+    key, shown = _with_log(root, store, prefix=prefix), 0
     while True:
         ended = store.state(key) in ("done", "failed", "cancelled")
         text = _log_text(store, key)
         if text is None and (ended or not follow):
-            raise ValueError(f"cell {key[:12]} is {store.state(key)} and has no log")
+            raise ValueError(_why_no_log(root, store, key=key))
         text = text or ""
         print(text[shown:], end="", flush=True)
         shown = len(text)
@@ -40,8 +42,27 @@ def show_log(root: Path, store: Store, *, prefix: str, follow: bool) -> None:
 
 def log_lines(root: Path, store: Store, *, prefix: str) -> dict[str, Any]:
     """Return the log of a cell so far as lines, with its key and state."""
-    key = find_cell(root, store, prefix=prefix).key
+    key = _with_log(root, store, prefix=prefix)
     return {"key": key, "state": store.state(key), "lines": (_log_text(store, key) or "").splitlines()}
+
+
+def _with_log(root: Path, store: Store, *, prefix: str) -> str:
+    """Return the key of a cell, or of the training that it measures where it has no log of its own."""
+    cell = find_cell(root, store, prefix=prefix)
+    if cell.kind not in ("evaluate", "reliability") or _log_text(store, cell.key) is not None:
+        return cell.key
+    print(f"{cell.name} has no log; that of its training {cell.upstream[0][:12]}:", file=sys.stderr)
+    return cell.upstream[0]
+
+
+def _why_no_log(root: Path, store: Store, *, key: str) -> str:
+    state = store.state(key)
+    told = f"cell {key[:12]} is {WORDS.get(state, state)} and has no log"
+    origin = recorded(root, key)
+    if origin is None:
+        return f"{told}: its result was taken over from the DVC cache" if state == "done" else told
+    came = origin["provenance"]
+    return f"{told} here: its result was taken over from {origin['file']}; it ran on {came['node']}, job {came['job']}"
 
 
 def _log_text(store: Store, key: str) -> str | None:
@@ -60,6 +81,7 @@ def explain(root: Path, store: Store, *, prefix: str) -> dict[str, Any]:
     log = [line for line in store.executions() if line["key"] == cell.key]
     facts: dict[str, Any] = {"cell": cell.name, "key": cell.key, "upstream": cell.upstream, "result": result}
     facts |= {"executions": log, "failure": store.failure(cell.key) or store.cancelled(cell.key), "values": cell.values}
+    facts["recorded"] = recorded(root, cell.key)
     patch = result.get("provenance", {}).get("patch")
     if patch and patch_path(store, patch).exists():
         text = patch_path(store, patch).read_text(encoding="utf-8", errors="replace")
@@ -80,7 +102,7 @@ def cancel(root: Path, store: Store, *, targets: Sequence[str]) -> str:
             found = [cell for row in tables[scale, target] for cell in cells_of(row)]
             ours.add((f"{scale}/{target}", frozenset(cell.key for cell in found)))
         else:
-            found = _with_later(find_cell(root, store, prefix=target), tables.values())
+            found = _with_later(find_target(root, store, name=target), tables.values())
             users = [name for name, keys in live if found[0].key in keys]
             if len(users) > 1:
                 raise ValueError(f"{found[0].name} is spared: {', '.join(users)} need it; cancel these tables together")
@@ -88,6 +110,8 @@ def cancel(root: Path, store: Store, *, targets: Sequence[str]) -> str:
         cells |= {cell.key: cell for cell in found}
     needed = {key for need in live if need not in ours for key in need[1]}
     stopped = _stop(store, cells, needed=needed)
+    if not stopped and not cells.keys() & needed:
+        return f"nothing of {', '.join(targets)} is queued or running"
     return f"{stopped} cells cancelled until `retry`, {len(cells.keys() & needed)} spared that another live table needs"
 
 
@@ -132,10 +156,12 @@ def retry(root: Path, store: Store, *, target: str | None) -> str:
             forgotten &= {cell.key for row in tables[table] for cell in cells_of(row)}
         else:
             forgotten = {key for key in before if key.startswith(target)}
-            if len(forgotten) != 1:
-                found = ", ".join(sorted(key[:12] for key in forgotten)) or "none"
-                names = f"{target!r} is no table of scale {table[0]}, and begins {len(forgotten)} keys"
-                raise ValueError(f"{names} of failed or cancelled cells ({found})")
+            if not forgotten:
+                cell = find_target(root, store, name=target)
+                return f"{cell.name} has not failed and is not cancelled"
+            if len(forgotten) > 1:
+                found = ", ".join(sorted(key[:12] for key in forgotten))
+                raise ValueError(f"{target!r} begins {len(forgotten)} keys of failed or cancelled cells ({found})")
         size = -1
         while size != len(forgotten):
             size = len(forgotten)

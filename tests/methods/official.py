@@ -65,10 +65,10 @@ CCT: dict[str, Any] = {
 # charlesCXK/TorchSemiSeg at 0c10bf0, exp.voc/voc8.res50v3+.CPS+CutMix. On Cityscapes (exp.city/…, 8a4452b) the weight
 # is 5; without CutMix it is 1.5 and 6 (README). VOC: crop 512, 16 + 16 images, 32, 34, 40, 60 epochs from 1/16 to 1/2,
 # lr 0.005, heads alike, decay 1e-4. Cityscapes: crop 800, 16 + 16, 128, 137, 160, 240 epochs, lr 0.04, OHEM of 0.7 and
-# 50,000 pixels an image. Deep stem, output stride 16, rates 6, 12, 18, 48 low-level channels, no warm start. Rates
-# are halved here for 8 + 8 images. Losses are summed over the GPUs, divided by their number and averaged once more; VOC's script (4 of
-# them) multiplies its rate by their number again, Cityscapes' (8) does not: 0.02 is 0.0025 there. The weight decay is
-# multiplied by neither: 0.0001 is 0.0004 and 0.0008 here.
+# 50,000 pixels an image. Deep stem, output stride 16, rates 6, 12, 18, 48 low-level channels, no warm start. Rates are
+# halved here for 8 + 8 images. Losses are divided by the number of GPUs once too often: VOC's script (4) multiplies its
+# rate by that number, Cityscapes' (8) does not, so 0.02 is 0.0025; the decay is not multiplied, so it is 0.0004 and
+# 0.0008.
 CPS: dict[str, Any] = {"cutmix": True, "weight": 1.0, "num_boxes": 3, "area": [0.25, 0.5]}
 
 # ZHKKKe/PixelSSL at 41cacbd, task/sseg/script/deeplabv2_pascalvoc_1-8_sslgct.py: DeepLabv2 with COCO weights, crop 321,

@@ -38,6 +38,8 @@ def rewrite(names: list[str]) -> None:
     sys.path[:0] = [str(folder), str(folder.parents[1])]
     import tiny
 
+    if absent := [name for name in names if name not in tiny.PARAMETERS]:
+        sys.exit(f"{', '.join(absent)}: not under PARAMETERS in tests/methods/parameters.py; add an entry there first")
     record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
     for name in names or tiny.METHODS:
         record[name] = [{key: round(value, 6) for key, value in step.items()} for step in five_steps(tiny, name)]

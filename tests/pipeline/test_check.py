@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ def experiment() -> dict[str, Any]:
         ("evaluation", "precision", "fp16", "evaluation.precision: 'fp16'; allowed: float32, bfloat16"),
         ("evaluation", "select_mode", "none", "evaluation mode is 'none'"),
         ("evaluation", "batch_images", 0, "evaluation.batch_images: 0; a whole number of at least 1"),
-        ("evaluation", "stride", 2, r"evaluation: unknown or missing \['stride'\]; it has: batch_images"),
+        ("evaluation", "stride", 2, r"evaluation: unknown or missing \['stride'\]; it has: mode, size"),
         ("training", "flip_probability", 2, "flip_probability is 2; allowed are 0 to 1"),
         ("training", "scale_min", 3.0, "scale_min, scale_max are 3.0, .*; allowed: 0 < min <= max"),
         ("training", "momentum", -1, r"momentum: -1; at least 0 and below 1 is allowed"),
@@ -139,8 +141,13 @@ def test_a_value_of_another_kind_is_named_with_what_is_allowed(key: str, value: 
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
-        ("lr", "1e-3", "'1e-3'; allowed is a number, true, false or null"),
-        ("epochs", [2], r"\[2\]; allowed is a number, true, false or null"),
+        ("crop", "4.8.0", "'4.8.0'; allowed is a number$"),
+        ("epochs", [2], r"\[2\]; allowed is a number$"),
+        ("epochs", True, "True; allowed is a number$"),
+        ("lr", None, "None; allowed is a number$"),
+        ("steps_per_epoch", "all", "'all'; allowed is a number or null$"),
+        ("compile", "yes", "'yes'; allowed is true or false$"),
+        ("channels_last", 1, "1; allowed is true or false$"),
         ("optimiser", None, "None; allowed is a word"),
     ],
 )
@@ -194,7 +201,23 @@ def test_a_key_that_is_missing_is_named(
     monkeypatch.chdir(Path(__file__).parents[2])
     monkeypatch.setattr(cells, "load_params", lambda _: {name: PARAMS[name] for name in PARAMS if name != key})
     assert cells.main() == 1
-    assert f"params.yaml: the key '{key}' is missing" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"params.yaml: the key '{key}' is missing" in said
+    assert said.endswith(f"It is still there: correct it, or undo every edit of params.yaml by\n  {cells.UNDO}\n")
+
+
+def test_what_undoes_a_refused_value_does_so(tmp_path: Path) -> None:
+    """Of the same size and written in the same second, and DVC has removed the rows."""
+    kept = {"params.yaml": "alpha0: 0.2\n", "reports/smoke/cells/a.json": "[]", "reports/smoke/shown.json": "{}"}
+    for name, text in kept.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for command in ("init -q", "add -A", "-c user.name=a -c user.email=a@b commit -qm first"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
+    (tmp_path / "params.yaml").write_text("alpha0: 9.9\n")
+    shutil.rmtree(tmp_path / "reports")
+    subprocess.run(cells.UNDO, cwd=tmp_path, shell=True, check=True)
+    assert {name: (tmp_path / name).read_text() for name in kept} == kept
 
 
 def test_a_top_level_value_counts_although_it_is_the_default_of_another_method() -> None:

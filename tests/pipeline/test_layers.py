@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.check import check_blocks
 from pipeline.params import all_tables, resolve_table
 
 MINE = {"dataset": "voc_blender", "partition": "1-4", "method": "u2pl", "variant": "mine"}
@@ -30,6 +31,11 @@ OF_A_METHOD = (
     "tables.mine",
 )
 """Where the value of a method may stand, the weakest first."""
+
+NEAR = {"parameters": "alpha0", "training": "power", "evaluation": "select_mode", "model": "decoder_channels"} | {
+    "data": "partition_seed"
+}
+"""A key of each section."""
 
 
 @pytest.fixture
@@ -106,42 +112,54 @@ def test_seeds_of_the_top_level_repeat_every_row_of_tables_that_name_none(params
 
 
 @pytest.mark.parametrize(
-    ("place", "message"),
+    ("place", "near"),
     [
-        ("methods.u2pl.variants.mine.parameters", r"parameters\.powr is not known; allowed: alpha0, .*temperature"),
-        ("methods.u2pl.variants.mine.training", r"training\.powr is not known; allowed: .*power"),
-        ("methods.u2pl.variants.mine.evaluation", r"evaluation\.powr is not known; allowed: mode, .*select_mode"),
-        ("methods.u2pl.variants.mine.model", r"model\.powr is not known; allowed: backbone, "),
-        ("methods.u2pl.variants.mine.data", r"data\.powr is not known; allowed: name, "),
-        ("methods.u2pl.training", r"training\.powr is not known; allowed: .*power"),
-        ("scales.smoke.common.methods.u2pl.parameters", r"parameters\.powr is not known; allowed: alpha0, "),
-        ("scales.smoke.common.methods.u2pl.training", r"training\.powr is not known; allowed: .*power"),
-        ("scales.smoke.voc_blender.methods.u2pl.parameters", r"parameters\.powr is not known; allowed: alpha0, "),
-        ("scales.smoke.voc_blender.methods.u2pl.training", r"training\.powr is not known; allowed: .*power"),
-        ("tables.mine", r"method 'u2pl' has no 'powr'; allowed: alpha0, .*power"),
+        ("methods.u2pl", "parameters"),
+        ("methods.u2pl.parameters", "alpha0"),
+        ("methods.u2pl.training", "power"),
+        ("methods.u2pl.variants.mine", "parameters"),
+        *((f"methods.u2pl.variants.mine.{section}", near) for section, near in NEAR.items()),
+        ("scales.smoke.sources.voc", "num_classes"),
+        ("scales.smoke.voc_blender.methods.u2pl", "parameters"),
+        *((f"scales.smoke.common.methods.u2pl.{section}", near) for section, near in NEAR.items()),
+        *((f"scales.smoke.{place}.methods", "cutmix") for place in ("common", "voc_blender")),
+        *((f"scales.smoke.common.{section}", near) for section, near in NEAR.items() if section != "parameters"),
+        ("scales.smoke.common", "training"),
+        ("scales.smoke", "voc_classic"),
+        ("scales.paper.common.training", "epoch_over"),  # nor is it the scale that is run
+        ("scales.laptop.shown", "epoch"),
     ],
 )
-def test_a_misspelt_key_is_refused_with_its_place_and_what_is_allowed(
-    place: str, message: str, mine: dict[str, Any]
+def test_a_misspelt_key_is_refused_with_its_place_and_what_was_meant(
+    place: str, near: str, mine: dict[str, Any]
 ) -> None:
-    put(mine, place, powr=1)
-    with pytest.raises(ValueError, match=rf"^tables\.mine: {message}"):
+    check_blocks(mine)
+    wrong = f"{near[:-1]}_{near[-1]}"
+    put(mine, place, **{wrong: {}})
+    with pytest.raises(ValueError, match=rf"^{place}: '{wrong}' is not known; allowed: .*; did you mean {near}\?$"):
+        check_blocks(mine)
+
+
+def test_a_misspelt_key_of_a_row_is_refused_with_what_was_meant(mine: dict[str, Any]) -> None:
+    put(mine, "tables.mine", powr=1)
+    message = r"^tables\.mine: method 'u2pl' has no 'powr'; allowed: alpha0, .*; did you mean power\?$"
+    with pytest.raises(ValueError, match=message):
         resolve_table(mine, "mine")
 
 
-@pytest.mark.parametrize(
-    "place",
-    ["methods.u2pl.variants.mine", "scales.smoke.common.methods.u2pl", "scales.smoke.voc_blender.methods.u2pl"],
-)
-def test_a_misspelt_block_is_refused_with_what_is_allowed(place: str, mine: dict[str, Any]) -> None:
-    put(mine, f"{place}.parameter", alpha0=0.3)
-    allowed = "data, model, training, evaluation, parameters"
-    with pytest.raises(ValueError, match=rf"^tables\.mine: 'parameter' is not known; allowed: {allowed}$"):
-        resolve_table(mine, "mine")
+@pytest.mark.parametrize("place", ["scales.paper.common.training", "methods.cct.variants.official"])
+def test_a_block_that_is_no_mapping_is_named(place: str, mine: dict[str, Any]) -> None:
+    above, _, name = place.rpartition(".")
+    put(mine, above, **{name: 3})
+    with pytest.raises(ValueError, match=rf"^{place}: 3; a mapping is expected$"):
+        check_blocks(mine)
 
 
-@pytest.mark.parametrize("place", ["common", "voc_blender"])
-def test_a_misspelt_method_of_a_scale_is_refused(place: str, mine: dict[str, Any]) -> None:
-    put(mine, f"scales.smoke.{place}.methods", u2p={"parameters": {"decay": 0.5}})
-    with pytest.raises(ValueError, match=rf"scales\.smoke\.{place}\.methods: 'u2p' is not known; allowed: suponly, "):
-        resolve_table(mine, "mine")
+@pytest.mark.parametrize("seeds", [3, [], None])
+def test_seeds_are_a_list(seeds: Any, mine: dict[str, Any]) -> None:
+    """`seeds: 3` could mean three of them."""
+    with pytest.raises(ValueError, match=r"^seeds: .*; a list is expected, three seeds are \[0, 1, 2\]$"):
+        resolve_table(mine | {"seeds": seeds}, "mine")
+    mine["tables"]["mine"]["seed"] = 3
+    (row,) = resolve_table(mine | {"seeds": seeds}, "mine")
+    assert row["seed"] == 3

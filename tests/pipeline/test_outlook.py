@@ -34,7 +34,7 @@ def test_with_past_cells_the_time_is_theirs_and_without_it_is_counted(
     outlook.show_plan(tmp_path, store, targets=[], tflops=1e-6, as_json=False)
     shown = capsys.readouterr().out
     trainings = len({chain(row)[-2].key for row in rows})
-    assert re.search(rf"train@table_7 +{trainings} missing +new", shown)
+    assert re.search(rf"train@table_7 +{trainings} not submitted +new", shown)
     counted = re.search(
         rf"{trainings} trainings whose like never ran here: (\S+) PFLOP counted, (\S+) GPU-hours", shown
     )
@@ -47,7 +47,7 @@ def test_with_past_cells_the_time_is_theirs_and_without_it_is_counted(
     outlook.show_plan(tmp_path, store, targets=[], tflops=50, as_json=False)
     shown, left = capsys.readouterr().out, trainings - store_done(store, rows)
     hours = f"{2 * left * 8 / 60:,.2g}"
-    assert f"about {2 * left} minutes of one worker, {hours} GPU-hours (median of past cells like them)" in shown
+    assert f"about {2 * left} min of one worker, {hours} GPU-hours (median of past cells like them)" in shown
     assert "never ran here" not in shown
 
 

@@ -11,13 +11,14 @@ from PIL import Image
 
 from pipeline.own_images import check_own_images
 
-OWN = {"name": "own", "layout": "folder", "num_classes": 3, "train": "images", "val": 0.2}
+OWN = {"name": "own", "path": "own/photos", "layout": "folder", "num_classes": 3, "train": "images", "val": 0.2}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name in ("images/a.jpg", "images/b.JPG", "images/more/c.png", "masks/a.png"):
         draw(tmp_path / name)
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(8, 6) % 3).save(tmp_path / "masks/a.png")
     return tmp_path
 
 
@@ -55,7 +56,20 @@ def test_all_files_that_cannot_be_used_are_named_at_once(folder: Path) -> None:
         r"d\.png has 8x7; they must be equal",
     ):
         assert re.search(reason, str(raised.value))
+    assert "own/photos/images/more/c.png" in str(raised.value)  # where it can be mended, not the copy
+    assert str(folder) not in str(raised.value)
     check_own_images(OWN | {"name": "shapes"}, folder)
+
+
+def test_classes_that_no_mask_has_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw(folder / "masks/a.png")
+    draw(folder / "masks/b.png", value=2)
+    draw(folder / "masks/more/c.png", value=255)
+    check_own_images(OWN | {"num_classes": 6}, folder)
+    told = "classes in no mask, of which each counts 0 in the mIoU: 1, 3, 4, 5; is num_classes 3?\n"
+    assert capsys.readouterr().err == told
+    check_own_images(OWN | {"num_classes": 3}, folder)
+    assert capsys.readouterr().err == f"{told.partition(',')[0]}, of which each counts 0 in the mIoU: 1\n"
 
 
 def test_of_many_the_first_are_named_and_the_others_counted(folder: Path) -> None:
@@ -81,3 +95,19 @@ def test_in_vocs_layout_only_listed_images_need_to_be_whole(folder: Path) -> Non
     (folder / "ImageSets/Segmentation/val.txt").write_text("c")
     with pytest.raises(ValueError, match=r"1 of 3 images cannot be used.*\n.*c\.jpg"):
         check_own_images(data, folder)
+
+
+def test_what_a_plain_devkit_lacks_is_named(folder: Path) -> None:
+    draw(folder / "JPEGImages/a.jpg")
+    draw(folder / "SegmentationClass/a.png")
+    (folder / "ImageSets/Segmentation").mkdir(parents=True)
+    for name in ("train", "val"):
+        (folder / f"ImageSets/Segmentation/{name}.txt").write_text("a")
+    data = OWN | {"layout": "voc", "train": "train", "fine": "train", "labelled_from": "train_aug", "val": "val"}
+    told = r"^data\.labelled_from is 'train_aug'; lists in own/photos/ImageSets/Segmentation: train, val$"
+    with pytest.raises(ValueError, match=told):
+        check_own_images(data, folder)
+    with pytest.raises(ValueError, match=r"^own/photos/SegmentationClassAug is not there: .* copy SegmentationClass$"):
+        check_own_images(data | {"labelled_from": "train"}, folder)
+    (folder / "SegmentationClass").rename(folder / "SegmentationClassAug")
+    check_own_images(data | {"labelled_from": "train"}, folder)

@@ -10,7 +10,6 @@ import pytest
 from pipeline import attach, listings
 from pipeline.__main__ import main
 from pipeline.cell import chain
-from pipeline.commands import outlook
 from pipeline.commands.live import show_status
 from pipeline.guard import Inputs
 from tests.pipeline import test_shared_store, test_steering
@@ -37,15 +36,6 @@ def test_who_names_an_evaluation_is_told_the_key_of_its_training(lab: Lab) -> No
     finish(lab.store, evaluate)
     with pytest.raises(ValueError, match=f"has a network; that of {train.key[:12]}, perhaps"):
         listings.find_trained(lab.root, lab.store, name=evaluate.key)
-
-
-def test_a_plan_takes_the_name_of_a_table_and_of_no_stage_says_so(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outlook, "load_site", lambda _: {})
-    with pytest.raises(
-        ValueError, match=r"DVC cannot plan tables@table_7 nosuch: .*; a target is a table or a stage"
-    ) as raised:
-        outlook.stages_ahead(lab.root, lab.store, targets=["table_7", "nosuch"])
-    assert "\n" not in str(raised.value)
 
 
 def test_what_failed_before_a_stage_began_is_told_from_what_fails_now(

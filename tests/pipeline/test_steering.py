@@ -111,8 +111,12 @@ def test_logs_prints_the_log_of_a_cell_and_says_where_there_is_none(
     finish(lab.store, train)
     assert main(["logs", "-f", train.key]) == 0
     assert capsys.readouterr().out == "step 1\nstep 2\n"
-    assert main(["logs", evaluate.key]) == 1
-    assert "is missing and has no log" in capsys.readouterr().err
+    assert main(["logs", evaluate.key]) == 0  # as rows of reports/<scale>/metrics have it under `key`
+    said = capsys.readouterr()
+    assert said.out == "step 1\nstep 2\n"
+    assert f"has no log; that of its training {train.key[:12]}" in said.err
+    assert main(["logs", chain(lab.rows("table_4")[0])[-2].key]) == 1
+    assert "is not submitted and has no log\n" in capsys.readouterr().err
 
 
 def test_logs_follows_a_cell_to_its_end_and_prints_each_line_once(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from types import SimpleNamespace
+
 import pytest
 
 from pipeline.__main__ import main
 from pipeline.cell import Cell
+from pipeline.commands import outlook
 from tests.pipeline.test_steering import Lab, finish, lab
 
 __all__ = ["lab"]
@@ -40,13 +44,82 @@ def test_a_cell_of_older_code_is_found_in_the_store(lab: Lab, capsys: pytest.Cap
     assert capsys.readouterr().out == "step 1\nstep 2\n"
 
 
-@pytest.mark.parametrize("target", ["table_99", "zzz", ""])
-def test_what_is_to_be_tried_again_must_be_there(lab: Lab, target: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", ["cancel", "retry"])
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("table_77", "no table or cell is named 'table_77'; tables of scale smoke: table_1, .*; did you mean table_7?"),
+        ("zzz", "no table or cell is named 'zzz'; tables of scale smoke: table_1, .*, experiment$"),
+        ("0000000", "'0000000': 0 cells have a key that begins like this"),
+        ("table_5", "nothing of table_5 is queued or running: it has no cells at scale smoke yet"),
+    ],
+)
+def test_what_is_to_be_steered_must_be_there(
+    lab: Lab, command: str, target: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     for cell in lab.submit("table_4")[:2]:
         lab.store.cancel(cell.key, {"reason": "-"})
-    assert main(["retry", target]) == 1
-    assert f"{target!r} is no table of scale smoke, and begins" in capsys.readouterr().err
-    assert main(["retry", "table_4"]) == 0
+    assert main([command, target]) == 1
+    assert re.search(told, capsys.readouterr().err.strip())
+    assert main([command, "table_4"]) == 0
+
+
+def test_where_nothing_is_left_to_be_steered_it_is_said(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    for cell in (cells := lab.submit("table_7")):
+        finish(lab.store, cell)
+    assert main(["cancel", "table_7"]) == 0
+    assert capsys.readouterr().out == "nothing of table_7 is queued or running\n"
+    assert main(["retry", cells[0].key[:12]]) == 0
+    assert capsys.readouterr().out == f"{cells[0].name} has not failed and is not cancelled\n"
+    for cell in cells[:2]:
+        lab.store.cancel(cell.key, {"reason": "-"})
+    assert main(["retry", ""]) == 1
+    assert "'' begins 2 keys of failed or cancelled cells" in capsys.readouterr().err
+
+
+def planned(lab: Lab, monkeypatch: pytest.MonkeyPatch, targets: list[str], *, fault: str = "") -> list[str]:
+    """What DVC is asked to plan for these targets, which it does or says a fault."""
+    asked: list[str] = []
+
+    def run(command: list[str], **_: object) -> SimpleNamespace:
+        asked.extend(command[command.index("--targets") + 1 :])
+        return SimpleNamespace(returncode=bool(fault), stdout="{}", stderr=f"Traceback\n{fault}\n")
+
+    monkeypatch.setattr(outlook, "load_site", lambda _: {})
+    monkeypatch.setattr(outlook.subprocess, "run", run)
+    outlook.stages_ahead(lab.root, lab.store, targets=targets)
+    return asked
+
+
+def test_a_plan_takes_tables_that_were_just_added_wherever_their_stages_are(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (lab.root / "dvc.yaml").write_text("items: {table_7: {}, table_1: {}}\n")
+    inner = lab.root / "reports" / "extra" / "dvc.yaml"
+    inner.parent.mkdir()
+    inner.write_text("items: [table_x1]\n")
+    stages = ["tables@table_1", "reports/extra/dvc.yaml:tables@table_x1", "evaluate@table_7"]
+    assert planned(lab, monkeypatch, ["table_1", "table_x1", "evaluate@table_7"]) == stages
+    with pytest.raises(ValueError, match=r"^table_2 is in params.yaml, but in no dvc.yaml: add it"):
+        planned(lab, monkeypatch, ["table_2"])
+    with pytest.raises(ValueError, match=r"^table_x6 is no table of scale smoke, which params.yaml chooses$"):
+        planned(lab, monkeypatch, ["table_x6"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("dvc.scm.SCMError: /a is not a git repository", "this folder is no git repository; run `git init`"),
+        (
+            "dvc.stage.exceptions.StageNotFound: Stage 'a' not found inside 'dvc.yaml' file",
+            "Stage 'a' not found inside 'dvc.yaml' file; a target is a table or a stage of `dvc.yaml`",
+        ),
+        ("some words: and more", "some words: and more"),
+    ],
+)
+def test_what_dvc_refuses_is_told_in_words(lab: Lab, fault: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=rf"^DVC cannot plan a: {re.escape(told)}$"):
+        planned(lab, monkeypatch, ["a"], fault=fault)
 
 
 def test_a_torn_file_of_one_table_hides_that_table_alone(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:

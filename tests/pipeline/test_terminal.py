@@ -112,9 +112,10 @@ def test_without_a_terminal_a_line_is_written_when_a_minute_is_over(
 
 
 def test_status_0_is_done_1_something_wrong_and_said_2_not_readable(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(PROJECT)
+    Lab(tmp_path)
+    monkeypatch.chdir(tmp_path)
     assert main(["completion", "bash"]) == 0
     assert main(["tables", "--scale", "embedded", "table_99"]) == 1
     assert "table_99: no such table" in capsys.readouterr().err
@@ -123,11 +124,12 @@ def test_status_0_is_done_1_something_wrong_and_said_2_not_readable(
     assert ended.value.code == 2
 
 
-def test_status_130_is_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_130_is_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_arguments: object, **_keywords: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.chdir(PROJECT)
+    Lab(tmp_path)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pipeline.commands.live.show_status", interrupted)
     assert main(["status"]) == 130
 
@@ -175,6 +177,7 @@ def test_what_reads_answers_in_json(
 ) -> None:
     monkeypatch.chdir(PROJECT)
     monkeypatch.setattr("pipeline.store.find_store", lambda _root: tmp_path)
+    monkeypatch.setattr("pipeline.listings.adopt", lambda *_, **__: 0)  # of a whole scale
     main([*command, "--json"])
     answer = json.loads(capsys.readouterr().out)
     expected = {"tables": {"table_7"}, "doctor": {"findings", "mended"}, "gc": {"folders", "bytes", "removed"}}
@@ -190,6 +193,7 @@ def test_a_log_in_json_has_its_lines(
     (store.work(key) / "log.txt").write_text("one\ntwo\n")
     monkeypatch.chdir(PROJECT)
     monkeypatch.setattr("pipeline.store.find_store", lambda _root: tmp_path)
+    monkeypatch.setattr("pipeline.listings.adopt", lambda *_, **__: 0)
     assert main(["logs", key[:12], "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["lines"] == ["one", "two"]
 
