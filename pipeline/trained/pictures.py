@@ -197,7 +197,7 @@ def coloured(ids: np.ndarray) -> np.ndarray:
 
 
 def _normalised(trained: Trained, image: np.ndarray) -> torch.Tensor:
-    return Normalise(next(trained.network.parameters()).device)(torch.from_numpy(image)[None])
+    return Normalise(trained.device)(torch.from_numpy(image)[None])
 
 
 def _show(axes: Axes, picture: np.ndarray) -> None:

@@ -59,7 +59,7 @@ def networks() -> dict[str, Trained]:
     for seed, name in enumerate(("SupOnly", "U2PL")):
         torch.manual_seed(seed)
         network = build_network(ModelConfig(**row["model"]), num_classes=21).eval()
-        made[name] = Trained(network, chain(row)[-2].values, "student", "best")
+        made[name] = Trained(network, chain(row)[-2].values, "student", "best", "key")
     return made
 
 

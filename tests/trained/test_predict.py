@@ -22,10 +22,8 @@ from pipeline.models.build import ModelConfig, build_network
 from pipeline.params import resolve_table
 from pipeline.store import Store
 from pipeline.trained.predict import (
-    Exported,
     Trained,
     class_ids,
-    export,
     find_images,
     has_background,
     load_trained,
@@ -33,6 +31,7 @@ from pipeline.trained.predict import (
     predict_folder,
     predict_validation,
 )
+from pipeline.trained.program import Exported, examples, export, measured_size
 from pipeline.trained.samples import _framed
 from tests.params import project_params
 
@@ -140,7 +139,7 @@ def test_the_masks_are_the_networks_own_answer(folder: Path) -> None:
 def test_sliding_windows_are_used_where_the_cell_was_evaluated_so(folder: Path) -> None:
     trained = load_trained(folder)
     values = trained.values | {"evaluation": trained.values["evaluation"] | {"mode": "slide", "size": 32}}
-    assert class_ids(Trained(trained.network, values, "teacher", "best"), torch.randn(1, 3, 40, 64)).shape == (40, 64)
+    assert class_ids(replace(trained, values=values), torch.randn(1, 3, 40, 64)).shape == (40, 64)
 
 
 def test_the_deployed_network_is_the_teacher_and_others_can_be_asked_for(folder: Path) -> None:
@@ -166,8 +165,11 @@ def test_what_a_cell_does_not_have_is_refused(folder: Path, changes: dict[str, A
 def test_an_empty_folder_and_one_that_is_no_cell_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no image there; known are"):
         find_images(tmp_path, tmp_path / "out")
-    with pytest.raises(ValueError, match=r"the images cannot be listed: .*No such file or directory: .*gone"):
+    with pytest.raises(ValueError, match="gone: not there; a folder of images is asked for"):
         find_images(tmp_path / "gone", tmp_path / "out")
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(ValueError, match=r"notes\.txt: a file; a folder of images is asked for"):
+        find_images(tmp_path / "notes.txt", tmp_path / "out")
     with pytest.raises(ValueError, match=r"no cell\.json there"):
         load_trained(tmp_path)
 
@@ -183,7 +185,7 @@ def test_a_warm_start_is_no_trained_cell(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(0, 64), (64, -1)])
 def test_a_size_without_pixels_is_refused(folder: Path, tmp_path: Path, size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="height and width of at least 1 pixel"):
-        export_as("program", folder, out=tmp_path, choice=("best", "deployed"), size=size, store=Store(tmp_path))
+        export_as("program", load_trained(folder), out=tmp_path, size=size, store=Store(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -248,7 +250,7 @@ def test_the_masks_of_val_are_written_as_the_cell_is_measured(folder: Path, data
 
 def test_an_exported_program_gives_the_networks_logits_for_any_batch(folder: Path, tmp_path: Path) -> None:
     trained = load_trained(folder)
-    path = export(trained, tmp_path / "exported", height=40, width=48)
+    path = export(trained, tmp_path / "exported", size=(40, 48))
     program = torch.export.load(path).module()
     model = Exported(load_trained(folder).network.float()).eval()
     for num in (1, 3):
@@ -267,8 +269,46 @@ def test_a_network_without_finite_logits_is_not_exported(folder: Path, tmp_path:
     with torch.no_grad():
         next(trained.network.parameters()).fill_(torch.nan)
     with pytest.raises(ValueError, match="differ from the network's by up to nan"):
-        export(trained, tmp_path / "exported", height=40, width=48)
+        export(trained, tmp_path / "exported", size=(40, 48))
     assert not (tmp_path / "exported").exists()
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_a_program_of_any_size_takes_images_that_are_no_multiples_of_anything(
+    folder: Path, tmp_path: Path, output_stride: int
+) -> None:
+    trained = load_trained(folder)
+    values = trained.values | {"model": trained.values["model"] | {"output_stride": output_stride}}
+    network = build_network(ModelConfig(**values["model"]), num_classes=21, representation=True).eval()
+    trained = replace(trained, network=network, values=values)
+    program = torch.export.load(export(trained, tmp_path, size=None)).module()
+    least = output_stride + 1
+    for size in ((least, 90), (130, least), (33, 51), (64, 64), (101, 67)):
+        images = 255 * torch.rand(3, 3, *size)
+        with torch.no_grad():
+            torch.testing.assert_close(program(images), Exported(network)(images), rtol=0, atol=1e-4)
+    facts = json.loads((tmp_path / "model.json").read_text())
+    assert (facts["height"], facts["width"], facts["smallest_side"]) == (None, None, least)
+
+
+def test_a_network_that_answers_by_the_size_is_not_exported_for_any(folder: Path, tmp_path: Path) -> None:
+    """The size that such a program would be bound to is asked for."""
+    trained = load_trained(folder)
+    forward = trained.network.predict
+
+    def predict(images: torch.Tensor) -> torch.Tensor:
+        return forward(images.reshape(-1, 3, *examples(trained, None)[0].shape[-2:]))
+
+    trained.network.predict = predict  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=r"of any size \(.*; give one size: --size 48 48"):
+        export(trained, tmp_path / "exported", size=None)
+    assert not (tmp_path / "exported").exists()
+
+
+def test_the_size_of_a_program_is_that_of_the_cells_evaluation() -> None:
+    assert measured_size({"evaluation": {"mode": "whole", "size": None}}) is None
+    assert measured_size({"evaluation": {"mode": "centre", "size": 64}}) == (64, 64)
+    assert measured_size({"evaluation": {"mode": "slide", "size": 769}}) == (769, 769)
 
 
 @pytest.mark.parametrize("exif", [b"no TIFF file at all", b"II*\x00"])
