@@ -203,9 +203,13 @@ def _predict(root: Path, store: Store, *, options: argparse.Namespace) -> int:
 
 def _export(root: Path, store: Store, *, options: argparse.Namespace) -> None:
     from pipeline.commands.export import export_as
+    from pipeline.trained.predict import load_trained
+    from pipeline.trained.program import measured_size
 
-    folder, choice = listings.find_trained(root, store, name=options.cell), (options.epoch, options.network)
-    print(*export_as(options.form, folder, out=options.out, choice=choice, size=options.size, store=store), sep="\n")
+    folder = listings.find_trained(root, store, name=options.cell)
+    trained = load_trained(folder, epoch=options.epoch, network=options.network)
+    size = None if options.any_size else options.size or measured_size(trained.values)
+    print(*export_as(options.form, trained, out=options.out, size=size, store=store), sep="\n")
 
 
 def _track(root: Path, store: Store, *, options: argparse.Namespace) -> None:

@@ -63,6 +63,8 @@ def test_every_command_of_the_tutorial_does_what_it_says(tmp_path: Path) -> None
     assert "Table Own" in page
     assert 'id="figure-table_own_classes"' in page
     assert "images kept for validation" in page
+    assert 'id="figure-table_own_predictions"' in page
+    assert "what each method predicts" in page
     for row in rows:
         paddings = row["metrics"][list(row["metrics"])[-1]]["best"]["padding_ignored"]
         assert f"{paddings['miou']:.2f}" in page
@@ -75,4 +77,5 @@ def test_every_command_of_the_tutorial_does_what_it_says(tmp_path: Path) -> None
     assert "ask who has them" in card
     with torch.no_grad():
         program = torch.export.load(folder / "own" / "exported" / "model.pt2").module()
-        assert program(torch.zeros(1, 3, 64, 64)).shape == (1, NUM_CLASSES, 64, 64)
+        for height, width in ((64, 64), (50, 77)):
+            assert program(torch.zeros(1, 3, height, width)).shape == (1, NUM_CLASSES, height, width)

@@ -108,8 +108,11 @@ def _add_results(commands: Commands) -> None:
     added.add_argument("--as", dest="form", choices=("program", "onnx", "mlflow"), default="program", help=help_)
     added.add_argument("cell", metavar="KEY", help=TRAINED)
     added.add_argument("out", type=Path, help="the folder to write it to, with its model card")
-    help_ = "of the images it will take, pixels (default: 513 513)"
-    added.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), default=(513, 513), help=help_)
+    which = added.add_mutually_exclusive_group()
+    help_ = "of the images it will take, pixels (default: what it is measured on: its crop or window, or any image)"
+    which.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help=help_)
+    help_ = "take images of any size, each side of more pixels than the output stride; some timm encoders cannot"
+    which.add_argument("--any-size", action="store_true", help=help_)
     _choice_of_network(added)
 
 

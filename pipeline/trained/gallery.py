@@ -13,10 +13,18 @@ from pipeline.data.open import open_validation
 from pipeline.data.samples import Samples
 from pipeline.reporting.classes import class_names
 from pipeline.reporting.figures import save_figure
-from pipeline.reporting.paper import data_phrase
+from pipeline.reporting.paper import data_phrase, name_of
 from pipeline.reporting.rows import Row, data_of, read_rows
 from pipeline.store import Store
-from pipeline.trained.pictures import NUM_CANDIDATES, entropy_figure, feature_figure, prediction_figure
+from pipeline.trained.pictures import (
+    NUM_CANDIDATES,
+    NUM_LISTED,
+    entropy_figure,
+    feature_figure,
+    listed_scenes,
+    prediction_figure,
+    ranked_scenes,
+)
 from pipeline.trained.predict import Trained, load_trained
 from pipeline.training.entropy import unreliable_share
 
@@ -58,9 +66,40 @@ def write_gallery(reports_dir: Path, *, store: Store, data_root: Path) -> Iterat
             continue
         found = {side: row for side, row in sorted(rows.items(), key=_order) if row is not None}
         figure, caption = _draw(name, found, store=store, data_root=data_root)
-        save_figure(figure, out / f"{name}.png")
-        (out / f"{name}.txt").write_text(f"{caption}\n", encoding="utf-8")
+        _save(figure, out / f"{name}.png", caption=caption)
         yield f"{name}: drawn from " + ", ".join(f"{side} {row['train_key'][:8]}" for side, row in found.items())
+
+
+def write_table_picture(reports_dir: Path, table: str, *, store: Store, data_root: Path) -> Iterator[str]:
+    """Write `<reports_dir>/pictures/<table>_predictions.png`: validation images, masks, a column for each method.
+
+    Of a table with several partitions the last is shown, of several seeds the first. Yields a line, drawn or not.
+    """
+    rows = [row for row in read_rows(reports_dir / "metrics" / f"{table}.json") if store.is_done(row["train_key"])]
+    shown: dict[str, Row] = {}
+    for row in rows:
+        if row["column"] == rows[-1]["column"] and row["metrics"]:
+            shown.setdefault(", ".join(map(str, row["row"].values())), row)
+    if not shown:
+        yield f"{table}: no predictions drawn, since no trained cell of it is at hand"
+        return
+    networks = [load_trained(store.done(row["train_key"])) for row in shown.values()]
+    names, samples = list(shown), open_validation(rows[-1], data_root)
+    figure = prediction_figure(names, listed_scenes(networks, samples))
+    some = f"{NUM_LISTED} of {len(samples)} validation images" if len(samples) > NUM_LISTED else "The validation images"
+    boxes = f" Boxes: where {names[0]} and {names[-1]} differ most." if len(names) > 1 else ""
+    caption = f"{name_of(table)}. {some}, their masks (white: not counted), and what each method predicts, best epoch, "
+    caption += f"{rows[-1]['column']}, seed {next(iter(shown.values()))['seed']}.{boxes}"
+    out = reports_dir / "pictures"
+    out.mkdir(parents=True, exist_ok=True)
+    _save(figure, out / f"{table}_predictions.png", caption=caption)
+    yield f"{table}: predictions drawn of " + ", ".join(f"{name} {row['train_key'][:8]}" for name, row in shown.items())
+
+
+def _save(figure: Figure, path: Path, *, caption: str) -> None:
+    """Write a figure and its caption as the page finds them."""
+    save_figure(figure, path)
+    path.with_suffix(".txt").write_text(f"{caption}\n", encoding="utf-8")
 
 
 def find_row(reports_dir: Path, wanted: Wanted, *, partition: str) -> Row | None:
@@ -96,7 +135,7 @@ def _draw(name: str, rows: dict[str, Row], *, store: Store, data_root: Path) -> 
             f"As the paper's Figure {number}: the decoder's features of labelled validation pixels by t-SNE, "
             f"coloured by true class. On {where}."
         )
-    return prediction_figure(networks, samples), (
+    return prediction_figure(list(networks), ranked_scenes(list(networks.values()), samples)), (
         f"As the paper's Figure {number}: predictions on {where}. Boxes: where SupOnly and U2PL differ most. "
         + CHOSEN_BY
     )

@@ -29,10 +29,13 @@ from pipeline.training.entropy import entropy
 
 NUM_CANDIDATES = 12
 NUM_SHOWN = 4
+NUM_LISTED = 12
 NUM_BOXES = 2
 POINTS_PER_CLASS = 40
 FEATURE_IMAGES = 24
 MAX_SIDE_INCHES = 1.5
+MAX_SIDE = 512
+"""Pixels of a listed scene: photographs of one's own may have any number."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,9 @@ class Scene:
 
 
 @rc_context(STYLE)
-def prediction_figure(networks: dict[str, Trained], samples: Samples) -> Figure:
-    """Show image, label and what each network predicts; boxes hold where the first and the last differ most."""
-    scenes = _scenes(list(networks.values()), samples)
-    heads = ["image", "label", *networks]
+def prediction_figure(names: Sequence[str], scenes: Sequence[Scene]) -> Figure:
+    """Show image, label and what each named network predicts; boxes hold where the first and the last differ most."""
+    heads = ["image", "label", *names]
     height, width = scenes[0].mask.shape
     side = MAX_SIDE_INCHES * max(1, width / height)
     figure = Figure(figsize=(side * len(heads), side * height / width * len(scenes) + 0.3), layout="constrained")
@@ -79,17 +81,34 @@ def _lengths(rows: slice, columns: slice) -> tuple[int, int]:
     return rows.stop - rows.start, columns.stop - columns.start
 
 
-def _scenes(networks: Sequence[Trained], samples: Samples) -> list[Scene]:
-    places = np.unique(np.linspace(0, len(samples) - 1, NUM_CANDIDATES).astype(int))
-    scenes = []
-    for index in places:
-        image, mask = samples[int(index)]
-        assert mask is not None  # validation images have masks
-        seen = tuple(class_ids(trained, _normalised(trained, image)) for trained in networks)
-        scenes.append(Scene(image, mask, seen))
+def ranked_scenes(networks: Sequence[Trained], samples: Samples) -> list[Scene]:
+    """Return the scenes of a few images, chosen by rank of the last network's gain over the first, best first."""
+    scenes = [_scene(networks, samples, index=index) for index in spread(len(samples), NUM_CANDIDATES)]
     ranked = sorted(scenes, key=lambda scene: accuracy(scene, -1) - accuracy(scene, 0), reverse=True)
-    ranks = np.unique(np.linspace(0, len(ranked) - 1, NUM_SHOWN).astype(int))
-    return [ranked[rank] for rank in ranks]
+    return [ranked[rank] for rank in spread(len(ranked), NUM_SHOWN)]
+
+
+def listed_scenes(networks: Sequence[Trained], samples: Samples) -> list[Scene]:
+    """Return the scenes of up to `NUM_LISTED` images spread over the list, in its order, large ones made smaller."""
+    return [_smaller(_scene(networks, samples, index=index)) for index in spread(len(samples), NUM_LISTED)]
+
+
+def spread(length: int, number: int) -> list[int]:
+    """Return up to `number` places spread evenly over a list, its first and last among them."""
+    return np.unique(np.linspace(0, length - 1, number).astype(int)).tolist()
+
+
+def _scene(networks: Sequence[Trained], samples: Samples, *, index: int) -> Scene:
+    image, mask = samples[index]
+    if mask is None:
+        raise ValueError(f"validation image {samples.pairs[index].image} has no mask")
+    return Scene(image, mask, tuple(class_ids(trained, _normalised(trained, image)) for trained in networks))
+
+
+def _smaller(scene: Scene) -> Scene:
+    stride = -(-max(scene.mask.shape) // MAX_SIDE)
+    image, mask, *seen = (part[::stride, ::stride] for part in (scene.image, scene.mask, *scene.seen))
+    return Scene(image, mask, tuple(seen))
 
 
 def accuracy(scene: Scene, network: int) -> float:
@@ -197,7 +216,7 @@ def coloured(ids: np.ndarray) -> np.ndarray:
 
 
 def _normalised(trained: Trained, image: np.ndarray) -> torch.Tensor:
-    return Normalise(next(trained.network.parameters()).device)(torch.from_numpy(image)[None])
+    return Normalise(trained.device)(torch.from_numpy(image)[None])
 
 
 def _show(axes: Axes, picture: np.ndarray) -> None:

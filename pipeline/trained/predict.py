@@ -1,26 +1,27 @@
-"""A trained cell used on images of one's own: masks and overlays for a folder, and a program that needs torch alone."""
+"""A trained cell used on images: masks and overlays for a folder of one's own, masks for the validation images."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline.data.images import read_image, voc_palette, write_mask
-from pipeline.data.layout import IMAGE_SUFFIXES
-from pipeline.data.normalise import MEAN, STD, Normalise
+from pipeline.data.images import IGNORED, read_image, voc_palette, write_mask
+from pipeline.data.layout import IMAGE_SUFFIXES, files_below
+from pipeline.data.normalise import Normalise
 from pipeline.data.samples import Samples
 from pipeline.evaluation.cell import EPOCHS, restore
-from pipeline.evaluation.predict import Evaluation, predict, whole_logits
-from pipeline.evaluation.predictions import save_predictions
+from pipeline.evaluation.frame import frame_tensors, framed
+from pipeline.evaluation.predict import Evaluation, predict
+from pipeline.files import read_json, written_whole
 from pipeline.models.segnet import SegNet
 
 OVERLAY_SHARE = 0.5
@@ -38,6 +39,14 @@ class Trained:
     values: dict[str, Any]
     name: str
     epoch: str
+    key: str
+    result: dict[str, Any] = field(default_factory=dict)
+    """What its training reported, empty where its folder has no `result.json`."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
 
 
 def load_trained(folder: Path, *, epoch: str = "best", network: str = "deployed") -> Trained:
@@ -61,38 +70,28 @@ def load_trained(folder: Path, *, epoch: str = "best", network: str = "deployed"
     chosen = list(states)[-1] if network == "deployed" else network
     if chosen not in states:
         raise ValueError(f"network {network!r}; this cell has: deployed, {', '.join(states)}")
-    return Trained(restore(values, states[chosen], device=device).eval(), values, chosen, epoch)
+    restored = restore(values, states[chosen], device=device).eval()
+    return Trained(restored, values, chosen, epoch, cell["key"], read_json(folder / "result.json") or {})
 
 
 def find_images(folder: Path, out: Path) -> list[Path]:
-    """Return the images below a folder, those behind links too, but not what lies in `out`.
+    """Return the images below a folder, those behind links too, but nothing hidden and not what lies in `out`.
 
     Raises ValueError where there is none or a folder cannot be read, and where `out` holds the folder, whose own masks
     might be there.
     """
     folder, written = Path(folder), Path(out).resolve()
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: {'a file' if folder.exists() else 'not there'}; a folder of images is asked for")
     if folder.resolve().is_relative_to(written):
         raise ValueError(f"--out {out} holds the images of {folder}; name a folder beside or below it")
     try:
-        paths = _images_below(folder, out=written, above=())
+        found = [path for path in files_below(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
+        paths = sorted(path for path in found if not path.parent.resolve().is_relative_to(written))
     except OSError as error:
         raise ValueError(f"the images cannot be listed: {error}") from None
     if not paths:
         raise ValueError(f"{folder}: no image there; known are {', '.join(IMAGE_SUFFIXES)}")
-    return paths
-
-
-def _images_below(folder: Path, *, out: Path, above: tuple[Path, ...]) -> list[Path]:
-    """List a folder and those in it; `above` are the folders around it, into which a link may lead back."""
-    place = folder.resolve()
-    if place == out or place in above:
-        return []
-    paths: list[Path] = []
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            paths += _images_below(path, out=out, above=(*above, place))
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
-            paths.append(path)
     return paths
 
 
@@ -104,7 +103,7 @@ def predict_folder(
     `paths` are images below the folder `images`, and their masks have the same places below `masks`. With an image
     comes why it was left out, or None. Every file appears whole.
     """
-    normalise = Normalise(next(trained.network.parameters()).device)
+    normalise = Normalise(trained.device)
     stems = Counter(path.with_suffix("") for path in paths)
     # Where a.jpg lies beside a.png, masks are a.jpg.png and a.png.png.
     whole_names = {stem.parent for stem, number in stems.items() if number > 1}
@@ -123,20 +122,33 @@ def predict_folder(
             yield path, None
 
 
+@torch.inference_mode()
 def predict_validation(trained: Trained, samples: Samples, *, out: Path) -> Iterator[Path]:
     """Write `<out>/<id>.png` (palette PNG of class ids) for the images the cell is measured on, in its own mode.
 
     255 is what a centre crop leaves uncovered. Yields each image as it is done. `samples` is what `open_validation`
     gives.
     """
-    block = trained.values["evaluation"]
+    block, normalise = trained.values["evaluation"], Normalise(trained.device)
     evaluation = Evaluation(mode=block["mode"], size=block["size"])
-    device = next(trained.network.parameters()).device
-    for pair in samples.pairs:
-        one = Samples([pair], num_classes=samples.num_classes)
-        with torch.autocast(device.type, torch.bfloat16, enabled=block["precision"] == "bfloat16"):
-            save_predictions(trained.network, one, folder=out, evaluation=evaluation, device=device)
+    for index, pair in enumerate(samples.pairs):
+        frame = framed(samples, index, evaluation=evaluation)
+        height, width, _ = samples[index][0].shape
+        images, _ = frame_tensors([frame], normalise)
+        with torch.autocast(trained.device.type, torch.bfloat16, enabled=block["precision"] == "bfloat16"):
+            seen = predict(trained.network, images, evaluation=evaluation, batch=1)[0].to(torch.uint8).cpu().numpy()
+        top, bottom, left, right = frame.box
+        ids = np.full((height, width), IGNORED, dtype=np.uint8)
+        above, before = (height - (bottom - top)) // 2, (width - (right - left)) // 2
+        ids[above : above + bottom - top, before : before + right - left] = seen[top:bottom, left:right]
+        _write(out / mask_name(pair.id), ids)
         yield pair.image
+
+
+def mask_name(identity: str) -> PurePosixPath:
+    """Return the mask's path of an image id, in which a dot need not begin a suffix: VOC's ids have none."""
+    path = PurePosixPath(identity)
+    return path.with_name(f"{path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name}.png")
 
 
 @torch.inference_mode()
@@ -167,57 +179,9 @@ def overlay(image: np.ndarray, ids: np.ndarray, *, background: bool) -> np.ndarr
 
 
 def _write(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     if pixels.ndim == 2:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_mask(path, pixels)
     else:
-        partial = path.with_name(f".{path.name}.part{path.suffix}")
-        Image.fromarray(pixels).save(partial, quality=92)
-        partial.replace(path)
-
-
-class Exported(nn.Module):
-    """What is exported: RGB images (B, 3, H, W) float32, 0-255, to logits (B, C, H, W) float32."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: SegNet) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None])
-        self.register_buffer("std", torch.tensor(STD)[:, None, None])
-
-    def forward(self, images: Tensor) -> Tensor:  # noqa: D102
-        return whole_logits(self.network, (images - self.mean) / self.std)
-
-
-def export(trained: Trained, out: Path, *, height: int, width: int) -> Path:
-    """Write `<out>/model.pt2`, a `torch.export` program, and `model.json`, which says what it is.
-
-    Batches of any size, images of the given size. Raises ValueError where the program's logits are not the network's.
-    """
-    network = (
-        trained.network.cpu().float().to(memory_format=torch.contiguous_format)
-    )  # any other layout is not saved whole
-    model = Exported(network).eval()
-    images = 255 * torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", max=1024)},))
-        expected, found = model(images[:1]), program.module()(images[:1])
-    worst = (expected - found).abs().max().item()
-    if not worst <= 1e-4:  # nor NaN
-        raise ValueError(f"the exported program's logits differ from the network's by up to {worst:g}")
-    out.mkdir(parents=True, exist_ok=True)
-    partial = out / ".model.part.pt2"
-    torch.export.save(program, partial)
-    partial.replace(out / "model.pt2")
-    facts: dict[str, Any] = {
-        "network": trained.name,
-        "epoch": trained.epoch,
-        "input": "RGB float32 0-255 (B, 3, height, width)",
-    }
-    facts |= {"output": "logits (B, C, height, width)", "height": height, "width": width, "largest_difference": worst}
-    text = json.dumps(facts | {"values": trained.values}, indent=1)
-    (out / "model.json").write_text(text, encoding="utf-8")
-    return out / "model.pt2"
+        with written_whole(path) as partial:
+            Image.fromarray(pixels).save(partial, quality=92)

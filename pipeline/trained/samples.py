@@ -11,6 +11,7 @@ from PIL import Image
 
 from pipeline.data.normalise import Normalise
 from pipeline.data.open import open_validation
+from pipeline.files import written_whole
 from pipeline.trained.pictures import coloured
 from pipeline.trained.predict import class_ids, load_trained
 
@@ -25,7 +26,7 @@ def draw_samples(folder: Path, row: dict[str, Any], *, data_root: Path, out: Pat
     `folder` is a trained cell's. Raises ValueError or OSError where the network or the data is not there.
     """
     trained, samples = load_trained(folder), open_validation(row, data_root)
-    normalise = Normalise(next(trained.network.parameters()).device)
+    normalise = Normalise(trained.device)
     count = min(NUM_IMAGES, len(samples))
     lines = []
     for number in range(count):
@@ -35,10 +36,8 @@ def draw_samples(folder: Path, row: dict[str, Any], *, data_root: Path, out: Pat
         lines.append(np.concatenate([_framed(part) for part in (image, coloured(mask), coloured(ids))], axis=1))
     width = max(line.shape[1] for line in lines)
     picture = np.concatenate([np.pad(line, ((0, 0), (0, width - line.shape[1]), (0, 0))) for line in lines])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.part")
-    Image.fromarray(picture).save(partial, format="PNG")
-    partial.replace(out)
+    with written_whole(out) as partial:
+        Image.fromarray(picture).save(partial, format="PNG")
 
 
 def _framed(part: np.ndarray) -> np.ndarray:

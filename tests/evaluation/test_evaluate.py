@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from pipeline.data.layout import Pair
 from pipeline.data.samples import Samples
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.predict import Evaluation
-from pipeline.evaluation.predictions import save_predictions
+from pipeline.trained.predict import Trained, predict_validation
 
 CLASSES = 4
 SIZES = [(20, 30), (30, 20), (20, 30), (40, 40), (20, 30), (26, 30), (30, 20)]
@@ -157,11 +158,17 @@ def test_a_validation_image_without_mask_is_named(samples: Samples) -> None:
         evaluate({"a": Network()}, bare, evaluation=EVALUATIONS[0], device="cpu", batch_images=1)
 
 
+def write(network: Any, samples: Samples, *, folder: Path, evaluation: Evaluation) -> None:
+    block = {"mode": evaluation.mode, "size": evaluation.size, "precision": "float32"}
+    trained = Trained(network.eval(), {"evaluation": block}, "student", "best", "key")
+    assert len(list(predict_validation(trained, samples, out=folder))) == len(samples)
+
+
 @pytest.mark.parametrize("evaluation", EVALUATIONS)
 def test_predictions_are_written_as_palette_files_of_the_images_size(
     samples: Samples, evaluation: Evaluation, tmp_path: Path
 ) -> None:
-    save_predictions(Network(), samples, folder=tmp_path, evaluation=evaluation, device="cpu")
+    write(Network(), samples, folder=tmp_path, evaluation=evaluation)
     for pair, (height, width) in zip(samples.pairs, SIZES, strict=True):
         path = (tmp_path / pair.id).with_suffix(".png")
         with Image.open(path) as file:
@@ -174,7 +181,7 @@ def test_predictions_are_written_as_palette_files_of_the_images_size(
 
 def test_written_predictions_score_what_evaluation_says(samples: Samples, tmp_path: Path) -> None:
     network = Network()
-    save_predictions(network, samples, folder=tmp_path, evaluation=EVALUATIONS[2], device="cpu")
+    write(network, samples, folder=tmp_path, evaluation=EVALUATIONS[2])
     right = labelled = 0
     for index, pair in enumerate(samples.pairs):
         _, mask = samples[index]

@@ -89,7 +89,6 @@ IMPORTED_BY = {
     "evaluation/reliability.py": {"reliability"},
     "data/augment.py": TRAINED | MEASURED,
     "data/download.py": set(),
-    "evaluation/predictions.py": set(),
 }
 """Of some files, by which of these kinds of cells they are imported, through whatever others."""
 

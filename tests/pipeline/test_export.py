@@ -22,12 +22,13 @@ from PIL import Image
 from pipeline.commands.export import export_as
 from pipeline.store import Store
 from pipeline.tracking.database import Database, tracking_uri
-from pipeline.trained.predict import Exported, load_trained
+from pipeline.trained.mlflow_model import description
+from pipeline.trained.predict import load_trained
+from pipeline.trained.program import Exported
 from tests.trained.test_predict import folder as trained_folder
 
 folder = trained_folder
 SIZE = (40, 48)
-CHOICE = ("best", "deployed")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the exporters' own making
@@ -37,9 +38,8 @@ pytestmark = [
 
 
 def test_the_onnx_file_gives_the_networks_logits_for_any_batch(folder: Path, tmp_path: Path) -> None:
-    place, card = export_as(
-        "onnx", folder, out=tmp_path / "out", choice=CHOICE, size=SIZE, store=Store(tmp_path / "cells")
-    )
+    store = Store(tmp_path / "cells")
+    place, card = export_as("onnx", load_trained(folder), out=tmp_path / "out", size=SIZE, store=store)
     session = onnxruntime.InferenceSession(place, providers=["CPUExecutionProvider"])
     model = Exported(load_trained(folder).network.float()).eval()
     for num in (1, 3):
@@ -53,6 +53,25 @@ def test_the_onnx_file_gives_the_networks_logits_for_any_batch(folder: Path, tmp
     assert run_code_of(Path(card)).shape == (1, *SIZE)
 
 
+def test_an_onnx_file_of_any_size_gives_the_networks_logits(folder: Path, tmp_path: Path) -> None:
+    place, card = export_as("onnx", load_trained(folder), out=tmp_path, size=None, store=Store(tmp_path / "cells"))
+    session = onnxruntime.InferenceSession(place, providers=["CPUExecutionProvider"])
+    model = Exported(load_trained(folder).network.float()).eval()
+    for num, size in ((1, (17, 90)), (3, (64, 64)), (2, (101, 67))):
+        images = 255 * torch.rand(num, 3, *size)
+        with torch.no_grad():
+            expected = model(images).numpy()
+        assert np.abs(session.run(None, {"images": images.numpy()})[0] - expected).max() < 1e-3
+    assert run_code_of(Path(card)).shape == (1, 30, 70)
+
+
+def test_an_mlflow_model_of_any_size_says_so(tmp_path: Path) -> None:
+    told = description(tmp_path / "model.pt2", size=None)
+    (images,), (ids,) = told["signature"].inputs.inputs, told["signature"].outputs.inputs
+    assert (images.shape, ids.shape) == ((-1, -1, -1, 3), (-1, -1, -1))
+    assert told["input_example"].shape[-1] == 3
+
+
 @pytest.mark.slow
 def test_the_mlflow_model_is_logged_to_its_run_and_served(
     folder: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
@@ -64,7 +83,7 @@ def test_the_mlflow_model_is_logged_to_its_run_and_served(
     run = database.create("train", {"cell_key": key, "store": str(store.root)}, start_ms=1000)
     database.set_status(run, "FINISHED", end_ms=2000)
     program = tmp_path / "out"
-    saved, logged, card = export_as("mlflow", folder, out=program, choice=CHOICE, size=SIZE, store=store)
+    saved, logged, card = export_as("mlflow", load_trained(folder), out=program, size=SIZE, store=store)
     assert not [warning for warning in recwarn if "ype hint" in str(warning.message)]
     found = database.client.get_run(run)
     assert (found.info.status, found.info.end_time) == ("FINISHED", 2000)
@@ -91,11 +110,13 @@ def check_description(place: Path) -> None:
     assert (example.dtype, example.shape) == (np.dtype(np.uint8), (1, *SIZE, 3))
 
 
-def run_code_of(card: Path) -> np.ndarray:
-    """Run what the card says on a photograph of another size; return the classes."""
-    generator = np.random.default_rng(0)
-    Image.fromarray(generator.integers(0, 255, (30, 70, 3), dtype=np.uint8)).save(card.parent / "image.jpg")
+def run_code_of(card: Path, image: Path | None = None) -> np.ndarray:
+    """Run what the card says on an image, by default a photograph of another size than any; return the classes."""
+    if image is None:
+        pixels = np.random.default_rng(0).integers(0, 255, (30, 70, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(card.parent / "image.jpg")
     code = card.read_text().split("```python\n")[1].split("```")[0] + "np.save('classes.npy', np.asarray(classes))\n"
+    code = code.replace("image.jpg", str(image or "image.jpg"))
     subprocess.run([sys.executable, "-c", code], cwd=card.parent, check=True)
     return np.load(card.parent / "classes.npy")
 

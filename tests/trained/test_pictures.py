@@ -16,16 +16,19 @@ from pipeline.models.build import ModelConfig, build_network
 from pipeline.params import resolve_table
 from pipeline.reporting.classes import class_names
 from pipeline.store import Store
-from pipeline.trained.gallery import write_gallery
+from pipeline.trained.gallery import write_gallery, write_table_picture
 from pipeline.trained.pictures import (
+    NUM_LISTED,
     POINTS_PER_CLASS,
     Scene,
     accuracy,
     difference_boxes,
     entropy_figure,
+    listed_scenes,
     median_pixel,
     pixel_features,
     prediction_figure,
+    ranked_scenes,
 )
 from pipeline.trained.predict import Trained, load_trained
 from tests.params import project_params
@@ -59,7 +62,7 @@ def networks() -> dict[str, Trained]:
     for seed, name in enumerate(("SupOnly", "U2PL")):
         torch.manual_seed(seed)
         network = build_network(ModelConfig(**row["model"]), num_classes=21).eval()
-        made[name] = Trained(network, chain(row)[-2].values, "student", "best")
+        made[name] = Trained(network, chain(row)[-2].values, "student", "best", "key")
     return made
 
 
@@ -84,7 +87,7 @@ def test_accuracy_is_over_labelled_pixels() -> None:
 
 def test_a_predictions_figure_has_a_panel_for_image_label_and_each_network(networks: dict[str, Trained]) -> None:
     samples: Any = Images()
-    figure = prediction_figure(networks, samples)
+    figure = prediction_figure(list(networks), ranked_scenes(list(networks.values()), samples))
     assert [axes.get_title(loc="center") for axes in figure.axes[:4]] == ["image", "label", "SupOnly", "U2PL"]
     assert len(figure.axes) == 16
     assert all(len(axes.get_images()) == 1 for axes in figure.axes)
@@ -198,3 +201,44 @@ def test_the_papers_figures_are_drawn_from_cells_of_their_tables(
     assert named == [name for name in CLASSES if name in named]
     drawn = {tuple(colour[:3]) for colour in features.axes[0].collections[0].get_facecolors()}
     assert drawn == {tuple(colour) for colour in colours}
+
+
+def test_a_tables_picture_shows_validation_images_under_each_of_its_methods(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last partition, the first seed; what is not trained is left out."""
+    store, reports = Store(tmp_path / "cells"), tmp_path / "reports" / "smoke"
+    rows = [row for row in smoke_rows("table_2") if row["method"] in ("suponly", "u2pl") and row["partition"] != "1-2"]
+    adopt_untrained(store, reports, {"table_2": [row for row in rows if row["partition"] in ("1-8", "1-4")]})
+    figures = {}
+    monkeypatch.setattr("pipeline.trained.gallery.save_figure", lambda drawn, path: figures.update({path.stem: drawn}))
+    (line,) = write_table_picture(reports, "table_2", store=store, data_root=data_root)
+    assert line.startswith("table_2: predictions drawn of SupOnly ")
+    figure = figures["table_2_predictions"]
+    assert [axes.get_title(loc="center") for axes in figure.axes[:4]] == [
+        "image",
+        "label",
+        "SupOnly",
+        "U2PL (w/ CutMix)",
+    ]
+    val = (data_root / "partitions" / "voc_blender" / "val.txt").read_text().split()
+    assert len(figure.axes) == 4 * min(NUM_LISTED, len(val))
+    seen = [np.asarray(axes.get_images()[0].get_array()) for axes in figure.axes[:4]]
+    assert (seen[2] != seen[3]).any()
+    caption = (reports / "pictures" / "table_2_predictions.txt").read_text()
+    assert "1/4 (2646), seed 0. Boxes: where SupOnly and U2PL (w/ CutMix) differ most." in caption
+    (line,) = write_table_picture(reports, "table_2", store=Store(tmp_path / "empty"), data_root=data_root)
+    assert line == "table_2: no predictions drawn, since no trained cell of it is at hand"
+
+
+def test_a_large_photograph_is_drawn_small(networks: dict[str, Trained]) -> None:
+    class Large(Images):
+        def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+            return np.zeros((40, 1100, 3), dtype=np.uint8), np.zeros((40, 1100), dtype=np.uint8)
+
+    samples: Any = Large()
+    scenes = listed_scenes([networks["U2PL"]], samples)
+    assert len(scenes) == NUM_LISTED
+    assert {(scene.image.shape, scene.mask.shape, scene.seen[0].shape) for scene in scenes} == {
+        ((14, 367, 3), (14, 367), (14, 367))
+    }

@@ -22,10 +22,8 @@ from pipeline.models.build import ModelConfig, build_network
 from pipeline.params import resolve_table
 from pipeline.store import Store
 from pipeline.trained.predict import (
-    Exported,
     Trained,
     class_ids,
-    export,
     find_images,
     has_background,
     load_trained,
@@ -140,7 +138,7 @@ def test_the_masks_are_the_networks_own_answer(folder: Path) -> None:
 def test_sliding_windows_are_used_where_the_cell_was_evaluated_so(folder: Path) -> None:
     trained = load_trained(folder)
     values = trained.values | {"evaluation": trained.values["evaluation"] | {"mode": "slide", "size": 32}}
-    assert class_ids(Trained(trained.network, values, "teacher", "best"), torch.randn(1, 3, 40, 64)).shape == (40, 64)
+    assert class_ids(replace(trained, values=values), torch.randn(1, 3, 40, 64)).shape == (40, 64)
 
 
 def test_the_deployed_network_is_the_teacher_and_others_can_be_asked_for(folder: Path) -> None:
@@ -166,8 +164,11 @@ def test_what_a_cell_does_not_have_is_refused(folder: Path, changes: dict[str, A
 def test_an_empty_folder_and_one_that_is_no_cell_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no image there; known are"):
         find_images(tmp_path, tmp_path / "out")
-    with pytest.raises(ValueError, match=r"the images cannot be listed: .*No such file or directory: .*gone"):
+    with pytest.raises(ValueError, match="gone: not there; a folder of images is asked for"):
         find_images(tmp_path / "gone", tmp_path / "out")
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(ValueError, match=r"notes\.txt: a file; a folder of images is asked for"):
+        find_images(tmp_path / "notes.txt", tmp_path / "out")
     with pytest.raises(ValueError, match=r"no cell\.json there"):
         load_trained(tmp_path)
 
@@ -183,7 +184,7 @@ def test_a_warm_start_is_no_trained_cell(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(0, 64), (64, -1)])
 def test_a_size_without_pixels_is_refused(folder: Path, tmp_path: Path, size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="height and width of at least 1 pixel"):
-        export_as("program", folder, out=tmp_path, choice=("best", "deployed"), size=size, store=Store(tmp_path))
+        export_as("program", load_trained(folder), out=tmp_path, size=size, store=Store(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -244,31 +245,6 @@ def test_the_masks_of_val_are_written_as_the_cell_is_measured(folder: Path, data
         assert found.shape == mask.shape
         right, total = right + int((found == mask)[mask != 255].sum()), total + int((mask != 255).sum())
     assert 0 < right < total
-
-
-def test_an_exported_program_gives_the_networks_logits_for_any_batch(folder: Path, tmp_path: Path) -> None:
-    trained = load_trained(folder)
-    path = export(trained, tmp_path / "exported", height=40, width=48)
-    program = torch.export.load(path).module()
-    model = Exported(load_trained(folder).network.float()).eval()
-    for num in (1, 3):
-        images = 255 * torch.rand(num, 3, 40, 48)
-        with torch.no_grad():
-            expected, found = model(images), program(images)
-        assert found.shape == (num, 21, 40, 48)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
-    facts = json.loads((path.parent / "model.json").read_text())
-    assert facts["largest_difference"] < 1e-4
-    assert (facts["network"], facts["height"], facts["width"]) == ("teacher", 40, 48)
-
-
-def test_a_network_without_finite_logits_is_not_exported(folder: Path, tmp_path: Path) -> None:
-    trained = load_trained(folder)
-    with torch.no_grad():
-        next(trained.network.parameters()).fill_(torch.nan)
-    with pytest.raises(ValueError, match="differ from the network's by up to nan"):
-        export(trained, tmp_path / "exported", height=40, width=48)
-    assert not (tmp_path / "exported").exists()
 
 
 @pytest.mark.parametrize("exif", [b"no TIFF file at all", b"II*\x00"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,7 @@ from pipeline.data.images import voc_palette, write_mask
 from pipeline.data.layout import Pair
 from pipeline.data.normalise import MEAN, STD
 from pipeline.data.samples import Samples
-from pipeline.evaluation.predict import Evaluation
-from pipeline.evaluation.predictions import mask_name, save_predictions
+from pipeline.trained.predict import Trained, mask_name, predict_validation
 
 CLASSES, CROP = 21, 32
 SIZES = ((40, 64), (20, 24), (32, 50), (61, 19))  # larger than the crop, smaller, as high, and one side of each
@@ -79,8 +79,10 @@ def test_a_written_png_holds_the_class_of_the_largest_logit_of_every_pixel(
     mode: str, samples: Samples, tmp_path: Path
 ) -> None:
     network, seen = Network(), set()
-    evaluation = Evaluation(mode=mode, size=CROP if mode == "centre" else None)
-    save_predictions(network, samples, folder=tmp_path / "out", evaluation=evaluation, device="cpu")
+    block = {"mode": mode, "size": CROP if mode == "centre" else None, "precision": "float32"}
+    trained: Any = Trained(network, {"evaluation": block}, "student", "best", "key")  # type: ignore[arg-type]
+    done = predict_validation(trained, samples, out=tmp_path / "out")
+    assert list(done) == [pair.image for pair in samples.pairs]
     for number in range(len(SIZES)):
         expected = naive(network, samples[number][0], mode)
         with Image.open(tmp_path / "out" / "some" / f"{number}.png") as image:
