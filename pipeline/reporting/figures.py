@@ -233,8 +233,7 @@ def _points(axes: Axes, values: Sequence[float | None], *, style: str, name: str
 
 def _zero_line(axes: Axes, grid: Grid) -> None:
     axes.axhline(0, color=INK, linewidth=0.6)
-    if grid.noise is not None:
-        limit = grid.noise.of_difference(1, 1)
+    if limit := grid.noise and grid.noise.of_difference(1):
         axes.axhspan(-limit, limit, color=MEASURED, alpha=0.13, linewidth=0, label="seeds' noise")
 
 

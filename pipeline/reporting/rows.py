@@ -35,6 +35,9 @@ ASKED = "asked_key"
 NOISE_TABLE = "table_x3"
 """The table whose cells have several seeds; it lends its noise to tables that have one."""
 
+EQUAL_STEPS_TABLE = "table_x2"
+"""The table that has SupOnly with as many steps as the other methods train."""
+
 NETWORKS = ("deployed", "student", "teacher")
 EPOCHS = ("best", "last")
 PADDINGS = ("padding_ignored", "padding_background")
@@ -146,6 +149,11 @@ def with_holes(
             changes = ", ".join(differing_settings(row, cell)) or "its cell changed"
             found.append(cell | {"state": MISSING, "reason": f"{STALE} ({changes})"})
     return found
+
+
+def has_equal_steps(folder: Path) -> bool:
+    """Tell whether a scale's reports have the table of SupOnly with equal steps."""
+    return (folder / "cells" / f"{EQUAL_STEPS_TABLE}.json").exists()
 
 
 def read_noise_rows(folder: Path) -> list[Row]:

@@ -11,7 +11,7 @@ from pipeline.reporting.costs import costs_of, line_cost, written
 from pipeline.reporting.grid import Entry, Grid, build_grid
 from pipeline.reporting.latex import to_latex
 from pipeline.reporting.paper import REPRODUCED, read_published
-from pipeline.reporting.rows import BY_DEFAULT, MISSING, Row, Shown
+from pipeline.reporting.rows import BY_DEFAULT, MISSING, Row, Shown, has_equal_steps
 from pipeline.reporting.wording import HOLE, caption, difference, heading, label, legend, marks, number
 
 
@@ -35,7 +35,14 @@ def write_table(
         hint = f"`python -m pipeline tables {table}` shows the table with holes"
         raise ValueError(f"{table}: {len(missing)} of {len(rows)} cells are missing ({named}{more}); {hint}")
     published = read_published(table, reports_dir.parent / "published")
-    grid = build_grid(table, rows, published=published, noise_rows=list(noise_rows), shown=shown)
+    grid = build_grid(
+        table,
+        rows,
+        published=published,
+        noise_rows=list(noise_rows),
+        shown=shown,
+        has_equal_steps=has_equal_steps(reports_dir),
+    )
     out_dir = reports_dir / "tables"
     out_dir.mkdir(parents=True, exist_ok=True)
     to_frame(grid).to_csv(out_dir / f"{table}.csv", index=False, float_format="%.2f")

@@ -6,12 +6,13 @@ The text is plain; `code` stands in backticks. A figure is written by `number` a
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from pipeline.reporting.costs import costs_of
-from pipeline.reporting.grid import Entry, Grid, Line
+from pipeline.reporting.grid import Entry, Grid, Line, is_shorter
 from pipeline.reporting.noise import Noise
 from pipeline.reporting.paper import CHECK_MARKS, HEADINGS, ROLES, data_phrase, is_paper_data, name_of
-from pipeline.reporting.rows import figures_of
+from pipeline.reporting.rows import EQUAL_STEPS_TABLE, figures_of
 
 SUBSCRIPT = re.compile(r"(?<![^\W_])([A-Za-zα])_([A-Za-z0-9])(?![^\W_])")
 """`x_y`, which people read as x with the subscript y."""
@@ -121,7 +122,8 @@ def legend(grid: Grid) -> list[tuple[str, str]]:
     if seeds:
         explained.append(("±", f"standard deviation over n = {' or '.join(map(str, seeds))} seeds"))
     if any(entry.is_noise for entry in entries):
-        explained.append((NOISE, f"cannot be told apart from {reference_name(grid)}: {noise_fact(grid.noise)}"))
+        fact = f"{noise_fact(grid.noise, with_shorter=bool(_shorter(grid)))}{borrowed(grid)}"
+        explained.append((NOISE, f"cannot be told apart from {reference_name(grid)}: {fact}"))
     diverged = [diverged_sentence(line, entry) for line in grid.lines for entry in line.entries if entry.num_diverged]
     if diverged:
         explained.append((DIVERGED, f"diverged, last finite figures: {'; '.join(diverged)}"))
@@ -129,6 +131,8 @@ def legend(grid: Grid) -> list[tuple[str, str]]:
         explained.append((OLDER_CODE, f"{OLDER_CODE_MEANS} ({older} of {sum(len(e.rows) for e in entries)} runs)"))
     if absent := _absent(grid):
         explained.append(("mIoU", f"a class absent from both masks and predictions counts as 0: {absent}"))
+    if shorter := _shorter(grid):
+        explained.append(("fewer steps", _fewer_steps(grid, shorter)))
     explained += [(cost.heading, cost.meaning) for cost in costs_of(grid)]
     if any(entry.gain is not None for entry in entries) and grid.noise is None:
         explained.append((NOISE, f"not marked: {noise_fact(None)}"))
@@ -145,15 +149,56 @@ def _absent(grid: Grid) -> str:
     return f"{most.count(None)} of {len(most)}" if None in most else ""
 
 
-def noise_fact(noise: Noise | None) -> str:
-    """Say how much seeds vary, and where that is known from."""
+def _shorter(grid: Grid) -> list[Line]:
+    """Return the lines that train fewer steps than another in one of the columns."""
+    columns = range(len(grid.columns))
+    return [line for line in grid.lines if any(is_shorter(grid, column, line=line) for column in columns)]
+
+
+def _fewer_steps(grid: Grid, shorter: Sequence[Line]) -> str:
+    """Say which lines train fewer steps than the others, and what that means for a gain."""
+    called = [f"{line_name(line)} trains {_steps([line])}" for line in shorter]
+    others = _steps([line for line in grid.lines if line not in shorter])
+    hint = ""
+    if grid.has_equal_steps and any(line.labels.get("method") == "SupOnly" for line in shorter):
+        hint = f"; {name_of(EQUAL_STEPS_TABLE)} has SupOnly with equal steps"
+    others = f", the others {others}" if others else ""
+    return f"{', '.join(called)} steps{others}: part of a difference is more training{hint}"
+
+
+def _steps(lines: Sequence[Line]) -> str:
+    found = {row["steps"] for line in lines for entry in line.entries for row in entry.rows if row.get("steps")}
+    return " to ".join(str(each) for each in dict.fromkeys([min(found), max(found)])) if found else ""
+
+
+def noise_fact(noise: Noise | None, *, with_shorter: bool = True) -> str:
+    """Say what chance does to a difference, and where that is known from."""
     if noise is None:
         return "how much seeds vary is not measured, so small differences may be chance"
-    limit = noise.of_difference(1, 1)
-    return (
-        f"the seeds of {name_of(noise.source)} (on {noise.measured_on}) have a standard deviation of {noise.sd:.2f} "
-        f"({noise.num_runs} runs of {noise.num_cells} cells), so two single runs differ by up to {limit:.2f} by chance"
-    )
+    words = f"two rows of one and the same seed differ by up to {noise.of_difference(1):.2f} points by chance (95 %)"
+    shorter = noise.of_difference(1, num_shorter=1)
+    if with_shorter and shorter is not None:
+        words += f", by up to {shorter:.2f} where one of them trains fewer steps"
+    source = ", ".join(map(name_of, noise.source.split(", ")))
+    return f"{words}; measured by the seeds of {source} (on {noise.measured_on} at {_partitions(noise.columns)})"
+
+
+def borrowed(grid: Grid) -> str:
+    """Say for which of its data or partitions a table borrows its noise from others; empty where it is measured."""
+    if grid.noise is None:
+        return ""
+    if grid.dataset not in grid.noise.datasets:
+        return f"; borrowed from there: {role(grid)} was not measured with several seeds"
+    strange = [column for column in grid.columns if column not in grid.noise.columns]
+    return f"; borrowed from there for {_partitions(strange)}" if strange else ""
+
+
+def _partitions(columns: Sequence[str]) -> str:
+    return _listed([column.partition(" (")[0] for column in columns])
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def reference_name(grid: Grid) -> str:

@@ -108,7 +108,14 @@ def test_small_differences_are_marked_with_noise_rows_and_the_legend_says_why(
     assert "≈" in markdown
     noted = sum(frame(reports_dir, "table_2").filter(regex=" note$").eq("gain within noise").sum())
     assert noted == sum(line.count("≈") for line in markdown.splitlines() if line.startswith("|"))
-    assert "cannot be told apart from SupOnly: the seeds of Table X3 (on `shapes` data playing VOC blender)" in markdown
+    assert "cannot be told apart from SupOnly: two rows of one and the same seed differ by up to " in markdown
+    assert (
+        "by the seeds of Table X3 (on `shapes` data playing VOC blender at 1/8 and 1/4); "
+        "borrowed from there for 1/16 and 1/2"
+    ) in markdown
+    assert "; borrowed from there: Cityscapes was not measured with several seeds" in written(
+        "table_3", "md", noise_rows=noise_rows
+    )
 
 
 def test_a_diverged_cell_is_marked_and_its_step_told(written: Callable[..., str], reports_dir: Path) -> None:
