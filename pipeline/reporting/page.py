@@ -16,7 +16,7 @@ from pipeline.reporting.costs import costs_of, recorded_costs, written
 from pipeline.reporting.figures import INK, Curves
 from pipeline.reporting.grid import Entry, Grid, build_grid
 from pipeline.reporting.pairs import pairs_in, pairs_of
-from pipeline.reporting.paper import PAPER_TABLES, ROLES, is_paper_data, name_of, read_published
+from pipeline.reporting.paper import PAPER_TABLES, is_paper_data, name_of, read_published
 from pipeline.reporting.plots import Plot, table_plots, write_plots
 from pipeline.reporting.provenance import CODE_FACTS, duration, run_facts, summary, value
 from pipeline.reporting.rows import (
@@ -157,12 +157,11 @@ def _section(grid: Grid, rows: Sequence[Row], *, reports_dir: Path, plots: Seque
         "id": grid.table,
         "name": name_of(grid.table),
         "title": grid.title,
-        "role": ROLES.get(grid.dataset, grid.dataset),
+        "role": wording.role(grid),
         "caption": wording.description(grid),
         "legend": wording.legend(grid),
         "has_published": grid.has_published,
         "has_difference": grid.has_published and is_paper_data(grid.data, grid.dataset),
-        "label_names": grid.label_names,
         "headings": [wording.heading(name) for name in grid.label_names],
         "columns": grid.columns,
         "costs": [cost.heading for cost in costs_of(grid)],

@@ -188,6 +188,20 @@ def data_of(row: Row) -> str:
     return row["data"].get("title", row["data"]["name"])
 
 
+def num_labelled(row: Row) -> int | None:
+    """Return how many labelled images a row trained on where its images are drawn; None where lists say it.
+
+    Of the pool that is labelled from, the partition's fraction, rounded up as the published counts are.
+    """
+    data, (share, _, whole) = row["data"], row["partition"].partition("-")
+    if "num_fine" not in data:
+        return None
+    pool = data["num_fine"] + (0 if data["labelled_from"] == data["fine"] else data["num_coarse"])
+    if row["partition"] == "full":
+        return pool
+    return -(-pool * int(share) // int(whole)) if whole else int(share)
+
+
 def _identity(row: Row) -> str:
     return json.dumps([row["row"], row["column"], row["seed"]], sort_keys=True)
 

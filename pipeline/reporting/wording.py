@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pipeline.reporting.costs import costs_of
 from pipeline.reporting.grid import Entry, Grid, Line, is_shorter
 from pipeline.reporting.noise import Noise
-from pipeline.reporting.paper import CHECK_MARKS, HEADINGS, ROLES, data_phrase, is_paper_data, name_of
-from pipeline.reporting.rows import EQUAL_STEPS_TABLE, figures_of
+from pipeline.reporting.paper import CHECK_MARKS, HEADINGS, ROLES, data_phrase, is_paper_data, name_of, role_of
+from pipeline.reporting.rows import EQUAL_STEPS_TABLE, figures_of, num_labelled
 
 SUBSCRIPT = re.compile(r"(?<![^\W_])([A-Za-zα])_([A-Za-z0-9])(?![^\W_])")
 """`x_y`, which people read as x with the subscript y."""
@@ -31,6 +31,9 @@ RAN_AS = "Labels are the paper's; this scale runs them relative to its own defau
 UNSET = "-"
 """A label that says: as by default."""
 
+TRUTHS = {"True": "✓", "False": "–", UNSET: "–"}
+"""How labels are printed that say yes, no, or as by default."""
+
 
 def number(value: float | None) -> str:
     """Write a figure with the paper's two decimals, or the mark of a hole."""
@@ -43,8 +46,8 @@ def difference(value: float) -> str:
 
 
 def heading(name: str) -> str:
-    """Return how a label column is headed."""
-    return HEADINGS.get(name, name)
+    """Return how a label column is headed: `defect_one_hot` is `one hot`."""
+    return HEADINGS.get(name) or (name if SUBSCRIPT.fullmatch(name) else name.removeprefix("defect_").replace("_", " "))
 
 
 def label(line: Line, name: str) -> str:
@@ -52,6 +55,7 @@ def label(line: Line, name: str) -> str:
     value = line.labels[name]
     if name in CHECK_MARKS:
         return "✓" if value == "1" else ""
+    value = TRUTHS.get(value, value)
     is_last = name == list(line.labels)[-1]
     dagger = DAGGER if line.is_reproduced and name == next(iter(line.labels)) else ""
     return f"{value}{dagger}{f' (here {line.ran_as})' if line.ran_as and is_last else ''}"
@@ -63,12 +67,14 @@ def line_name(line: Line) -> str:
         return " + ".join(name for name in CHECK_MARKS if line.labels[name] == "1") or "no component"
     if len(line.labels) == 1:
         return next(iter(line.labels.values()))
-    words = [
-        value.replace("_", " ") if name in PLAIN else f"{heading(name)} = {value}"
-        for name, value in line.labels.items()
-        if value != UNSET
-    ]
+    words = [_phrase(name, value) for name, value in line.labels.items() if value != UNSET]
     return ", ".join(words) or "default"
+
+
+def _phrase(name: str, value: str) -> str:
+    if value in ("True", "False"):
+        return heading(name) if value == "True" else f"no {heading(name)}"
+    return value.replace("_", " ") if name in PLAIN else f"{heading(name)} = {value}"
 
 
 def marks(entry: Entry) -> str:
@@ -79,7 +85,7 @@ def marks(entry: Entry) -> str:
 
 def role(grid: Grid) -> str:
     """Return how the paper's data set is called."""
-    return ROLES.get(grid.dataset, grid.dataset)
+    return role_of(grid.dataset)
 
 
 def caption(grid: Grid) -> str:
@@ -97,10 +103,17 @@ def description(grid: Grid) -> str:
     elif grid.has_published:
         sentences.append("Beside them the paper's numbers.")
     if grid.dataset in ROLES and any(column.endswith(")") for column in grid.columns):
-        sentences.append("Counts in the column headers are the paper's numbers of labelled images.")
+        sentences.append(f"Counts in the column headers are the paper's numbers of labelled images{_used(grid)}.")
     if any(line.ran_as for line in grid.lines):
         sentences.append(f"{RAN_AS}, as given in parentheses.")
     return " ".join(sentences)
+
+
+def _used(grid: Grid) -> str:
+    """Say how many labelled images were used here, column by column, where that is not what the header says."""
+    columns = {entry.column: num_labelled(entry.rows[0]) for line in grid.lines for entry in line.entries if entry.rows}
+    used = [f"{count} at {_partitions([column])}" for column, count in columns.items() if count]
+    return f"; used here: {', '.join(used)}" if used else ""
 
 
 def measured_on(grid: Grid) -> str:
@@ -120,7 +133,7 @@ def legend(grid: Grid) -> list[tuple[str, str]]:
         explained.append((DAGGER, "published number that the paper's authors measured themselves"))
     seeds = sorted({entry.num_seeds for entry in entries if entry.num_seeds > 1})
     if seeds:
-        explained.append(("±", f"standard deviation over n = {' or '.join(map(str, seeds))} seeds"))
+        explained.append(("±", f"standard deviation over n = {' or '.join(map(str, seeds))} seeds{_of_means(grid)}"))
     if any(entry.is_noise for entry in entries):
         fact = f"{noise_fact(grid.noise, with_shorter=bool(_shorter(grid)))}{borrowed(grid)}"
         explained.append((NOISE, f"cannot be told apart from {reference_name(grid)}: {fact}"))
@@ -169,6 +182,15 @@ def _fewer_steps(grid: Grid, shorter: Sequence[Line]) -> str:
 def _steps(lines: Sequence[Line]) -> str:
     found = {row["steps"] for line in lines for entry in line.entries for row in entry.rows if row.get("steps")}
     return " to ".join(str(each) for each in dict.fromkeys([min(found), max(found)])) if found else ""
+
+
+def _of_means(grid: Grid) -> str:
+    """Say what chance does to two rows' means where a table has seeds of its own."""
+    if grid.noise is None or grid.noise.source != grid.table:
+        return ""
+    num_seeds = max(entry.num_seeds for line in grid.lines for entry in line.entries)
+    limit = grid.noise.of_difference(num_seeds)
+    return f"; two rows differ by up to {limit:.2f} points by chance (95 %): what a seed does to all rows cancels"
 
 
 def noise_fact(noise: Noise | None, *, with_shorter: bool = True) -> str:

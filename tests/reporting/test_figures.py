@@ -190,7 +190,7 @@ def test_a_variant_has_its_methods_colour_dashed_and_no_label_that_says_nothing(
     ]
     names = [line_name(each) for each in lines]
     assert names == ["SupOnly", "SupOnly, equal steps", "MT"]
-    assert line_name(line(variant="-", defect_one_hot="True")) == "defect_one_hot = True"
+    assert line_name(line(variant="-", defect_one_hot="True")) == "one hot"
     assert line_name(line(variant="-", defect_one_hot="-")) == "default"
     figure = curve_figure({name: [{"loss/a": [(1, 1.0)]}] for name in names}, group="loss", ylabel="loss")
     assert figure is not None

@@ -208,11 +208,15 @@ def test_a_table_that_separates_nothing_is_named_at_the_top_and_pairs_are_counte
         r"<p>[^<]*Table A6: (its|their) rows cannot be told apart here|<p>[^<]*Table A6[^<]*: their rows", text
     )
     assert '<td colspan="2">0 / 0 / 10</td>' in text
-    assert '<th scope="col" class="n">agree</th>' in text
+    assert '<th scope="col" class="n">pairs: agree</th>' in text
 
 
 def _shake(row: Row, index: int) -> None:
     row["metrics"][list(row["metrics"])[-1]]["best"]["padding_ignored"]["miou"] = 50.0 + 7 * (index * index % 5)
+
+
+def test_sentences_of_the_footer_do_not_run_together(page_of: Callable[..., str]) -> None:
+    assert re.search(r"cells\)\.\s+Machines: n001\.", page_of())
 
 
 def test_equal_rows_give_equal_pages(page_of: Callable[..., str]) -> None:

@@ -57,7 +57,7 @@ def test_seeds_stand_in_the_csv_and_in_markdown(written: Callable[..., str], rep
     assert set(ours["1/8 (1323) n"]) == {3}
     for mean, deviation in zip(ours["1/8 (1323)"], ours["1/8 (1323) sd"], strict=True):
         assert re.search(rf"{mean:.2f}(\*\*)? ± {deviation:.2f}", markdown)
-    assert "±: standard deviation over n = 3 seeds" in markdown
+    assert "±: standard deviation over n = 3 seeds; two rows differ by up to " in markdown
 
 
 def test_a_cell_with_fewer_seeds_than_the_others_says_how_many(reports_dir: Path) -> None:
@@ -174,6 +174,18 @@ def test_components_are_check_marks_for_people_and_numbers_in_the_csv(
     [line] = [line for line in markdown.splitlines() if "78.49" in line]
     assert [cell.strip() for cell in line.strip("|").split("|")][:5] == ["✓", "✓", "", "✓", "✓"]
     assert frame(reports_dir, "table_6")[["L_c", "Q_c", "DPA", "PRT", "Unreliable"]].iloc[2].tolist() == [1, 1, 0, 1, 1]
+
+
+def test_labels_that_say_yes_or_no_are_marks_under_short_heads(make_row: Callable[..., Row]) -> None:
+    labels = [{"variant": "-", "defect_one_hot": value} for value in ("-", "True")]
+    rows = [make_row("table_ent", each, "1/8 (1323)", miou=60) for each in labels]
+    drawn = {"num_fine": 128, "num_coarse": 384, "fine": "train", "labelled_from": "train_aug"}
+    rows = [row | {"data": row["data"] | drawn} for row in rows]
+    markdown = to_markdown(build_grid("table_ent", rows, published=None, noise_rows=[], shown=Shown()))
+    assert markdown.startswith("Table Ent. A table of one's own. mIoU in percent")
+    assert "the paper's numbers of labelled images; used here: 64 at 1/8." in markdown
+    lines = [[cell.strip() for cell in line.split("|")[1:3]] for line in markdown.splitlines() if line.startswith("|")]
+    assert [lines[index] for index in (0, 2, 3)] == [["variant", "one hot"], ["–", "–"], ["–", "✓"]]
 
 
 def test_every_line_of_a_markdown_table_has_as_many_cells(written: Callable[..., str]) -> None:
