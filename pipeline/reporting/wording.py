@@ -83,6 +83,13 @@ def marks(entry: Entry) -> str:
     return f"{noise}{diverged}{OLDER_CODE if entry.num_older else ''}"
 
 
+def deviation(entry: Entry, grid: Grid) -> str:
+    """Return ` ± sd` behind a mean over seeds, and their number where other places of the table have more."""
+    usual = max(each.num_seeds for line in grid.lines for each in line.entries)
+    text = "" if entry.sd is None else f" ± {entry.sd:.2f}"
+    return text if entry.num_seeds == usual else f"{text} (n = {entry.num_seeds})"
+
+
 def role(grid: Grid) -> str:
     """Return how the paper's data set is called."""
     return role_of(grid.dataset)

@@ -204,9 +204,7 @@ def test_a_table_that_separates_nothing_is_named_at_the_top_and_pairs_are_counte
     (few / "metrics" / "table_a6.json").write_text(json.dumps(rows))
     edit(few / "metrics" / "table_x3.json", lambda rows: [_shake(row, index) for index, row in enumerate(rows)])
     text = " ".join(page_of().split())
-    assert re.search(
-        r"<p>[^<]*Table A6: (its|their) rows cannot be told apart here|<p>[^<]*Table A6[^<]*: their rows", text
-    )
+    assert re.search(r"<p>[^<]*Table A6: (its|their) rows cannot be told apart here;", text)
     assert '<td colspan="2">0 / 0 / 10</td>' in text
     assert '<th scope="col" class="n">pairs: agree</th>' in text
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pipeline.reporting.grid import build_grid
-from pipeline.reporting.latex import escape
+from pipeline.reporting.latex import escape, to_latex
 from pipeline.reporting.paper import PAPER_TABLES, read_published
 from pipeline.reporting.rows import Shown, read_rows
 from pipeline.reporting.tables import to_markdown, write_table
@@ -210,12 +210,30 @@ def test_latex_is_balanced_escaped_and_has_one_cell_for_each_column(table: str, 
     assert not re.findall(r"[#^~_%]", re.sub(r"\\label\{[^}]*\}", "", outside))
     assert text.isascii()
     opened = re.findall(r"\\begin\{(\w+)\}", body)
-    assert sorted(opened) == sorted(re.findall(r"\\end\{(\w+)\}", body)) == ["table", "tabular"]
+    assert sorted(opened) == sorted(re.findall(r"\\end\{(\w+)\}", body)) == ["minipage", "table", "tabular"]
     [alignment] = re.findall(r"\\begin\{tabular\}\{([lr]+)\}", body)
     for line in body.splitlines():
         if line.endswith(r"\\"):
             spanned = sum(int(width) - 1 for width in re.findall(r"\\multicolumn\{(\d)\}", line))
             assert len(re.findall(r"(?<!\\)&", line)) + 1 + spanned == len(alignment)
+
+
+def test_latex_numbers_its_tables_itself_and_lists_them_by_their_titles(written: Callable[..., str]) -> None:
+    lines = written("table_x3", "tex").splitlines()
+    assert (
+        r"\caption[All methods over several seeds]{All methods over several seeds. Scale \texttt{embedded}.}" in lines
+    )
+    assert lines.index(r"\end{tabular}}") < next(
+        i for i, line in enumerate(lines) if line.startswith("mIoU in percent")
+    )
+
+
+def test_the_number_of_seeds_stands_where_it_is_unusual_in_markdown_and_latex(reports_dir: Path) -> None:
+    rows = read_rows(reports_dir / "metrics" / "table_x3.json")
+    rows[1] |= {"state": "missing", "reason": "node lost"}
+    grid = build_grid("table_x3", rows, published=None, noise_rows=[], shown=Shown())
+    for text in (to_markdown(grid), to_latex(grid)):
+        assert len(re.findall(r"(?<!over )\(n = \d\)", text)) == text.count("(n = 2)") == 1
 
 
 def test_latex_escapes_whatever_text_holds() -> None:
