@@ -52,6 +52,7 @@ def test_an_ablation_shows_both_sides_as_differences_to_their_own_default(make_g
     for axes, index in zip(figure.axes, range(2), strict=True):
         entries = [line.entries[index] for line in grid.lines]
         assert axes.get_title(loc="left") == grid.columns[index]
+        assert axes.get_xlabel() == r"$\mathrm{α_{0}}$ (%)"
         assert heights(axes, "measured, shapes") == [entry.gain or 0.0 for entry in entries]
         assert heights(axes, "paper, VOC blender") == [entry.published_gain or 0.0 for entry in entries]
 
@@ -106,6 +107,13 @@ def test_gains_of_other_data_have_an_axis_of_their_own(
     shared = gain_figure(make_grid("table_2", rows=same))
     assert shared is not None
     assert shared.axes[0].get_shared_y_axes().joined(*shared.axes)
+
+
+def test_gains_at_one_partition_alone_are_no_figure(
+    make_table: Callable[..., list[Row]],
+) -> None:
+    rows = [row for row in make_table("table_2") if row["partition"] == "1-8"]
+    assert gain_figure(build_grid("table_2", rows, published=None, noise_rows=[], shown=Shown())) is None
 
 
 def test_a_method_has_one_colour_in_every_table(make_grid: Callable[..., Grid]) -> None:
