@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.cell import NO_CELLS, Cell, chain, folder_is_here, read_rows
 from pipeline.reporting.grid import build_grid
 from pipeline.reporting.paper import read_published
-from pipeline.reporting.rows import MISSING, NOISE_TABLE, Row, read_shown
+from pipeline.reporting.rows import MISSING, Row, has_equal_steps, read_noise_rows, read_shown
 from pipeline.reporting.tables import to_markdown
 from pipeline.results import measured_row
 from pipeline.store import Store
@@ -29,13 +29,20 @@ def tables_so_far(root: Path, store: Store, *, scale: str, tables: Sequence[str]
     if unknown := [table for table in wanted if table not in known]:
         raise ValueError(f"{unknown[0]}: no such table at scale {scale}; allowed: {', '.join(known)}")
     shown, texts = read_shown(folder), list[str]()
-    noise = folder / "cells" / f"{NOISE_TABLE}.json"
-    noise_rows = rows_so_far(store, noise) if noise.exists() else []
+    noise_rows = read_noise_rows(folder)
     for table in wanted:
         rows = rows_so_far(store, folder / "cells" / f"{table}.json")
         if any(row["state"] != MISSING for row in rows):
             published = read_published(table, root / "reports" / "published")
-            texts.append(to_markdown(build_grid(table, rows, published=published, noise_rows=noise_rows, shown=shown)))
+            grid = build_grid(
+                table,
+                rows,
+                published=published,
+                noise_rows=noise_rows,
+                shown=shown,
+                has_equal_steps=has_equal_steps(folder),
+            )
+            texts.append(to_markdown(grid))
         else:
             texts.append(f"{table}: none of its {len(rows)} cells is done\n")
     return texts

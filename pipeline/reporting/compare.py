@@ -8,11 +8,14 @@ from typing import Any
 import pandas as pd
 
 from pipeline.reporting.grid import DECIMALS
-from pipeline.reporting.noise import DEVIATIONS, noise_for
+from pipeline.reporting.noise import deviation_of
 from pipeline.reporting.rows import Row, Shown, canonical, data_of, differing_settings, figures_of
 from pipeline.reporting.sides import Side
 from pipeline.reporting.tables import pipe_table
 from pipeline.reporting.wording import difference, number
+
+DEVIATIONS = 2.0
+"""A difference below so many of its standard deviations is called noise: chance alone makes 95 of 100 such."""
 
 
 def compare(a: Side, b: Side) -> pd.DataFrame:
@@ -21,7 +24,8 @@ def compare(a: Side, b: Side) -> pd.DataFrame:
     Columns: `table`, `row`, `column`; `a`, `b` (mIoU in percent), `n_a`, `n_b`; `difference` (b - a), empty where the
     sides were measured on different data; `is_noise` (below what seeds differ by, None where that is unknown); and
     `changed`, the settings that differ, which figure is shown among them. Each side's noise is that of its own seeds,
-    or of the other's where it has none.
+    or of the other's where it has none. Equal seeds are not taken for pairs as within a table: what a seed draws may
+    have changed between two commits or scales, lists and initial network too, and then nothing cancels.
     """
     noises = _standard_deviations(a, b)
     places_a, places_b = _places(a.rows), _places(b.rows)
@@ -58,11 +62,11 @@ def _places(rows: list[Row]) -> dict[str, list[Row]]:
 
 def _standard_deviations(a: Side, b: Side) -> tuple[float, float] | None:
     """Return what the seeds of either side vary by, in points; None where no side has several."""
-    found = [noise_for(side.rows, list(side.noise_rows), shown=side.shown) for side in (a, b)]
-    known = [noise.sd for noise in found if noise is not None]
+    found = [deviation_of(side.rows, side.shown) or deviation_of(side.noise_rows, side.shown) for side in (a, b)]
+    known = [deviation for deviation in found if deviation is not None]
     if not known:
         return None
-    first, second = (known[0] if noise is None else noise.sd for noise in found)
+    first, second = (known[0] if deviation is None else deviation for deviation in found)
     return first, second
 
 

@@ -21,7 +21,7 @@ from pipeline.labels import METHOD_LABELS
 from pipeline.reporting.grid import Grid, reference_line
 from pipeline.reporting.paper import is_paper_data
 from pipeline.reporting.rows import Row, Shown, figures_of
-from pipeline.reporting.wording import SUBSCRIPT, line_name, reference_name, role
+from pipeline.reporting.wording import SUBSCRIPT, heading, line_name, reference_name, role
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]
 """What `pipeline.spool.curves` reads from one run: each metric as (step, value)."""
@@ -106,6 +106,7 @@ def ablation_figure(grid: Grid) -> Figure | None:
         _points(axes, ours, style="o-" if is_ordered else "o", name=f"measured, {_data_name(grid)}", colour=MEASURED)
         axes.set_title(grid.columns[index])
         axes.set_xticks(range(len(names)), [_broken(name) for name in names])
+        axes.set_xlabel(_typeset(", ".join(map(heading, grid.label_names))) if is_ordered else "row of the table")
         axes.set_xlim(-0.5, len(names) - 0.5)
         if max(abs(value) for value in [*ours, *paper] if value is not None) > 20:
             axes.set_yscale("symlog", linthresh=5)
@@ -120,10 +121,13 @@ def ablation_figure(grid: Grid) -> Figure | None:
 
 @rc_context(STYLE)
 def gain_figure(grid: Grid) -> Figure | None:
-    """Show every method's gain over the reference across the partitions, measured and published side by side."""
+    """Show every method's gain over the reference across the partitions, measured and published side by side.
+
+    None where nothing is measured, or where one partition would make floating dots of it.
+    """
     base = reference_line(grid)
     measured = [line for line in grid.lines if any(entry.gain is not None for entry in line.entries)]
-    if base is None or not measured:
+    if base is None or not measured or len(grid.columns) == 1:
         return None
     figure = Figure(figsize=(6.6, 3.0), layout="constrained")
     sides = 2 if grid.has_published else 1
@@ -233,8 +237,7 @@ def _points(axes: Axes, values: Sequence[float | None], *, style: str, name: str
 
 def _zero_line(axes: Axes, grid: Grid) -> None:
     axes.axhline(0, color=INK, linewidth=0.6)
-    if grid.noise is not None:
-        limit = grid.noise.of_difference(1, 1)
+    if limit := grid.noise and grid.noise.of_difference(1):
         axes.axhspan(-limit, limit, color=MEASURED, alpha=0.13, linewidth=0, label="seeds' noise")
 
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Any
 
 import pandas as pd
 
-from pipeline.reporting.noise import Noise, noise_for
+from pipeline.reporting.noise import Noise, noise_for, num_steps
 from pipeline.reporting.paper import PAPER_TABLES, REPRODUCED, Published, reference_of, title_of
-from pipeline.reporting.rows import OLDER, Row, Shown, canonical, data_of, figures_of, why_missing
+from pipeline.reporting.rows import (
+    EQUAL_STEPS_TABLE,
+    OLDER,
+    Row,
+    Shown,
+    canonical,
+    data_of,
+    figures_of,
+    why_missing,
+)
 
 DECIMALS = 2
 """As the paper prints. Gains are differences of printed numbers, so that a reader's subtraction agrees."""
@@ -58,7 +66,10 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A whole table. `data` names what the measured numbers were measured on, `dataset` the role it plays."""
+    """A whole table. `data` names what the measured numbers were measured on, `dataset` the role it plays.
+
+    `has_equal_steps`: another table of this scale has SupOnly with as many steps as the other methods train.
+    """
 
     table: str
     title: str
@@ -72,10 +83,17 @@ class Grid:
     noise: Noise | None
     shown: Shown
     has_published: bool
+    has_equal_steps: bool
 
 
 def build_grid(
-    table: str, rows: list[Row], *, published: Published | None, noise_rows: list[Row], shown: Shown
+    table: str,
+    rows: list[Row],
+    *,
+    published: Published | None,
+    noise_rows: list[Row],
+    shown: Shown,
+    has_equal_steps: bool = False,
 ) -> Grid:
     """Pivot the rows of a table. Rows and columns stand as published, what the paper has not comes last.
 
@@ -118,6 +136,7 @@ def build_grid(
         noise=noise_for(rows, noise_rows, shown=shown),
         shown=shown,
         has_published=published is not None,
+        has_equal_steps=has_equal_steps and table != EQUAL_STEPS_TABLE,
     )
     return _with_best(_with_gains(grid))
 
@@ -152,13 +171,17 @@ def reference_line(grid: Grid) -> Line | None:
     return next((line for line in grid.lines if canonical(line.labels, grid.label_names) == wanted), None)
 
 
-def pairs_in_order(grid: Grid, column: int) -> tuple[int, int]:
-    """Return how many pairs of rows stand in the paper's order in a column, and of how many that can be compared."""
-    entries = [line.entries[column] for line in grid.lines]
-    both = [(entry.measured, entry.published) for entry in entries]
-    points = [(ours, paper) for ours, paper in both if ours is not None and paper is not None]
-    products = [(a[0] - b[0]) * (a[1] - b[1]) for a, b in combinations(points, 2) if a[1] != b[1]]
-    return sum(product > 0 for product in products), len(products)
+def is_shorter(grid: Grid, column: int, *, line: Line) -> bool:
+    """Tell whether a line trained fewer steps than another of the table in this column."""
+    most = max(num_steps(each.entries[column].rows) for each in grid.lines)
+    return 0 < num_steps(line.entries[column].rows) < most
+
+
+def chance(grid: Grid, column: int, *, lines: tuple[Line, Line]) -> float | None:
+    """Return the points that two lines differ by through chance in a column; None where that is not known."""
+    seeds = [{row["seed"] for row in line.entries[column].rows} for line in lines]
+    num_shorter = sum(is_shorter(grid, column, line=line) for line in lines)
+    return grid.noise.of_difference(len(seeds[0] & seeds[1]), num_shorter=num_shorter) if grid.noise else None
 
 
 def _check(table: str, rows: list[Row], *, label_names: list[str]) -> None:
@@ -231,12 +254,10 @@ def _with_gains(grid: Grid) -> Grid:
     lines = []
     for line in grid.lines:
         entries = []
-        for entry, base in zip(line.entries, reference.entries, strict=True):
+        for column, (entry, base) in enumerate(zip(line.entries, reference.entries, strict=True)):
             gain = None if line is reference else _difference(entry.measured, base.measured)
             published_gain = None if line is reference else _difference(entry.published, base.published)
-            limit = None
-            if grid.noise and gain is not None:
-                limit = grid.noise.of_difference(entry.num_seeds, base.num_seeds)
+            limit = None if gain is None else chance(grid, column, lines=(line, reference))
             entries.append(
                 replace(
                     entry,

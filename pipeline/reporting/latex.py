@@ -1,10 +1,22 @@
-"""A table in LaTeX, ready to paste; needs the packages `booktabs` and `amssymb`."""
+"""A table in LaTeX, ready to paste; needs the packages `booktabs`, `amssymb` and `graphicx`."""
 
 from __future__ import annotations
 
 from pipeline.reporting.costs import costs_of, written
 from pipeline.reporting.grid import Entry, Grid
-from pipeline.reporting.wording import CODE, HOLE, SUBSCRIPT, caption, difference, heading, label, legend, marks, number
+from pipeline.reporting.wording import (
+    CODE,
+    HOLE,
+    SUBSCRIPT,
+    description,
+    deviation,
+    difference,
+    heading,
+    label,
+    legend,
+    marks,
+    number,
+)
 
 ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -33,24 +45,31 @@ ESCAPES = {
 
 
 def to_latex(grid: Grid) -> str:
-    """Return the table as a `table` environment with caption, label and, below the rules, the marks it uses."""
+    """Return the table as a `table` environment: caption, label, the table no wider than the text, then its notes.
+
+    LaTeX numbers the table; the list of tables has its title alone.
+    """
     per_column = 2 if grid.has_published else 1
     num_numbers = per_column * len(grid.columns) + len(costs_of(grid))
     first = len(grid.label_names) + 1
     lines = [
-        "% \\usepackage{booktabs,amssymb}",
+        "% \\usepackage{booktabs,amssymb,graphicx}",
         "\\begin{table}[t]",
         "\\centering\\small",
-        f"\\caption{{{escape(caption(grid))}}}",
+        f"\\caption[{escape(grid.title)}]{{{escape(grid.title)}. Scale {escape(f'`{grid.scale}`')}.}}",
         f"\\label{{tab:{grid.scale}-{grid.table.replace('_', '-')}}}",
+        "\\resizebox{\\ifdim\\width>\\textwidth\\textwidth\\else\\width\\fi}{!}{"
         f"\\begin{{tabular}}{{{'l' * len(grid.label_names)}{'r' * num_numbers}}}",
         "\\toprule",
         *_heads(grid, per_column, first=first),
         "\\midrule",
         *[_row(grid, index) for index in range(len(grid.lines))],
         "\\bottomrule",
-        "\\end{tabular}",
-        *[f"\\par\\footnotesize {escape(mark)}: {escape(text)}." for mark, text in legend(grid)],
+        "\\end{tabular}}",
+        "\\par\\medskip\\begin{minipage}{\\textwidth}\\footnotesize",
+        escape(description(grid)),
+        *[f"\\par {escape(mark)}: {escape(text)}." for mark, text in legend(grid)],
+        "\\end{minipage}",
         "\\end{table}",
     ]
     return "\n".join(lines) + "\n"
@@ -94,19 +113,17 @@ def _row(grid: Grid, index: int) -> str:
     line = grid.lines[index]
     cells = [escape(label(line, name)) for name in grid.label_names]
     for entry in line.entries:
-        cells.append(_measured(entry))
+        cells.append(_measured(entry, grid))
         if grid.has_published:
             cells.append(_bold(number(entry.published), entry.is_published_best) + _gain(entry, entry.published_gain))
     cells += [escape(written(line, cost, hole=HOLE)) for cost in costs_of(grid)]
     return " & ".join(cells) + r" \\"
 
 
-def _measured(entry: Entry) -> str:
-    text = _bold(number(entry.measured), entry.is_best)
-    if entry.sd is not None:
-        text += escape(f" ± {entry.sd:.2f}")
-    if entry.num_seeds > 1:
-        text += escape(f" (n = {entry.num_seeds})")
+def _measured(entry: Entry, grid: Grid) -> str:
+    if entry.measured is None:
+        return escape(HOLE)
+    text = _bold(number(entry.measured), entry.is_best) + escape(deviation(entry, grid))
     found = escape(marks(entry))
     return text + _gain(entry, entry.gain) + (f" {found}" if found else "")
 

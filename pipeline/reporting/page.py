@@ -14,11 +14,21 @@ from markupsafe import Markup, escape
 from pipeline.reporting import wording
 from pipeline.reporting.costs import costs_of, recorded_costs, written
 from pipeline.reporting.figures import INK, Curves
-from pipeline.reporting.grid import Entry, Grid, build_grid, pairs_in_order
-from pipeline.reporting.paper import PAPER_TABLES, ROLES, is_paper_data, name_of, read_published
+from pipeline.reporting.grid import Entry, Grid, build_grid
+from pipeline.reporting.pairs import pairs_in, pairs_of
+from pipeline.reporting.paper import PAPER_TABLES, is_paper_data, name_of, read_published
 from pipeline.reporting.plots import Plot, table_plots, write_plots
 from pipeline.reporting.provenance import CODE_FACTS, duration, run_facts, summary, value
-from pipeline.reporting.rows import BY_DEFAULT, SETTINGS, Row, Shown, read_noise_rows, read_rows, with_holes
+from pipeline.reporting.rows import (
+    BY_DEFAULT,
+    SETTINGS,
+    Row,
+    Shown,
+    has_equal_steps,
+    read_noise_rows,
+    read_rows,
+    with_holes,
+)
 
 NOT_MEASURED = "not measured yet"
 EXPERIMENT = "experiment"
@@ -43,14 +53,16 @@ def write_report(
     tables = _ordered(path.stem for path in (reports_dir / "cells").glob("*.json"))
     if not tables:
         raise ValueError(f"{reports_dir / 'cells'}: no cells; `dvc repro cells` writes them")
-    noise_rows = read_noise_rows(reports_dir)
-    grids, rows = [], {}
-    for table in tables:
-        cells = read_rows(reports_dir / "cells" / f"{table}.json", measured=False)
-        rows[table] = with_holes(cells, _measured(reports_dir, table), reason=reason, key_of=key_of)
-        published = read_published(table, reports_dir.parent / "published")
-        if rows[table]:
-            grids.append(build_grid(table, rows[table], published=published, noise_rows=noise_rows, shown=shown))
+    rows = {
+        table: with_holes(
+            read_rows(reports_dir / "cells" / f"{table}.json", measured=False),
+            _measured(reports_dir, table),
+            reason=reason,
+            key_of=key_of,
+        )
+        for table in tables
+    }
+    grids = _grids(rows, reports_dir, shown=shown)
     plots = write_plots(grids, rows, folder=reports_dir / "figures", curves=curves)
     sections = [_section(grid, rows[grid.table], reports_dir=reports_dir, plots=plots) for grid in grids]
     page = (
@@ -68,12 +80,30 @@ def write_report(
             code_facts=CODE_FACTS,
             older_mark=wording.OLDER_CODE,
             older_means=wording.OLDER_CODE_MEANS,
+            not_separated=[section["name"] for section in sections if section["separates_nothing"]],
             noise=wording.noise_fact(next((grid.noise for grid in grids if grid.noise), None)),
         )
     )
     path = reports_dir / "index.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _grids(rows: dict[str, list[Row]], reports_dir: Path, *, shown: Shown) -> list[Grid]:
+    """Return every table that has rows, in the order of `rows`."""
+    noise_rows, equal_steps = read_noise_rows(reports_dir), has_equal_steps(reports_dir)
+    return [
+        build_grid(
+            table,
+            found,
+            published=read_published(table, reports_dir.parent / "published"),
+            noise_rows=noise_rows,
+            shown=shown,
+            has_equal_steps=equal_steps,
+        )
+        for table, found in rows.items()
+        if found
+    ]
 
 
 def _environment() -> Environment:
@@ -121,28 +151,26 @@ def _roles(grids: Sequence[Grid]) -> dict[str, list[str]]:
 def _section(grid: Grid, rows: Sequence[Row], *, reports_dir: Path, plots: Sequence[Plot]) -> dict[str, Any]:
     """Collect what the template needs to show one table."""
     facts = summary(rows)
-    orders = [pairs_in_order(grid, index) for index in range(len(grid.columns))]
-    in_order, comparable = (sum(counts) for counts in zip(*orders, strict=True))
+    pairs = pairs_in(grid)
     files = [f"tables/{grid.table}.{suffix}" for suffix in ("csv", "md", "tex")]
     return {
         "id": grid.table,
         "name": name_of(grid.table),
         "title": grid.title,
-        "role": ROLES.get(grid.dataset, grid.dataset),
+        "role": wording.role(grid),
         "caption": wording.description(grid),
         "legend": wording.legend(grid),
         "has_published": grid.has_published,
         "has_difference": grid.has_published and is_paper_data(grid.data, grid.dataset),
-        "label_names": grid.label_names,
         "headings": [wording.heading(name) for name in grid.label_names],
         "columns": grid.columns,
         "costs": [cost.heading for cost in costs_of(grid)],
         "prices": _prices(grid),
         "lines": [_line(grid, position) for position in range(len(grid.lines))],
         "reference": wording.reference_name(grid),
-        "orders": orders if comparable else [],
-        "in_order": in_order,
-        "comparable": comparable,
+        "pairs": pairs,
+        "separates_nothing": 0 < pairs.total == pairs.not_apart,
+        "pairs_of_columns": [pairs_of(grid, index) for index in range(len(grid.columns))] if pairs.total else [],
         "facts": facts,
         "files": [name for name in files if (reports_dir / name).exists()],
         "plots": [_picture(plot) for plot in table_plots(plots, grid.table)],

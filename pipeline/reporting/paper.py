@@ -54,7 +54,6 @@ class PaperTable:
     """
 
     title: str
-    dataset: str
     reference: dict[str, str]
     gains: tuple[str, ...] = ()
 
@@ -68,29 +67,29 @@ _U2PL = ("U2PL (w/ CutMix)", "U2PL (w/ AEL)")
 _CONTRASTS = ("U2PL (w/ L_c)", "U2PL (w/ L_b)")
 
 
-def _methods(title: str, dataset: str, *, gains: tuple[str, ...]) -> PaperTable:
-    return PaperTable(title=title, dataset=dataset, reference=_SUPONLY, gains=gains)
+def _methods(title: str, *, gains: tuple[str, ...]) -> PaperTable:
+    return PaperTable(title=title, reference=_SUPONLY, gains=gains)
 
 
-def _ablation(title: str, dataset: str, *, reference: dict[str, str]) -> PaperTable:
-    return PaperTable(title=title, dataset=dataset, reference=reference)
+def _ablation(title: str, *, reference: dict[str, str]) -> PaperTable:
+    return PaperTable(title=title, reference=reference)
 
 
 PAPER_TABLES = {
-    "table_1": _methods("Methods on VOC classic", "voc_classic", gains=_U2PL),
-    "table_2": _methods("Methods on VOC blender", "voc_blender", gains=_U2PL),
-    "table_3": _methods("Methods on Cityscapes", "cityscapes", gains=_U2PL),
-    "table_4": _ablation("Which pixels give negatives", "voc_blender", reference=_UNRELIABLE),
-    "table_5": _ablation("Rank thresholds of the negatives", "voc_blender", reference=_RANKS),
-    "table_6": PaperTable(title="Components of U2PL", dataset="voc_blender", reference=_NO_COMPONENT, gains=("1",)),
-    "table_7": _ablation("Initial share of unreliable pixels", "voc_blender", reference=_ALPHA),
-    "table_a2": _ablation("Which pixels give negatives", "cityscapes", reference=_UNRELIABLE),
-    "table_a3": _methods("Contrastive against binary loss", "cityscapes", gains=_CONTRASTS),
-    "table_a4": _methods("Contrastive against binary loss", "voc_blender", gains=_CONTRASTS),
-    "table_a5": _ablation("Base learning rate", "voc_blender", reference={"lr_base": "1e-3"}),
-    "table_a6": _ablation("Temperature of the contrastive loss", "voc_blender", reference={"tau": "0.5"}),
-    "table_a7": _ablation("Rank thresholds of the negatives", "cityscapes", reference=_RANKS),
-    "table_a8": _ablation("Initial share of unreliable pixels", "cityscapes", reference=_ALPHA),
+    "table_1": _methods("Methods on VOC classic", gains=_U2PL),
+    "table_2": _methods("Methods on VOC blender", gains=_U2PL),
+    "table_3": _methods("Methods on Cityscapes", gains=_U2PL),
+    "table_4": _ablation("Which pixels give negatives", reference=_UNRELIABLE),
+    "table_5": _ablation("Rank thresholds of the negatives", reference=_RANKS),
+    "table_6": PaperTable(title="Components of U2PL", reference=_NO_COMPONENT, gains=("1",)),
+    "table_7": _ablation("Initial share of unreliable pixels", reference=_ALPHA),
+    "table_a2": _ablation("Which pixels give negatives", reference=_UNRELIABLE),
+    "table_a3": _methods("Contrastive against binary loss", gains=_CONTRASTS),
+    "table_a4": _methods("Contrastive against binary loss", gains=_CONTRASTS),
+    "table_a5": _ablation("Base learning rate", reference={"lr_base": "1e-3"}),
+    "table_a6": _ablation("Temperature of the contrastive loss", reference={"tau": "0.5"}),
+    "table_a7": _ablation("Rank thresholds of the negatives", reference=_RANKS),
+    "table_a8": _ablation("Initial share of unreliable pixels", reference=_ALPHA),
 }
 
 OWN_TITLES = {
@@ -137,10 +136,10 @@ def read_published(table: str, folder: Path) -> Published | None:
 
 
 def title_of(table: str) -> str:
-    """Return what a table shows, in a few words; a table nobody has described is called by its name."""
+    """Return what a table shows, in a few words."""
     if table in PAPER_TABLES:
         return PAPER_TABLES[table].title
-    return OWN_TITLES.get(table, table)
+    return OWN_TITLES.get(table, "A table of one's own")
 
 
 def is_paper_data(data: str, dataset: str) -> bool:
@@ -148,11 +147,16 @@ def is_paper_data(data: str, dataset: str) -> bool:
     return PAPER_DATA.get(dataset) == data
 
 
+def role_of(dataset: str) -> str:
+    """Return how captions call a role; one that nobody has named goes by its own name."""
+    return ROLES.get(dataset, dataset)
+
+
 def data_phrase(data: str, dataset: str) -> str:
     """Return how prose calls what numbers were measured on: `VOC blender`, or other data playing it."""
     if dataset == "folder":
         return f"`{data}`"
-    called = ROLES.get(dataset, dataset)
+    called = role_of(dataset)
     return called if is_paper_data(data, dataset) else f"`{data}` data playing {called}"
 
 

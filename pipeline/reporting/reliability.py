@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from pipeline.labels import method_label
 from pipeline.reporting.classes import class_names
 from pipeline.reporting.figures import INK, MEASURED, PAPER, STYLE
-from pipeline.reporting.paper import ROLES, data_phrase
+from pipeline.reporting.paper import data_phrase, role_of
 from pipeline.reporting.rows import data_of
 
 Record = dict[str, Any]
@@ -52,7 +52,7 @@ def read_reliability(folder: Path) -> list[Record]:
 def name_of_record(record: Record) -> str:
     """Return how a measured network is called, e.g. `SupOnly, VOC classic 1/2`."""
     partition = record["partition"].replace("-", "/")
-    return f"{method_label(record['method'])}, {ROLES.get(record['dataset'], record['dataset'])} {partition}"
+    return f"{method_label(record['method'])}, {role_of(record['dataset'])} {partition}"
 
 
 def caption_of(record: Record) -> str:
@@ -145,7 +145,7 @@ def risk_coverage_figure(records: Sequence[Record]) -> Figure:
         axes.set_xlabel("pixels kept, lowest entropy first (%)")
         axes.set_ylim(bottom=0)
     panels[0].set_ylabel("kept pixels that are wrong (%)")
-    _legend(panels, columns=2)
+    _legend(panels)
     return _of(panels)
 
 
@@ -161,11 +161,11 @@ def _panels(num: int, *, width: float = 2.5) -> list[Axes]:
     return list(figure.subplots(1, num, sharey=True, squeeze=False)[0])
 
 
-def _legend(panels: Sequence[Axes], *, columns: int = 2) -> None:
+def _legend(panels: Sequence[Axes]) -> None:
     handles = {
         label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    _of(panels).legend(handles.values(), handles.keys(), loc="outside lower left", ncols=columns)
+    _of(panels).legend(handles.values(), handles.keys(), loc="outside lower left", ncols=2)
 
 
 def _of(panels: Sequence[Axes]) -> Figure:

@@ -35,6 +35,9 @@ ASKED = "asked_key"
 NOISE_TABLE = "table_x3"
 """The table whose cells have several seeds; it lends its noise to tables that have one."""
 
+EQUAL_STEPS_TABLE = "table_x2"
+"""The table that has SupOnly with as many steps as the other methods train."""
+
 NETWORKS = ("deployed", "student", "teacher")
 EPOCHS = ("best", "last")
 PADDINGS = ("padding_ignored", "padding_background")
@@ -148,6 +151,11 @@ def with_holes(
     return found
 
 
+def has_equal_steps(folder: Path) -> bool:
+    """Tell whether a scale's reports have the table of SupOnly with equal steps."""
+    return (folder / "cells" / f"{EQUAL_STEPS_TABLE}.json").exists()
+
+
 def read_noise_rows(folder: Path) -> list[Row]:
     """Read the rows of several seeds of a scale's reports, without figures where their cells changed since; or none."""
     cells, measured = (folder / part / f"{NOISE_TABLE}.json" for part in ("cells", "metrics"))
@@ -178,6 +186,20 @@ def differing_settings(row_a: Row, row_b: Row) -> list[str]:
 def data_of(row: Row) -> str:
     """Return the name of the data that a row was measured on, which may only play the role in `row["dataset"]`."""
     return row["data"].get("title", row["data"]["name"])
+
+
+def num_labelled(row: Row) -> int | None:
+    """Return how many labelled images a row trained on where its images are drawn; None where lists say it.
+
+    Of the pool that is labelled from, the partition's fraction, rounded up as the published counts are.
+    """
+    data, (share, _, whole) = row["data"], row["partition"].partition("-")
+    if "num_fine" not in data:
+        return None
+    pool = data["num_fine"] + (0 if data["labelled_from"] == data["fine"] else data["num_coarse"])
+    if row["partition"] == "full":
+        return pool
+    return -(-pool * int(share) // int(whole)) if whole else int(share)
 
 
 def _identity(row: Row) -> str:

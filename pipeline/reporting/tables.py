@@ -11,8 +11,8 @@ from pipeline.reporting.costs import costs_of, line_cost, written
 from pipeline.reporting.grid import Entry, Grid, build_grid
 from pipeline.reporting.latex import to_latex
 from pipeline.reporting.paper import REPRODUCED, read_published
-from pipeline.reporting.rows import BY_DEFAULT, MISSING, Row, Shown
-from pipeline.reporting.wording import HOLE, caption, difference, heading, label, legend, marks, number
+from pipeline.reporting.rows import BY_DEFAULT, MISSING, Row, Shown, has_equal_steps
+from pipeline.reporting.wording import HOLE, caption, deviation, difference, heading, label, legend, marks, number
 
 
 def write_table(
@@ -35,7 +35,14 @@ def write_table(
         hint = f"`python -m pipeline tables {table}` shows the table with holes"
         raise ValueError(f"{table}: {len(missing)} of {len(rows)} cells are missing ({named}{more}); {hint}")
     published = read_published(table, reports_dir.parent / "published")
-    grid = build_grid(table, rows, published=published, noise_rows=list(noise_rows), shown=shown)
+    grid = build_grid(
+        table,
+        rows,
+        published=published,
+        noise_rows=list(noise_rows),
+        shown=shown,
+        has_equal_steps=has_equal_steps(reports_dir),
+    )
     out_dir = reports_dir / "tables"
     out_dir.mkdir(parents=True, exist_ok=True)
     to_frame(grid).to_csv(out_dir / f"{table}.csv", index=False, float_format="%.2f")
@@ -130,17 +137,10 @@ def _measured(entry: Entry, grid: Grid) -> str:
     if entry.measured is None:
         return number(None)
     text = f"**{number(entry.measured)}**" if entry.is_best else number(entry.measured)
-    if entry.sd is not None:
-        text += f" ± {entry.sd:.2f}"
-    if entry.num_seeds != _usual_seeds(grid):
-        text += f" (n = {entry.num_seeds})"
+    text += deviation(entry, grid)
     if entry.paper_names_gain and entry.gain is not None:
         text += f" ({difference(entry.gain)})"
     return f"{text} {marks(entry)}".rstrip()
-
-
-def _usual_seeds(grid: Grid) -> int:
-    return max(entry.num_seeds for line in grid.lines for entry in line.entries)
 
 
 def _published(entry: Entry) -> str:

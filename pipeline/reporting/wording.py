@@ -6,12 +6,13 @@ The text is plain; `code` stands in backticks. A figure is written by `number` a
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from pipeline.reporting.costs import costs_of
-from pipeline.reporting.grid import Entry, Grid, Line
+from pipeline.reporting.grid import Entry, Grid, Line, is_shorter
 from pipeline.reporting.noise import Noise
-from pipeline.reporting.paper import CHECK_MARKS, HEADINGS, ROLES, data_phrase, is_paper_data, name_of
-from pipeline.reporting.rows import figures_of
+from pipeline.reporting.paper import CHECK_MARKS, HEADINGS, ROLES, data_phrase, is_paper_data, name_of, role_of
+from pipeline.reporting.rows import EQUAL_STEPS_TABLE, figures_of, num_labelled
 
 SUBSCRIPT = re.compile(r"(?<![^\W_])([A-Za-zα])_([A-Za-z0-9])(?![^\W_])")
 """`x_y`, which people read as x with the subscript y."""
@@ -30,6 +31,9 @@ RAN_AS = "Labels are the paper's; this scale runs them relative to its own defau
 UNSET = "-"
 """A label that says: as by default."""
 
+TRUTHS = {"True": "✓", "False": "–", UNSET: "–"}
+"""How labels are printed that say yes, no, or as by default."""
+
 
 def number(value: float | None) -> str:
     """Write a figure with the paper's two decimals, or the mark of a hole."""
@@ -42,8 +46,8 @@ def difference(value: float) -> str:
 
 
 def heading(name: str) -> str:
-    """Return how a label column is headed."""
-    return HEADINGS.get(name, name)
+    """Return how a label column is headed: `defect_one_hot` is `one hot`."""
+    return HEADINGS.get(name) or (name if SUBSCRIPT.fullmatch(name) else name.removeprefix("defect_").replace("_", " "))
 
 
 def label(line: Line, name: str) -> str:
@@ -51,6 +55,7 @@ def label(line: Line, name: str) -> str:
     value = line.labels[name]
     if name in CHECK_MARKS:
         return "✓" if value == "1" else ""
+    value = TRUTHS.get(value, value)
     is_last = name == list(line.labels)[-1]
     dagger = DAGGER if line.is_reproduced and name == next(iter(line.labels)) else ""
     return f"{value}{dagger}{f' (here {line.ran_as})' if line.ran_as and is_last else ''}"
@@ -62,12 +67,14 @@ def line_name(line: Line) -> str:
         return " + ".join(name for name in CHECK_MARKS if line.labels[name] == "1") or "no component"
     if len(line.labels) == 1:
         return next(iter(line.labels.values()))
-    words = [
-        value.replace("_", " ") if name in PLAIN else f"{heading(name)} = {value}"
-        for name, value in line.labels.items()
-        if value != UNSET
-    ]
+    words = [_phrase(name, value) for name, value in line.labels.items() if value != UNSET]
     return ", ".join(words) or "default"
+
+
+def _phrase(name: str, value: str) -> str:
+    if value in ("True", "False"):
+        return heading(name) if value == "True" else f"no {heading(name)}"
+    return value.replace("_", " ") if name in PLAIN else f"{heading(name)} = {value}"
 
 
 def marks(entry: Entry) -> str:
@@ -76,9 +83,16 @@ def marks(entry: Entry) -> str:
     return f"{noise}{diverged}{OLDER_CODE if entry.num_older else ''}"
 
 
+def deviation(entry: Entry, grid: Grid) -> str:
+    """Return ` ± sd` behind a mean over seeds, and their number where other places of the table have more."""
+    usual = max(each.num_seeds for line in grid.lines for each in line.entries)
+    text = "" if entry.sd is None else f" ± {entry.sd:.2f}"
+    return text if entry.num_seeds == usual else f"{text} (n = {entry.num_seeds})"
+
+
 def role(grid: Grid) -> str:
     """Return how the paper's data set is called."""
-    return ROLES.get(grid.dataset, grid.dataset)
+    return role_of(grid.dataset)
 
 
 def caption(grid: Grid) -> str:
@@ -96,10 +110,17 @@ def description(grid: Grid) -> str:
     elif grid.has_published:
         sentences.append("Beside them the paper's numbers.")
     if grid.dataset in ROLES and any(column.endswith(")") for column in grid.columns):
-        sentences.append("Counts in the column headers are the paper's numbers of labelled images.")
+        sentences.append(f"Counts in the column headers are the paper's numbers of labelled images{_used(grid)}.")
     if any(line.ran_as for line in grid.lines):
         sentences.append(f"{RAN_AS}, as given in parentheses.")
     return " ".join(sentences)
+
+
+def _used(grid: Grid) -> str:
+    """Say how many labelled images were used here, column by column, where that is not what the header says."""
+    columns = {entry.column: num_labelled(entry.rows[0]) for line in grid.lines for entry in line.entries if entry.rows}
+    used = [f"{count} at {_partitions([column])}" for column, count in columns.items() if count]
+    return f"; used here: {', '.join(used)}" if used else ""
 
 
 def measured_on(grid: Grid) -> str:
@@ -119,9 +140,10 @@ def legend(grid: Grid) -> list[tuple[str, str]]:
         explained.append((DAGGER, "published number that the paper's authors measured themselves"))
     seeds = sorted({entry.num_seeds for entry in entries if entry.num_seeds > 1})
     if seeds:
-        explained.append(("±", f"standard deviation over n = {' or '.join(map(str, seeds))} seeds"))
+        explained.append(("±", f"standard deviation over n = {' or '.join(map(str, seeds))} seeds{_of_means(grid)}"))
     if any(entry.is_noise for entry in entries):
-        explained.append((NOISE, f"cannot be told apart from {reference_name(grid)}: {noise_fact(grid.noise)}"))
+        fact = f"{noise_fact(grid.noise, with_shorter=bool(_shorter(grid)))}{borrowed(grid)}"
+        explained.append((NOISE, f"cannot be told apart from {reference_name(grid)}: {fact}"))
     diverged = [diverged_sentence(line, entry) for line in grid.lines for entry in line.entries if entry.num_diverged]
     if diverged:
         explained.append((DIVERGED, f"diverged, last finite figures: {'; '.join(diverged)}"))
@@ -129,6 +151,8 @@ def legend(grid: Grid) -> list[tuple[str, str]]:
         explained.append((OLDER_CODE, f"{OLDER_CODE_MEANS} ({older} of {sum(len(e.rows) for e in entries)} runs)"))
     if absent := _absent(grid):
         explained.append(("mIoU", f"a class absent from both masks and predictions counts as 0: {absent}"))
+    if shorter := _shorter(grid):
+        explained.append(("fewer steps", _fewer_steps(grid, shorter)))
     explained += [(cost.heading, cost.meaning) for cost in costs_of(grid)]
     if any(entry.gain is not None for entry in entries) and grid.noise is None:
         explained.append((NOISE, f"not marked: {noise_fact(None)}"))
@@ -145,15 +169,65 @@ def _absent(grid: Grid) -> str:
     return f"{most.count(None)} of {len(most)}" if None in most else ""
 
 
-def noise_fact(noise: Noise | None) -> str:
-    """Say how much seeds vary, and where that is known from."""
+def _shorter(grid: Grid) -> list[Line]:
+    """Return the lines that train fewer steps than another in one of the columns."""
+    columns = range(len(grid.columns))
+    return [line for line in grid.lines if any(is_shorter(grid, column, line=line) for column in columns)]
+
+
+def _fewer_steps(grid: Grid, shorter: Sequence[Line]) -> str:
+    """Say which lines train fewer steps than the others, and what that means for a gain."""
+    called = [f"{line_name(line)} trains {_steps([line])}" for line in shorter]
+    others = _steps([line for line in grid.lines if line not in shorter])
+    hint = ""
+    if grid.has_equal_steps and any(line.labels.get("method") == "SupOnly" for line in shorter):
+        hint = f"; {name_of(EQUAL_STEPS_TABLE)} has SupOnly with equal steps"
+    others = f", the others {others}" if others else ""
+    return f"{', '.join(called)} steps{others}: part of a difference is more training{hint}"
+
+
+def _steps(lines: Sequence[Line]) -> str:
+    found = {row["steps"] for line in lines for entry in line.entries for row in entry.rows if row.get("steps")}
+    return " to ".join(str(each) for each in dict.fromkeys([min(found), max(found)])) if found else ""
+
+
+def _of_means(grid: Grid) -> str:
+    """Say what chance does to two rows' means where a table has seeds of its own."""
+    if grid.noise is None or grid.noise.source != grid.table:
+        return ""
+    num_seeds = max(entry.num_seeds for line in grid.lines for entry in line.entries)
+    limit = grid.noise.of_difference(num_seeds)
+    return f"; two rows differ by up to {limit:.2f} points by chance (95 %): what a seed does to all rows cancels"
+
+
+def noise_fact(noise: Noise | None, *, with_shorter: bool = True) -> str:
+    """Say what chance does to a difference, and where that is known from."""
     if noise is None:
         return "how much seeds vary is not measured, so small differences may be chance"
-    limit = noise.of_difference(1, 1)
-    return (
-        f"the seeds of {name_of(noise.source)} (on {noise.measured_on}) have a standard deviation of {noise.sd:.2f} "
-        f"({noise.num_runs} runs of {noise.num_cells} cells), so two single runs differ by up to {limit:.2f} by chance"
-    )
+    words = f"two rows of one and the same seed differ by up to {noise.of_difference(1):.2f} points by chance (95 %)"
+    shorter = noise.of_difference(1, num_shorter=1)
+    if with_shorter and shorter is not None:
+        words += f", by up to {shorter:.2f} where one of them trains fewer steps"
+    source = ", ".join(map(name_of, noise.source.split(", ")))
+    return f"{words}; measured by the seeds of {source} (on {noise.measured_on} at {_partitions(noise.columns)})"
+
+
+def borrowed(grid: Grid) -> str:
+    """Say for which of its data or partitions a table borrows its noise from others; empty where it is measured."""
+    if grid.noise is None:
+        return ""
+    if grid.dataset not in grid.noise.datasets:
+        return f"; borrowed from there: {role(grid)} was not measured with several seeds"
+    strange = [column for column in grid.columns if column not in grid.noise.columns]
+    return f"; borrowed from there for {_partitions(strange)}" if strange else ""
+
+
+def _partitions(columns: Sequence[str]) -> str:
+    return _listed([column.partition(" (")[0] for column in columns])
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def reference_name(grid: Grid) -> str:

@@ -194,6 +194,29 @@ def test_every_table_has_its_figure_where_there_is_something_to_see(page_of: Cal
     assert ids["figure-table_7_gains"] == 0
 
 
+def test_a_table_that_separates_nothing_is_named_at_the_top_and_pairs_are_counted(
+    few: Path, page_of: Callable[..., str]
+) -> None:
+    """All rows of the fixtures' Table A6 within a point, and seeds whose noise is several."""
+    mious = iter([60.0, 60.1, 60.2, 60.3, 60.4])
+    for row in (rows := read_rows(few / "metrics" / "table_a6.json")):
+        row["metrics"]["teacher"]["best"]["padding_ignored"]["miou"] = next(mious)
+    (few / "metrics" / "table_a6.json").write_text(json.dumps(rows))
+    edit(few / "metrics" / "table_x3.json", lambda rows: [_shake(row, index) for index, row in enumerate(rows)])
+    text = " ".join(page_of().split())
+    assert re.search(r"<p>[^<]*Table A6: (its|their) rows cannot be told apart here;", text)
+    assert '<td colspan="2">0 / 0 / 10</td>' in text
+    assert '<th scope="col" class="n">pairs: agree</th>' in text
+
+
+def _shake(row: Row, index: int) -> None:
+    row["metrics"][list(row["metrics"])[-1]]["best"]["padding_ignored"]["miou"] = 50.0 + 7 * (index * index % 5)
+
+
+def test_sentences_of_the_footer_do_not_run_together(page_of: Callable[..., str]) -> None:
+    assert re.search(r"cells\)\.\s+Machines: n001\.", page_of())
+
+
 def test_equal_rows_give_equal_pages(page_of: Callable[..., str]) -> None:
     assert page_of() == page_of()
 

@@ -84,6 +84,15 @@ def test_no_number_covers_another(browser: Browser, any_page: Path, width: int) 
     assert browser.run(script) == 0
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_mark_below_a_table_covers_its_meaning(browser: Browser, page: Path, width: int) -> None:
+    browser.open(page, width=width)
+    script = """[...document.querySelectorAll('.legend li')].filter(each => {
+        const range = document.createRange(); range.selectNodeContents(each.firstElementChild);
+        return range.getBoundingClientRect().right > each.lastElementChild.getBoundingClientRect().left }).length"""
+    assert browser.run(script) == 0
+
+
 def test_every_number_the_reader_sees_is_the_one_of_the_csv(browser: Browser, any_page: Path) -> None:
     browser.open(any_page)
     seen = browser.run(

@@ -7,7 +7,18 @@ from typing import Any
 
 import pytest
 
-from pipeline.reporting.rows import ASKED, OLDER, Shown, canonical, figures_of, read_rows, why_missing, with_holes
+from pipeline.data.partition import labelled_count
+from pipeline.reporting.rows import (
+    ASKED,
+    OLDER,
+    Shown,
+    canonical,
+    figures_of,
+    num_labelled,
+    read_rows,
+    why_missing,
+    with_holes,
+)
 
 Row = dict[str, Any]
 LABELS, COLUMN = {"tau": "0.5"}, "1/4 (2646)"
@@ -21,6 +32,15 @@ def row(make_row: Callable[..., Row]) -> Row:
 def write(path: Path, rows: Any) -> Path:
     path.write_text(rows if isinstance(rows, str) else json.dumps(rows))
     return path
+
+
+@pytest.mark.parametrize("partition", ["1-16", "1-8", "1-3", "1-2", "full", "7"])
+def test_labelled_images_are_counted_as_partitions_are_made(row: Row, partition: str) -> None:
+    drawn = {"num_fine": 128, "num_coarse": 385, "fine": "train"}
+    for labelled_from, pool in (("train", 128), ("train_aug", 513)):
+        found = row | {"partition": partition, "data": row["data"] | drawn | {"labelled_from": labelled_from}}
+        assert num_labelled(found) == labelled_count(pool, partition)
+    assert num_labelled(row) is None
 
 
 def test_rows_are_read_as_they_were_written(tmp_path: Path, row: Row) -> None:

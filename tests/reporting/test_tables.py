@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pipeline.reporting.grid import build_grid
-from pipeline.reporting.latex import escape
+from pipeline.reporting.latex import escape, to_latex
 from pipeline.reporting.paper import PAPER_TABLES, read_published
 from pipeline.reporting.rows import Shown, read_rows
 from pipeline.reporting.tables import to_markdown, write_table
@@ -57,7 +57,7 @@ def test_seeds_stand_in_the_csv_and_in_markdown(written: Callable[..., str], rep
     assert set(ours["1/8 (1323) n"]) == {3}
     for mean, deviation in zip(ours["1/8 (1323)"], ours["1/8 (1323) sd"], strict=True):
         assert re.search(rf"{mean:.2f}(\*\*)? ± {deviation:.2f}", markdown)
-    assert "±: standard deviation over n = 3 seeds" in markdown
+    assert "±: standard deviation over n = 3 seeds; two rows differ by up to " in markdown
 
 
 def test_a_cell_with_fewer_seeds_than_the_others_says_how_many(reports_dir: Path) -> None:
@@ -108,7 +108,14 @@ def test_small_differences_are_marked_with_noise_rows_and_the_legend_says_why(
     assert "≈" in markdown
     noted = sum(frame(reports_dir, "table_2").filter(regex=" note$").eq("gain within noise").sum())
     assert noted == sum(line.count("≈") for line in markdown.splitlines() if line.startswith("|"))
-    assert "cannot be told apart from SupOnly: the seeds of Table X3 (on `shapes` data playing VOC blender)" in markdown
+    assert "cannot be told apart from SupOnly: two rows of one and the same seed differ by up to " in markdown
+    assert (
+        "by the seeds of Table X3 (on `shapes` data playing VOC blender at 1/8 and 1/4); "
+        "borrowed from there for 1/16 and 1/2"
+    ) in markdown
+    assert "; borrowed from there: Cityscapes was not measured with several seeds" in written(
+        "table_3", "md", noise_rows=noise_rows
+    )
 
 
 def test_a_diverged_cell_is_marked_and_its_step_told(written: Callable[..., str], reports_dir: Path) -> None:
@@ -169,6 +176,18 @@ def test_components_are_check_marks_for_people_and_numbers_in_the_csv(
     assert frame(reports_dir, "table_6")[["L_c", "Q_c", "DPA", "PRT", "Unreliable"]].iloc[2].tolist() == [1, 1, 0, 1, 1]
 
 
+def test_labels_that_say_yes_or_no_are_marks_under_short_heads(make_row: Callable[..., Row]) -> None:
+    labels = [{"variant": "-", "defect_one_hot": value} for value in ("-", "True")]
+    rows = [make_row("table_ent", each, "1/8 (1323)", miou=60) for each in labels]
+    drawn = {"num_fine": 128, "num_coarse": 384, "fine": "train", "labelled_from": "train_aug"}
+    rows = [row | {"data": row["data"] | drawn} for row in rows]
+    markdown = to_markdown(build_grid("table_ent", rows, published=None, noise_rows=[], shown=Shown()))
+    assert markdown.startswith("Table Ent. A table of one's own. mIoU in percent")
+    assert "the paper's numbers of labelled images; used here: 64 at 1/8." in markdown
+    lines = [[cell.strip() for cell in line.split("|")[1:3]] for line in markdown.splitlines() if line.startswith("|")]
+    assert [lines[index] for index in (0, 2, 3)] == [["variant", "one hot"], ["–", "–"], ["–", "✓"]]
+
+
 def test_every_line_of_a_markdown_table_has_as_many_cells(written: Callable[..., str]) -> None:
     for table in PAPER_TABLES:
         lines = [line for line in written(table, "md").splitlines() if line.startswith("|")]
@@ -191,12 +210,30 @@ def test_latex_is_balanced_escaped_and_has_one_cell_for_each_column(table: str, 
     assert not re.findall(r"[#^~_%]", re.sub(r"\\label\{[^}]*\}", "", outside))
     assert text.isascii()
     opened = re.findall(r"\\begin\{(\w+)\}", body)
-    assert sorted(opened) == sorted(re.findall(r"\\end\{(\w+)\}", body)) == ["table", "tabular"]
+    assert sorted(opened) == sorted(re.findall(r"\\end\{(\w+)\}", body)) == ["minipage", "table", "tabular"]
     [alignment] = re.findall(r"\\begin\{tabular\}\{([lr]+)\}", body)
     for line in body.splitlines():
         if line.endswith(r"\\"):
             spanned = sum(int(width) - 1 for width in re.findall(r"\\multicolumn\{(\d)\}", line))
             assert len(re.findall(r"(?<!\\)&", line)) + 1 + spanned == len(alignment)
+
+
+def test_latex_numbers_its_tables_itself_and_lists_them_by_their_titles(written: Callable[..., str]) -> None:
+    lines = written("table_x3", "tex").splitlines()
+    assert (
+        r"\caption[All methods over several seeds]{All methods over several seeds. Scale \texttt{embedded}.}" in lines
+    )
+    assert lines.index(r"\end{tabular}}") < next(
+        i for i, line in enumerate(lines) if line.startswith("mIoU in percent")
+    )
+
+
+def test_the_number_of_seeds_stands_where_it_is_unusual_in_markdown_and_latex(reports_dir: Path) -> None:
+    rows = read_rows(reports_dir / "metrics" / "table_x3.json")
+    rows[1] |= {"state": "missing", "reason": "node lost"}
+    grid = build_grid("table_x3", rows, published=None, noise_rows=[], shown=Shown())
+    for text in (to_markdown(grid), to_latex(grid)):
+        assert len(re.findall(r"(?<!over )\(n = \d\)", text)) == text.count("(n = 2)") == 1
 
 
 def test_latex_escapes_whatever_text_holds() -> None:
