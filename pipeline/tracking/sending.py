@@ -144,10 +144,10 @@ class Ingester:
     def _bring_up(self, key: str, status: str, *, results: list[str]) -> None:
         """Bring the run of one cell up to the store, if anything is new."""
         run, tables = self.runs.get(key), self.cells.tables(key)
-        settled = run and run["status"] == status and status in ENDED and (run["described"] or not tables)
-        settled = settled and not self.cells.ended_again(key, run)
-        if run and settled and set(results) <= set(run["results"]) and set(tables) <= set(run["tables"]):
-            return
+        if run and run["status"] == status and status in ENDED and (run["described"] or not tables):
+            sent = set(results) <= set(run["results"]) and set(tables) <= set(run["tables"])
+            if sent and not self.cells.ended_again(key, run):
+                return
         with self.kept_apart(key):
             parcel = self._described(key, tables)
             if self._began_anew(parcel):
