@@ -48,7 +48,7 @@ launch._send = lambda *given, **named: (send(*given, **named), die())
 WORKER = {
     "hold": "import pipeline.worker as worker\nworker.run_cell = die\n",
     "result": "import pipeline.store as store\nstore.Store._own = die\n",
-    "publish": "import pipeline.store as store\nstore._fsync_folder = die\n",
+    "publish": "import pipeline.store as store\nstore.fsync_folder = die\n",
 }
 """Where the worker dies: holding a cell, with its result written but not published, just after publishing it."""
 

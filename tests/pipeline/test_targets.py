@@ -71,7 +71,7 @@ def test_where_nothing_is_left_to_be_steered_it_is_said(lab: Lab, capsys: pytest
     assert capsys.readouterr().out == "nothing of table_7 is queued or running\n"
     assert main(["retry", cells[0].key[:12]]) == 0
     assert capsys.readouterr().out == f"{cells[0].name} has not failed and is not cancelled\n"
-    for cell in cells[:2]:
+    for cell in [cell for cell in lab.submit("table_4") if not lab.store.is_done(cell.key)][:2]:
         lab.store.cancel(cell.key, {"reason": "-"})
     assert main(["retry", ""]) == 1
     assert "'' begins 2 keys of failed or cancelled cells" in capsys.readouterr().err
