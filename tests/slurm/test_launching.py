@@ -68,8 +68,8 @@ def test_a_requeued_job_takes_its_cell_up_again(site: Path, cluster: Cluster) ->
     cluster.run("scontrol", "requeue", job)
     cluster.restart_requeued(job)
     finish(site, cells)
-    done = [line for line in store.executions() if line["event"] == "done"]
-    assert len(done) == 1
+    cluster.wait_for(lambda: "done" in [line["event"] for line in store.executions()])  # written after the publishing
+    assert [line["event"] for line in store.executions()].count("done") == 1
 
 
 def test_an_orphan_of_a_killed_driver_is_adopted_by_its_name(site: Path) -> None:
