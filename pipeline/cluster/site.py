@@ -79,9 +79,8 @@ def _check_mappings(path: Path, site: dict[str, Any]) -> None:
         raise ValueError(f"{path}: datasets: {', '.join(unknown)}; allowed: {', '.join(PARTITIONS)}")
     for name, value in mappings.items():
         if empty := sorted(str(key) for key, given in value.items() if given is None or not isinstance(key, str)):
-            raise ValueError(
-                f"{path}: {name}: {', '.join(empty)} has no value; allowed: keywords of submitit's with one"
-            )
+            allowed = "submitit's keywords, each with a value"
+            raise ValueError(f"{path}: {name}: {', '.join(empty)} has no value; allowed: {allowed}")
 
 
 def resources(site: dict[str, Any], cell: Cell, *, doublings: int = 0) -> dict[str, Any]:
