@@ -104,7 +104,7 @@ def test_the_setup_lines_of_a_data_set_and_of_a_kind_reach_the_job_after_those_o
         """What the set-up lines of the job of a cell of this data set wrote down."""
         file = site / f"noted-{dataset}-{len(kinds)}"
         lines = {word: [f"echo {word} >> {file}"] for word in ("site", "dataset", "kind")}
-        datasets = {"first": {"slurm_setup": lines["dataset"]}}
+        datasets = {"voc_classic": {"slurm_setup": lines["dataset"]}}
         chosen = {kind: {"slurm_setup": lines[word]} for kind, word in kinds.items()}
         write_site(site, {}, setup=lines["site"], datasets=datasets, kinds=chosen)
         cells = [sleeper(len(kinds), 0.1, dataset)]
@@ -112,9 +112,9 @@ def test_the_setup_lines_of_a_data_set_and_of_a_kind_reach_the_job_after_those_o
         finish(site, cells)
         return file.read_text().split()
 
-    assert noted("first") == ["site", "dataset"]
-    assert noted("second") == ["site"]
-    assert noted("first", sleep="kind") == ["site", "kind"]
+    assert noted("voc_classic") == ["site", "dataset"]
+    assert noted("voc_blender") == ["site"]
+    assert noted("voc_classic", sleep="kind") == ["site", "kind"]
 
 
 def test_where_a_line_of_the_set_up_fails_the_cells_fail_and_name_the_logs(
