@@ -36,6 +36,8 @@ NAMED_WEIGHTS = ("torchvision", "timm", "package")
 
 PRECISIONS = ("float32", "bfloat16")
 
+LOGITS_STRIDE = 4
+"""Pixels of the image beside each other for one of the logits."""
 
 UNDO = "touch params.yaml; git checkout params.yaml 'reports/*/cells/*' 'reports/*/shown.json'"
 """What takes back every edit of params.yaml, and gives back the rows that DVC has removed."""
@@ -129,6 +131,7 @@ def check_row(row: dict[str, Any]) -> None:
         Augmentation(**{field.name: training[field.name] for field in fields(Augmentation)})
         Rules(**{field.name: row["data"].get(field.name) for field in fields(Rules)})
         _check_evaluation(row["evaluation"])
+        _check_hard_pixels(training)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
 
@@ -155,6 +158,14 @@ def _check_weights(weights: str | None, *, where: str) -> None:
     if weights not in (None, *NAMED_WEIGHTS) and not (Path(weights).is_absolute() and Path(weights).is_file()):
         allowed = f"null, {', '.join(NAMED_WEIGHTS)}, or the absolute path of a file that is there"
         raise ValueError(f"{where}: model.weights is {weights!r}; allowed: {allowed}")
+
+
+def _check_hard_pixels(training: dict[str, Any]) -> None:
+    """Refuse OHEM that would keep every pixel and so be plain cross-entropy, as with numbers meant for larger crops."""
+    side = training["crop"] if training["loss_resolution"] == "full" else -(-training["crop"] // LOGITS_STRIDE)
+    kept, pixels = training["ohem_min_kept"], training["labelled_batch"] * side**2
+    if training["criterion"] == "ohem" and kept >= pixels:
+        raise ValueError(f"training.ohem_min_kept: {kept}; fewer than the loss's {pixels} pixels are allowed")
 
 
 def _check_evaluation(block: dict[str, Any]) -> None:

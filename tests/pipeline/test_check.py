@@ -56,6 +56,17 @@ def test_a_value_that_a_later_stage_could_not_use_is_refused(section: str, key: 
         check_row(row)
 
 
+@pytest.mark.parametrize(("resolution", "pixels"), [("full", 8 * 65**2), ("network", 8 * 17**2)])
+def test_ohem_that_would_keep_every_pixel_is_refused(resolution: str, pixels: int) -> None:
+    row = experiment()
+    row["training"] |= {"criterion": "ohem", "loss_resolution": resolution, "labelled_batch": 8, "crop": 65}
+    row["training"]["ohem_min_kept"] = pixels - 1
+    check_row(row)
+    row["training"]["ohem_min_kept"] = pixels
+    with pytest.raises(ValueError, match=rf"training.ohem_min_kept: {pixels}; fewer than the loss's {pixels} pixels"):
+        check_row(row)
+
+
 @pytest.mark.parametrize(
     ("method", "changes", "message"),
     [
