@@ -72,22 +72,6 @@ def test_a_row_of_a_table_is_a_chain_whose_cells_build_on_each_other(own: dict[s
     assert evaluate.upstream == (train.key,)
 
 
-def test_methods_of_equal_networks_share_their_warm_start(params: dict[str, Any]) -> None:
-    found: dict[str, list[str]] = {}
-    for row in resolve_table(params, "table_2") + resolve_table(params, "table_a5"):
-        if row["partition"] == "1-4":
-            name = f"{row['method']} {row['training']['lr_factor']}"
-            found[name] = [one.key for one in chain(row) if one.kind == "warm_start"]
-    (plain,) = found["mean_teacher 1"]
-    assert found["suponly 1"] == []
-    assert all(found[f"{method} 1"] == [plain] for method in ("cutmix", "cct", "ael"))
-    assert found["cps 1"] == found["gct 1"]
-    assert found["cps 1"][0] == plain  # the partner starts from a seed of its own
-    assert len(set(found["cps 1"])) == 2
-    assert found["u2pl 1"] != [plain]  # it has the head that others have not
-    assert found["u2pl 10"] != found["u2pl 1"]
-
-
 def test_a_row_that_many_tables_have_is_one_computation(params: dict[str, Any]) -> None:
     """U2PL as it is, at a quarter of blender and of Cityscapes."""
     for tables in (("table_2", "table_4", "table_5", "table_6", "table_7", "table_a4", "table_a5", "table_a6"),
