@@ -11,9 +11,9 @@ images in eval mode, and the student's very batch in train mode, which alone mov
 Differs from the paper: the queues' inflow is bounded (`max_enqueue_per_class`, ours: literally taken, one step
 overwrites them whole); Eq. 8 counts valid pixels, so that padding has no weight. Where the paper is silent, the
 released code's value is taken: CutMix in half of the steps, decay, batch norm, entropy from the second pass.
-Differs from the released code: `RELEASED` brings it back, its defects D1–D4 included. Not brought
-back: the teacher's statistics of the warm start (here a fresh network's), and the head's learning rate, warm start and
-label of padding, which are the protocol's: `head_lr_factor` 1 and `warm_start_epochs` 0 on Cityscapes, `pad_label` 0.
+Differs from the released code, which the variants `released` (VOC) and `released_cityscapes` of params.yaml bring
+back, defects D1–D4 and the label of padding included, and of Cityscapes no warm start and the heads' learning rate.
+Not brought back: the teacher's statistics of the warm start (here a fresh network's).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ without gradient, for representations and its batch statistics (`buffers: own`).
 Differs from the paper: it gives weight 0.1 and epoch 20, and nothing else of this row. That unlabelled pixels are
 filtered by entropy as in Eq. 6, and that both their share and the negatives' follows Eq. 7, is our reading.
 Differs from the released code (branch with_AEL), besides the parameters' second values: see `ael` and `u2pl`; what
-entropy leaves out has no part in the weights' sum; queues are each process's own.
+entropy leaves out has no part in the weights' sum.
 """
 
 from __future__ import annotations

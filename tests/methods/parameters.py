@@ -171,5 +171,8 @@ PARAMETERS |= {
     "cps": {"cutmix": True, "weight": 1.5, "num_boxes": 3, "area": [0.25, 0.5]},
 }
 
+SIZES: dict[str, int] = {"gct": 48}
+"""Pixels of a side, where 32 hide a loss: GCT's detector sees those as a single place, and finds no flaw at all."""
+
 HOST_DECISIONS: dict[str, str] = {}
 """Methods whose definition needs a value on the host, which fake tensors refuse: name -> what for."""

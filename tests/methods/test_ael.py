@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.methods import ael
+from pipeline.training import equalisation
 from pipeline.training.equalisation import Mix
 from tests.methods import official
 
@@ -119,6 +120,40 @@ def test_a_class_nobody_has_leaves_a_box_of_half_the_image(tiny: Any) -> None:
     method.bank.confidence.copy_(torch.tensor([0.0, 0.0, -1000.0]))
     mix = method.choose_mix(batch, torch.zeros(2, 3, 8, 8))
     torch.testing.assert_close(mix.inside.float().mean(dim=(1, 2)), torch.full((2,), 0.5), atol=0.05, rtol=0)
+
+
+def test_a_region_is_cut_from_its_area_on(tiny: Any) -> None:
+    batch = tiny.make_batch(num_classes=3)
+    taught = torch.zeros(2, 3, 8, 8)
+    taught[:, 2, 1:4, 1:5] = 1  # 12 of 64 places
+    for area, is_cut in ((0.1, True), (0.3, False)):
+        method = tiny.make_method("ael", num_classes=3, region_area=area, presence_area=0.5)
+        method.bank.confidence.copy_(torch.tensor([0.0, 0.0, -1000.0]))  # class 2 is drawn
+        expected = torch.zeros(32, 32, dtype=torch.bool)
+        expected[4:16, 4:20] = True
+        assert torch.equal(method.choose_mix(batch, taught).inside, expected.expand(2, -1, -1)) == is_cut
+
+
+def test_a_partner_has_the_class_from_its_area_on(tiny: Any) -> None:
+    batch = tiny.make_batch(num=3, num_classes=3)
+    taught = torch.zeros(3, 3, 8, 8)
+    taught[1, 2, 1:4, 1:5] = 1  # 12 of 64 places
+    taught[2, 2, 1:3, 1:3] = 1  # 4
+    for area, partners in ((0.1, {1}), (0.01, {1, 2})):
+        method = tiny.make_method("ael", num_classes=3, presence_area=area, region_area=0.5)
+        method.bank.confidence.copy_(torch.tensor([0.0, 0.0, -1000.0]))
+        torch.manual_seed(0)
+        assert {int(method.choose_mix(batch, taught).partners[0]) for _ in range(20)} == partners
+
+
+def test_what_is_pasted_is_drawn_by_the_power_of_what_a_class_lacks(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = tiny.make_method("ael", num_classes=3, paste_power=0.5, excluded_classes=[0])
+    method.bank.confidence.copy_(torch.tensor([0.3, 0.19, 0.96]))
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(equalisation, "paste_classes", lambda *_, **settings: given.update(settings))
+    method.paste_labelled(tiny.make_batch(num_classes=3))
+    powers = [math.exp(0.9), math.exp(0.2)]
+    torch.testing.assert_close(given["chances"], torch.tensor([0.0, powers[0], powers[1]]) / sum(powers))
 
 
 def test_a_step_moves_the_bank_of_present_classes_only(tiny: Any) -> None:

@@ -53,12 +53,14 @@ def naive_cleaned(values: list[list[float]], valid: list[list[bool]], *, thresho
 
 def test_the_weight_of_the_consistency_starts_to_rise_when_the_warm_start_is_over(tiny: Any) -> None:
     def consistency(step: int, **changes: float) -> float:
-        method = make_gct(tiny, **changes)
+        method = make_gct(tiny, flaw_threshold=0.4, **changes)
+        method.detector = FirstClass()
         torch.manual_seed(1)
         losses = method.losses(tiny.make_batch(), Progress(step, 10, step, 10, 4))
         return float(losses["consistency"].detach())
 
     full = consistency(4, ramp_share=0.0)
+    assert full > 0
     assert consistency(4, ramp_share=0.5) == pytest.approx(full * math.exp(-5), rel=1e-5)
     assert consistency(7, ramp_share=0.5) == pytest.approx(full, rel=1e-5)
 

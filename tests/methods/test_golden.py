@@ -20,6 +20,9 @@ RECORD = Path(__file__).with_name("golden.json")
 TOLERANCE = 2e-3
 """Relative. Other CPUs round convolutions differently, and five steps let that grow; a changed formula moves more."""
 
+ABSOLUTE = {"gct": 2e-3}
+"""Instead of 1e-4: of two flaws that are all but equal, rounding decides whose prediction is the better one."""
+
 
 def five_steps(tiny: Any, name: str) -> list[dict[str, float]]:
     torch.manual_seed(0)
@@ -29,7 +32,8 @@ def five_steps(tiny: Any, name: str) -> list[dict[str, float]]:
 def test_five_steps_give_the_losses_on_record(tiny: Any, name: str) -> None:
     expected = json.loads(RECORD.read_text(encoding="utf-8"))[name]
     for step, (found, recorded) in enumerate(zip(five_steps(tiny, name), expected, strict=True)):
-        assert found == pytest.approx(recorded, rel=TOLERANCE, abs=1e-4), f"step {step}"
+        assert found == pytest.approx(recorded, rel=TOLERANCE, abs=ABSOLUTE.get(name, 1e-4)), f"step {step}"
+    assert all(any(step[loss] for step in expected) for loss in expected[0])  # one that is always 0 says nothing
 
 
 def rewrite(names: list[str]) -> None:

@@ -20,7 +20,7 @@ from pipeline.training.method import Method, Progress, Setting
 
 FOLDER = Path(__file__).parent
 TABLE = runpy.run_path(str(FOLDER / "parameters.py"))
-PARAMETERS, HOST_DECISIONS = TABLE["PARAMETERS"], TABLE["HOST_DECISIONS"]
+PARAMETERS, HOST_DECISIONS, SIZES = TABLE["PARAMETERS"], TABLE["HOST_DECISIONS"], TABLE["SIZES"]
 METHODS = sorted(
     path.stem for path in (FOLDER.parents[1] / "pipeline" / "methods").glob("*.py") if path.stem != "__init__"
 )
@@ -93,11 +93,12 @@ def total(values: dict[str, Tensor]) -> Tensor:
 
 
 def train(method: Method, *, steps: int, first: int = 0, lr: float = 0.05) -> list[dict[str, float]]:
-    """Train by SGD with momentum, as the engine does, and return each step's losses."""
+    """Train by SGD with momentum, as the engine does, on images that hide none of its losses; return each step's."""
+    size = SIZES.get(type(method).__module__.rpartition(".")[2], SIZE)
     optimiser = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=lr, momentum=0.9)
     history = []
     for step in range(first, first + steps):
-        values = losses(method, make_batch(step), step=step, seed=step)
+        values = losses(method, make_batch(step, size=size), step=step, seed=step)
         optimiser.zero_grad()
         total(values).backward()
         optimiser.step()

@@ -92,6 +92,46 @@ def test_cps_has_the_rates_that_its_authors_ranks_come_to() -> None:
     assert (city["training"]["lr"], city["training"]["weight_decay"]) == pytest.approx((0.02 / 8, 8 * 0.0001))
 
 
+SCHEDULES = {
+    ("cct", "official"): (320, 10, 80, 0.001, 10, 0.0001),
+    ("gct", "official"): (321, 8, 20, 0.001, 10, 0.0005),
+    ("pseudoseg", "official"): (513, 64, 30, 0.007, 1, 0.0001),
+    ("pc2seg", "official"): (513, 64, 30, 0.007, 1, 0.0001),
+    ("cps", "official"): (512, 8, 34, 0.0025, 1, 0.0004),
+    ("cps", "official_cityscapes"): (800, 8, 137, 0.0025, 1, 0.0008),
+    ("ael", "official"): (513, 16, 80, 0.00125, 10, 0.0008),
+    ("ael", "official_cityscapes"): (769, 16, 200, 0.00125, 10, 0.0008),
+    ("u2pl_ael", "official"): (513, 16, 80, 0.00125, 10, 0.0008),
+    ("unimatch", "official"): (321, 8, 80, 0.001, 10, 0.0001),
+    ("unimatch", "official_cityscapes"): (801, 8, 240, 0.005, 1, 0.0001),
+    ("unimatch_v2", "official"): (518, 16, 60, 0.000005, 40, 0.01),
+    ("unimatch_v2", "official_cityscapes"): (798, 8, 180, 0.000005, 40, 0.01),
+    ("augseg", "official"): (512, 16, 80, 0.001, 10, 0.0001),
+    ("augseg", "official_cityscapes"): (800, 16, 240, 0.01, 10, 0.0005),
+}
+"""Crop, images of either kind a step, epochs, rate, the heads' over it, decay: as tests/methods/official.py has it."""
+
+
+@pytest.mark.parametrize(("method", "variant"), SCHEDULES)
+def test_an_official_schedule_is_the_authors_without_a_warm_start(method: str, variant: str) -> None:
+    dataset = "cityscapes" if variant.endswith("cityscapes") else "voc_blender"
+    training = row_of(method, variant, dataset=dataset)["training"]
+    keys = ("crop", "labelled_batch", "epochs", "lr", "head_lr_factor", "weight_decay")
+    assert tuple(training[key] for key in keys) == SCHEDULES[method, variant]
+    assert training["unlabelled_batch"] == training["labelled_batch"]
+    assert training["warm_start_epochs"] == 0
+    assert training["optimiser"] == ("adamw" if method == "unimatch_v2" else "sgd")
+    assert training["steps_per_epoch"] == (1000 if method in ("pseudoseg", "pc2seg") else None)
+    by_hard_pixels = dataset == "cityscapes" or method == "ael"
+    assert training["criterion"] == ("ohem" if by_hard_pixels else "ce")
+
+
+def test_every_official_variant_has_its_schedule_here() -> None:
+    methods = project_params()["methods"].items()
+    found = {(name, variant) for name, block in methods for variant in block.get("variants", {})}
+    assert {place for place in found if place[1].startswith("official")} == set(SCHEDULES)
+
+
 def test_cct_has_a_tenth_of_its_authors_rate_in_the_encoder() -> None:
     training = row_of("cct", "official")["training"]
     assert (training["lr"], training["head_lr_factor"]) == (0.001, 10)

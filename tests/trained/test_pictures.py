@@ -182,6 +182,11 @@ def test_the_papers_figures_are_drawn_from_cells_of_their_tables(
     assert [line.split(" from ")[0] for line in lines] == [
         f"{name}: drawn" for name in ("figure_4", "figure_a1", "figure_a2", "figure_2")
     ]
+    for line, places in ((lines[0], ("table_2", "table_4")), (lines[1], ("table_3", "table_a2"))):
+        plain, all_negatives = (tables[table] for table in places)
+        without = next(row for row in all_negatives if row["parameters"]["negatives"] == "all")
+        for row in (*plain, without):
+            assert chain(row)[-2].key[:8] in line
     for name in ("figure_4", "figure_a1"):
         top = [axes.get_title(loc="center") for axes in figures[name].axes[:5]]
         assert top == ["image", "label", "SupOnly", "contrast without\nentropy filter", "U2PL"]
