@@ -94,7 +94,7 @@ PAPER_TABLES = {
 
 OWN_TITLES = {
     "experiment": "One cell of the top-level parameters",
-    "table_x1": "Semantics of U2PL: the paper's, the released code's, each defect alone",
+    "table_x1": "Semantics of U2PL: the paper's, the released code's, parts of it, each defect alone",
     "table_x2": "SupOnly as published against equal steps",
     "table_x3": "All methods over several seeds",
     "table_x4": "PseudoSeg as its own paper studies it",
