@@ -37,6 +37,9 @@ COLOURS = (
 )  # fmt: skip
 """One for each method, in the order of `METHOD_LABELS`: SupOnly grey, U2PL the colour of all that is measured."""
 
+MARKERS = ("H", "v", "^", "D", "P", "<", ">", "X", "p", "o", "s", "h", "d", "*")
+"""One for each method, in the same order; with these, lines are told apart without colours."""
+
 BY_CLASS = re.compile(r"/(class|true)_\d+$")
 """Metrics that a run has for each class: heat maps show them, not a panel each."""
 
@@ -102,8 +105,8 @@ def ablation_figure(grid: Grid) -> Figure | None:
         ]
         paper = [0.0 if base else entry.published_gain for base, entry in zip(is_base, entries, strict=True)]
         _zero_line(axes, grid)
-        _points(axes, paper, style="s--" if is_ordered else "s", name=f"paper, {role(grid)}", colour=PAPER)
-        _points(axes, ours, style="o-" if is_ordered else "o", name=f"measured, {_data_name(grid)}", colour=MEASURED)
+        _points(axes, paper, style="s--" if is_ordered else "s", name=_paper_side(grid), colour=PAPER)
+        _points(axes, ours, style="o-" if is_ordered else "o", name=_our_side(grid), colour=MEASURED)
         axes.set_title(grid.columns[index])
         axes.set_xticks(range(len(names)), [_broken(name) for name in names])
         axes.set_xlabel(_typeset(", ".join(map(heading, grid.label_names))) if is_ordered else "row of the table")
@@ -129,25 +132,27 @@ def gain_figure(grid: Grid) -> Figure | None:
     measured = [line for line in grid.lines if any(entry.gain is not None for entry in line.entries)]
     if base is None or not measured or len(grid.columns) == 1:
         return None
-    figure = Figure(figsize=(6.6, 3.0), layout="constrained")
+    figure = Figure(figsize=(6.6, 3.2), layout="constrained")
     sides = 2 if grid.has_published else 1
     panels = figure.subplots(1, sides, sharey=is_paper_data(grid.data, grid.dataset), squeeze=False)[0]
     own = [line for line in grid.lines if line.entries[0].paper_names_gain]
     others = [line for line in grid.lines if line not in own and line is not base]
-    colours = colours_of([line_name(line) for line in [*own, *others]])
+    names = [line_name(line) for line in [*own, *others]]
+    colours, markers = styles_of(names, COLOURS), styles_of(names, MARKERS)
     for axes, is_paper in zip(panels, (False, True), strict=False):
         for line in [*own, *others]:
-            colour = colours[line_name(line)]
+            name = line_name(line)
             gains = [entry.published_gain if is_paper else entry.gain for entry in line.entries]
             width = 2.2 if line in own else 1.1
-            drawn = _points(axes, gains, style="o-", name=_typeset(line_name(line)), colour=colour)
-            drawn.set(linewidth=width, markersize=2 + width, linestyle=dash_of(line_name(line)))
+            drawn = _points(axes, gains, style=f"{markers[name]}-", name=_typeset(name), colour=colours[name])
+            drawn.set(linewidth=width, markersize=5 + width / 2, linestyle=dash_of(name))
+            drawn.set(markeredgecolor="white", markeredgewidth=0.5)
         axes.axhline(0, color=INK, linewidth=0.6)
-        axes.set_title(f"paper, {role(grid)}" if is_paper else f"measured, {_data_name(grid)}")
+        axes.set_title(_paper_side(grid) if is_paper else _our_side(grid))
         axes.set_xticks(range(len(grid.columns)), [_broken(column) for column in grid.columns])
         axes.set_xlim(-0.3, len(grid.columns) - 0.7)
-    panels[0].set_ylabel(f"points over {reference_name(grid)}")
-    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside right upper")
+    panels[0].set_ylabel(f"points over {_typeset(reference_name(grid))}")
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside upper left", ncols=4)
     return figure
 
 
@@ -168,10 +173,10 @@ def class_figure(
     figure = Figure(figsize=(5.6, 0.9 + 0.19 * len(order)), layout="constrained")
     axes = figure.subplots()
     axes.hlines(places, a[order], b[order], color=PAPER, linewidth=1.6)
-    axes.plot(a[order], places, "o", color=PAPER, markersize=4.5, label=names[0])
-    axes.plot(b[order], places, "o", color=MEASURED, markersize=4.5, label=names[1])
+    axes.plot(a[order], places, "s", color=PAPER, markersize=4, label=_typeset(names[0]))
+    axes.plot(b[order], places, "o", color=MEASURED, markersize=4.5, label=_typeset(names[1]))
     for place, index in zip(places, order, strict=True):
-        gain = f"{b[index] - a[index]:+.1f}".replace("-", "−")
+        gain = f"{round(b[index] - a[index], 1) + 0.0:+.1f}".replace("-", "−")  # never −0.0
         axes.annotate(gain, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=7.5)
     axes.set_yticks(places, [called[index] for index in order])
     axes.set_ylim(-0.7, len(order) - 0.3)
@@ -195,7 +200,7 @@ def curve_figure(runs: Mapping[str, Sequence[Curves]], *, group: str, ylabel: st
     tall = max(1.75 * height + 0.4, 0.18 * len(runs) + 0.5)  # the legend is a column beside the panels
     figure = Figure(figsize=(2.3 * width + 1.5, tall), layout="constrained")
     panels = list(figure.subplots(height, width, squeeze=False, sharex=True).flat)
-    colours = colours_of(list(runs))
+    colours = styles_of(list(runs), COLOURS)
     for axes, metric in zip(panels, metrics_shown, strict=False):
         for name, seeds in runs.items():
             _band(axes, [curves[metric] for curves in seeds if metric in curves], name=name, colour=colours[name])
@@ -211,15 +216,15 @@ def curve_figure(runs: Mapping[str, Sequence[Curves]], *, group: str, ylabel: st
     return figure
 
 
-def colours_of(names: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each name: every method has its own in all figures, its variants too (`method, variant`).
+def styles_of(names: Sequence[str], styles: Sequence[str]) -> dict[str, str]:
+    """Return of `COLOURS` or `MARKERS` one for each name: a method's own in all figures, its variants' too.
 
-    Anything else takes what is left, but for the baseline's grey.
+    Anything else than `method` or `method, variant` takes what is left, but for the baseline's.
     """
-    fixed = dict(zip(METHOD_LABELS.values(), COLOURS, strict=False))  # a method of one's own may have no colour
+    fixed = dict(zip(METHOD_LABELS.values(), styles, strict=False))  # a method of one's own may have none
     called = {name: name.partition(", ")[0] for name in names}
     taken = {fixed[method] for method in called.values() if method in fixed}
-    free = cycle([colour for colour in COLOURS[1:] if colour not in taken] or COLOURS[1:])
+    free = cycle([style for style in styles[1:] if style not in taken] or styles[1:])
     return {name: fixed[method] if method in fixed else next(free) for name, method in called.items()}
 
 
@@ -261,8 +266,12 @@ def _class_iou(rows: Sequence[Row], shown: Shown) -> np.ndarray | None:
     return np.array(found, dtype=float).mean(axis=0) if found else None
 
 
-def _data_name(grid: Grid) -> str:
-    return role(grid) if is_paper_data(grid.data, grid.dataset) else grid.data
+def _our_side(grid: Grid) -> str:
+    return f"Measured on {role(grid) if is_paper_data(grid.data, grid.dataset) else grid.data}"
+
+
+def _paper_side(grid: Grid) -> str:
+    return f"In the paper, on {role(grid)}"
 
 
 def _is_number(text: str) -> bool:

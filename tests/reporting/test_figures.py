@@ -17,10 +17,10 @@ from pipeline.reporting.figures import (
     Curves,
     ablation_figure,
     class_figure,
-    colours_of,
     curve_figure,
     gain_figure,
     save_figure,
+    styles_of,
 )
 from pipeline.reporting.grid import Grid, Line, build_grid
 from pipeline.reporting.paper import read_published
@@ -53,8 +53,8 @@ def test_an_ablation_shows_both_sides_as_differences_to_their_own_default(make_g
         entries = [line.entries[index] for line in grid.lines]
         assert axes.get_title(loc="left") == grid.columns[index]
         assert axes.get_xlabel() == r"$\mathrm{α_{0}}$ (%)"
-        assert heights(axes, "measured, shapes") == [entry.gain or 0.0 for entry in entries]
-        assert heights(axes, "paper, VOC blender") == [entry.published_gain or 0.0 for entry in entries]
+        assert heights(axes, "Measured on shapes") == [entry.gain or 0.0 for entry in entries]
+        assert heights(axes, "In the paper, on VOC blender") == [entry.published_gain or 0.0 for entry in entries]
 
 
 def test_the_band_of_an_ablation_is_the_noise_of_two_single_runs(
@@ -80,7 +80,7 @@ def test_a_collapse_does_not_hide_the_other_learning_rates(make_grid: Callable[.
     figure = ablation_figure(make_grid("table_a5"))
     assert figure is not None
     assert figure.axes[0].get_yscale() == "symlog"
-    assert min(heights(figure.axes[0], "paper, VOC blender")) == -75.81
+    assert min(heights(figure.axes[0], "In the paper, on VOC blender")) == -75.81
     assert figure.axes[0].get_ylim()[0] < -75.81
 
 
@@ -98,7 +98,10 @@ def test_gains_of_other_data_have_an_axis_of_their_own(
     figure = gain_figure(grid)
     assert figure is not None
     measured, paper = figure.axes
-    assert [axes.get_title(loc="left") for axes in (measured, paper)] == ["measured, shapes", "paper, VOC blender"]
+    assert [axes.get_title(loc="left") for axes in (measured, paper)] == [
+        "Measured on shapes",
+        "In the paper, on VOC blender",
+    ]
     assert not measured.get_shared_y_axes().joined(measured, paper)
     assert heights(paper, "U2PL (w/ CutMix)") == [9.34, 7.46, 3.50, 3.37]
     own = next(line for line in grid.lines if line.labels["method"] == "U2PL (w/ CutMix)")
@@ -114,6 +117,13 @@ def test_gains_at_one_partition_alone_are_no_figure(
 ) -> None:
     rows = [row for row in make_table("table_2") if row["partition"] == "1-8"]
     assert gain_figure(build_grid("table_2", rows, published=None, noise_rows=[], shown=Shown())) is None
+
+
+def test_methods_are_told_apart_without_colours(make_grid: Callable[..., Grid]) -> None:
+    figure = gain_figure(make_grid("table_3"))
+    assert figure is not None
+    drawn = [line for line in figure.axes[1].get_lines() if not str(line.get_label()).startswith("_")]
+    assert len({(line.get_marker(), line.get_linestyle()) for line in drawn}) == len(drawn) == 8
 
 
 def test_a_method_has_one_colour_in_every_table(make_grid: Callable[..., Grid]) -> None:
@@ -231,12 +241,12 @@ def test_equal_figures_are_equal_files_whose_text_is_text(tmp_path: Path, make_g
         save_figure(figure, tmp_path / name)
     text = (tmp_path / "a.svg").read_text()
     assert text == (tmp_path / "b.svg").read_text()
-    assert re.search(r"<text[^>]*>measured, shapes</text>", text)
+    assert re.search(r"<text[^>]*>Measured on shapes</text>", text)
 
 
 def test_a_method_of_ones_own_has_a_colour_that_no_other_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a label or without; the baseline's grey is the baseline's alone."""
     monkeypatch.setitem(METHOD_LABELS, "mine", "Mine")
-    found = colours_of(["SupOnly", "U2PL (w/ CutMix)", "Mine", "another", "U2PL (w/ L_c)"])
+    found = styles_of(["SupOnly", "U2PL (w/ CutMix)", "Mine", "another", "U2PL (w/ L_c)"], COLOURS)
     assert len(set(found.values())) == 5
     assert [name for name, colour in found.items() if colour == COLOURS[0]] == ["SupOnly"]
