@@ -37,8 +37,8 @@ COLOURS = (
 )  # fmt: skip
 """One for each method, in the order of `METHOD_LABELS`: SupOnly grey, U2PL the colour of all that is measured."""
 
-MARKERS = ("H", "v", "^", "D", "P", "<", ">", "X", "p", "o", "s", "h", "d", "*")
-"""One for each method, in the same order; with these, lines are told apart without colours."""
+MARKERS = "osv^D<>PXpd*hH8"
+"""Of the lines of a figure, in their order; by these they are told apart without colours."""
 
 BY_CLASS = re.compile(r"/(class|true)_\d+$")
 """Metrics that a run has for each class: heat maps show them, not a panel each."""
@@ -94,7 +94,7 @@ def ablation_figure(grid: Grid) -> Figure | None:
     names = [line_name(line) for line in grid.lines]
     is_ordered = all(len(line.labels) == 1 and _is_number(name) for line, name in zip(grid.lines, names, strict=True))
     panel = max(2.9, 0.7 * len(names))
-    figure = Figure(figsize=(max(5.2, panel * len(shown) + 0.8), 2.9), layout="constrained")
+    figure = Figure(figsize=(max(5.8, panel * len(shown) + 0.8), 2.9), layout="constrained")
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, index in zip(panels, shown, strict=True):
         entries = [line.entries[index] for line in grid.lines]
@@ -105,7 +105,8 @@ def ablation_figure(grid: Grid) -> Figure | None:
         ]
         paper = [0.0 if base else entry.published_gain for base, entry in zip(is_base, entries, strict=True)]
         _zero_line(axes, grid)
-        _points(axes, paper, style="s--" if is_ordered else "s", name=_paper_side(grid), colour=PAPER)
+        if grid.has_published:
+            _points(axes, paper, style="s--" if is_ordered else "s", name=_paper_side(grid), colour=PAPER)
         _points(axes, ours, style="o-" if is_ordered else "o", name=_our_side(grid), colour=MEASURED)
         axes.set_title(grid.columns[index])
         axes.set_xticks(range(len(names)), [_broken(name) for name in names])
@@ -138,15 +139,14 @@ def gain_figure(grid: Grid) -> Figure | None:
     own = [line for line in grid.lines if line.entries[0].paper_names_gain]
     others = [line for line in grid.lines if line not in own and line is not base]
     names = [line_name(line) for line in [*own, *others]]
-    colours, markers = styles_of(names, COLOURS), styles_of(names, MARKERS)
+    colours, markers = colours_of(names), dict(zip(names, cycle(MARKERS), strict=False))
     for axes, is_paper in zip(panels, (False, True), strict=False):
         for line in [*own, *others]:
             name = line_name(line)
             gains = [entry.published_gain if is_paper else entry.gain for entry in line.entries]
             width = 2.2 if line in own else 1.1
             drawn = _points(axes, gains, style=f"{markers[name]}-", name=_typeset(name), colour=colours[name])
-            drawn.set(linewidth=width, markersize=5 + width / 2, linestyle=dash_of(name))
-            drawn.set(markeredgecolor="white", markeredgewidth=0.5)
+            drawn.set(linewidth=width, markersize=4 + width / 2, linestyle=dash_of(name))
         axes.axhline(0, color=INK, linewidth=0.6)
         axes.set_title(_paper_side(grid) if is_paper else _our_side(grid))
         axes.set_xticks(range(len(grid.columns)), [_broken(column) for column in grid.columns])
@@ -200,7 +200,7 @@ def curve_figure(runs: Mapping[str, Sequence[Curves]], *, group: str, ylabel: st
     tall = max(1.75 * height + 0.4, 0.18 * len(runs) + 0.5)  # the legend is a column beside the panels
     figure = Figure(figsize=(2.3 * width + 1.5, tall), layout="constrained")
     panels = list(figure.subplots(height, width, squeeze=False, sharex=True).flat)
-    colours = styles_of(list(runs), COLOURS)
+    colours = colours_of(list(runs))
     for axes, metric in zip(panels, metrics_shown, strict=False):
         for name, seeds in runs.items():
             _band(axes, [curves[metric] for curves in seeds if metric in curves], name=name, colour=colours[name])
@@ -216,15 +216,15 @@ def curve_figure(runs: Mapping[str, Sequence[Curves]], *, group: str, ylabel: st
     return figure
 
 
-def styles_of(names: Sequence[str], styles: Sequence[str]) -> dict[str, str]:
-    """Return of `COLOURS` or `MARKERS` one for each name: a method's own in all figures, its variants' too.
+def colours_of(names: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each name: every method has its own in all figures, its variants too (`method, variant`).
 
-    Anything else than `method` or `method, variant` takes what is left, but for the baseline's.
+    Anything else takes what is left, but for the baseline's grey.
     """
-    fixed = dict(zip(METHOD_LABELS.values(), styles, strict=False))  # a method of one's own may have none
+    fixed = dict(zip(METHOD_LABELS.values(), COLOURS, strict=False))  # a method of one's own may have no colour
     called = {name: name.partition(", ")[0] for name in names}
     taken = {fixed[method] for method in called.values() if method in fixed}
-    free = cycle([style for style in styles[1:] if style not in taken] or styles[1:])
+    free = cycle([colour for colour in COLOURS[1:] if colour not in taken] or COLOURS[1:])
     return {name: fixed[method] if method in fixed else next(free) for name, method in called.items()}
 
 
@@ -284,7 +284,7 @@ def _is_number(text: str) -> bool:
 
 def _broken(name: str) -> str:
     """Break a tick label at its spaces, so that neighbours do not meet."""
-    lines = re.split(r", | \+ | (?=\()", name.replace(" = ", "=").replace("no component", "no, component"))
+    lines = re.split(r", | \+ | (?=\()|(?<=[a-z]) (?=[a-z])", name.replace(" = ", "="))
     return "\n".join(map(_typeset, lines))
 
 

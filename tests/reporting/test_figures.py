@@ -17,10 +17,10 @@ from pipeline.reporting.figures import (
     Curves,
     ablation_figure,
     class_figure,
+    colours_of,
     curve_figure,
     gain_figure,
     save_figure,
-    styles_of,
 )
 from pipeline.reporting.grid import Grid, Line, build_grid
 from pipeline.reporting.paper import read_published
@@ -117,6 +117,19 @@ def test_gains_at_one_partition_alone_are_no_figure(
 ) -> None:
     rows = [row for row in make_table("table_2") if row["partition"] == "1-8"]
     assert gain_figure(build_grid("table_2", rows, published=None, noise_rows=[], shown=Shown())) is None
+
+
+def test_a_table_of_our_own_has_no_points_of_the_paper(make_row: Callable[..., Row]) -> None:
+    names = ("one_hot", "class_index", "labelled_negatives", "unlabelled_negatives")
+    default = {"variant": "-"} | {f"defect_{name}": "-" for name in names}
+    labels = [default, default | {"defect_unlabelled_negatives": "True"}]
+    rows = [make_row("table_x1", each, "1/8 (1323)", miou=60 + index) for index, each in enumerate(labels)]
+    figure = ablation_figure(build_grid("table_x1", rows, published=None, noise_rows=[], shown=Shown()))
+    assert figure is not None
+    (axes,) = figure.axes
+    assert heights(axes, "Measured on shapes") == [0.0, 1.0]
+    assert not [line for line in axes.get_lines() if "paper" in str(line.get_label())]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["default", "unlabelled\nnegatives"]
 
 
 def test_methods_are_told_apart_without_colours(make_grid: Callable[..., Grid]) -> None:
@@ -247,6 +260,6 @@ def test_equal_figures_are_equal_files_whose_text_is_text(tmp_path: Path, make_g
 def test_a_method_of_ones_own_has_a_colour_that_no_other_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a label or without; the baseline's grey is the baseline's alone."""
     monkeypatch.setitem(METHOD_LABELS, "mine", "Mine")
-    found = styles_of(["SupOnly", "U2PL (w/ CutMix)", "Mine", "another", "U2PL (w/ L_c)"], COLOURS)
+    found = colours_of(["SupOnly", "U2PL (w/ CutMix)", "Mine", "another", "U2PL (w/ L_c)"])
     assert len(set(found.values())) == 5
     assert [name for name, colour in found.items() if colour == COLOURS[0]] == ["SupOnly"]
