@@ -168,7 +168,10 @@ def class_figure(
     if a is None or b is None:
         return None
     called = list(classes) or [f"class {index}" for index in range(len(a))]
-    order = [index for index in np.argsort(b - a) if np.isfinite(a[index]) and np.isfinite(b[index])]
+    chosen = range(len(a)) if shown.classes is None else shown.classes
+    order = [
+        index for index in np.argsort(b - a) if index in chosen and np.isfinite(a[index]) and np.isfinite(b[index])
+    ]
     places = np.arange(len(order))
     figure = Figure(figsize=(5.6, 0.9 + 0.19 * len(order)), layout="constrained")
     axes = figure.subplots()

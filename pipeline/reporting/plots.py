@@ -143,7 +143,7 @@ def _class_plot(grid: Grid, folder: Path) -> list[Plot]:
 def _classes(rows: Sequence[Row], grid: Grid) -> list[str]:
     """Return the names of the classes of rows, the first of which has figures."""
     figures = figures_of(rows[0], grid.shown)
-    return class_names(rows[0]["data"]["name"], len(figures["iou"]) if figures else 0)
+    return class_names(rows[0]["data"], len(figures["iou"]) if figures else 0)
 
 
 def _curve_figures(grids: Sequence[Grid], folder: Path, *, curves: Callable[[str], Curves | None]) -> list[Plot]:

@@ -162,6 +162,9 @@ def test_classes_stand_in_the_order_of_their_gain_and_absent_ones_are_left_out(m
     assert [label.get_text() for label in axes.get_yticklabels()] == ["cow", "sky", "car"]
     assert [text.get_text() for text in axes.texts] == ["−10.0", "+5.0", "+20.0"]
     assert class_figure([], [rows["b"]], names=("A", "B"), shown=Shown()) is None
+    some = class_figure([rows["a"]], [rows["b"]], names=("A", "B"), shown=Shown(classes=(1,)))
+    assert some is not None
+    assert [label.get_text() for label in some.axes[0].get_yticklabels()] == ["class 1"]
 
 
 def test_seeds_become_a_mean_line_with_a_band_of_one_deviation() -> None:

@@ -35,7 +35,7 @@ from tests.params import project_params
 
 PROJECT = Path(__file__).parents[2]
 SIZE = 32
-CLASSES = class_names("shapes", 21)
+CLASSES = class_names({"name": "shapes"}, 21)
 
 
 class Images:
