@@ -75,6 +75,16 @@ def test_what_failed_before_a_stage_began_is_told_from_what_fails_now(
     assert "1 of 1 cells failed, 1 of them before this stage began and not tried again; see" in said
 
 
+def test_a_fresh_clone_is_told_that_its_networks_are_not_here(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    *_, train, evaluate = chain(lab.rows("experiment")[0])
+    finish(lab.store, evaluate)
+    show_status(lab.root, lab.store, watch=False, as_json=False)
+    assert "1 trainings are measured, as `python -m pipeline tables` shows" in capsys.readouterr().out
+    finish(lab.store, train)
+    show_status(lab.root, lab.store, watch=False, as_json=True)
+    assert json.loads(capsys.readouterr().out)["without_network"] == 0
+
+
 def test_why_slurm_lets_jobs_wait_is_shown(lab: Lab, squeue: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of this store's jobs, and of those that wait."""
     show_status(lab.root, lab.store, watch=False, as_json=False)
