@@ -43,8 +43,8 @@ RELIABILITY_OF = (
 TABLE_A1_ALPHA0 = 0.2
 """The share of pixels called unreliable where the method itself calls none so."""
 
-NO_CONTENT = ("path", "title", "partitions")
-"""Keys of a data block that say where a folder is, how it is called, which other partitions there are."""
+NO_CONTENT = ("path", "title", "classes", "partitions")
+"""Keys of a data block that say where a folder is, how it and its classes are called, which other partitions it has."""
 
 NO_CELLS = (OSError, ValueError, LookupError, TypeError, AttributeError)
 """What `cells_of` raises for a row of another version, or one whose method or own folder is not here."""

@@ -43,7 +43,7 @@ UNDO = "touch params.yaml; git checkout params.yaml 'reports/*/cells/*' 'reports
 """What takes back every edit of params.yaml, and gives back the rows that DVC has removed."""
 
 EVALUATION_KEYS = ("mode", "size", "batch_images", "precision", "select", "select_mode")
-SOURCE_KEYS = ("name", "title", "path", "layout", "num_classes", "seed", "num_fine", "num_coarse", "num_val")
+SOURCE_KEYS = ("name", "title", "path", "layout", "num_classes", "classes", "seed", "num_fine", "num_coarse", "num_val")
 METHOD_KEYS = ("networks", "representation", "parameters", "training", "variants")
 KEYS = {
     "data": ("source", "partitions", *(field.name for field in fields(Rules)), *SOURCE_KEYS),
@@ -69,6 +69,7 @@ def check_blocks(params: dict[str, Any]) -> None:
         _check_keys(scale.get("shown"), [field.name for field in fields(Shown)], where=f"{where}.shown")
         for source, block in scale["sources"].items():
             _check_keys(block, SOURCE_KEYS, where=f"{where}.sources.{source}")
+            _check_class_names(block, where=f"{where}.sources.{source}")
         for place in [key for key in scale if key not in ("sources", "shown")]:
             own = {section: block for section, block in scale[place].items() if section != "methods"}
             _check_sections(own, (), where=f"{where}.{place}")
@@ -76,6 +77,15 @@ def check_blocks(params: dict[str, Any]) -> None:
             _check_keys(methods, known, where=f"{where}.{place}.methods")
             for method, layer in (methods or {}).items():
                 _check_sections(layer, known[method], where=f"{where}.{place}.methods.{method}")
+
+
+def _check_class_names(source: dict[str, Any], *, where: str) -> None:
+    names, num_classes = source.get("classes"), source.get("num_classes")
+    if names is None:
+        return
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not is_list or len(set(names)) != len(names) or len(names) != num_classes:
+        raise ValueError(f"{where}.classes: {names!r}; null, or a list of {num_classes} different names is allowed")
 
 
 def _parameters(method: str) -> list[str]:

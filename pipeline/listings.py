@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import string
 import sys
 from collections import Counter
@@ -16,6 +17,7 @@ from pipeline.adopt import adopt
 from pipeline.cell import NO_CELLS, Cell, cells_of, chain, folder_is_here, from_json, read_rows
 from pipeline.files import read_json
 from pipeline.params import all_tables, load_params, suggest
+from pipeline.progress import WORDS
 from pipeline.store import Store
 
 STATES = ("done", "running", "queued", "missing", "failed", "cancelled")
@@ -99,11 +101,11 @@ def entries(root: Path) -> list[dict[str, Any]]:
 def find_cell(root: Path, store: Store, *, prefix: str) -> Cell:
     """Return the one cell whose key begins with `prefix`: of the current tables, else of the store, as older code has.
 
-    A table of one row (`experiment`) stands for its training. Raises ValueError where there is none, or several.
+    A table of one training (`experiment`) stands for it. Raises ValueError where there is none, or several.
     """
     rows = tables_of(root).get((current_scale(root), prefix), [])
-    if len(rows) == 1:
-        return chain(rows[0])[-2]
+    if rows:
+        return _one_of(prefix, {train.key: train for *_, train, _ in map(chain, rows)})
     cells = {cell.key: cell for rows in tables_of(root).values() for row in rows for cell in cells_of(row)}
     matches = [key for key in cells if key.startswith(prefix)]
     if not matches and prefix.isalnum():
@@ -115,6 +117,14 @@ def find_cell(root: Path, store: Store, *, prefix: str) -> Cell:
         where = "keys stand in reports/<scale>/metrics, `key` and `train_key` of each row"
         raise ValueError(f"cell {prefix!r}: {len(matches)} cells have a key that begins like this ({found}); {where}")
     return cells[matches[0]]
+
+
+def _one_of(table: str, trained: dict[str, Cell]) -> Cell:
+    """Return the only training of a table. Raises ValueError with the keys of all where it has several."""
+    if len(trained) > 1:
+        keys = "\n".join(f"  {cell.key[:12]} {cell.name}" for cell in trained.values())
+        raise ValueError(f"{table} has {len(trained)} trained cells; name one by its key:\n{keys}")
+    return next(iter(trained.values()))
 
 
 def find_target(root: Path, store: Store, *, name: str) -> Cell:
@@ -140,21 +150,60 @@ def find_trained(root: Path, store: Store, *, name: str) -> Path:
     """
     if Path(name).is_dir():
         return Path(name)
-    tables = {table: rows for (scale, table), rows in tables_of(root).items() if scale == current_scale(root)}
-    if name in tables:
-        trained = {chain(row)[-2].key: chain(row)[-2] for row in tables[name]}
-        if len(trained) > 1:
-            keys = "\n".join(f"  {cell.key[:12]} {cell.name}" for cell in trained.values())
-            raise ValueError(f"{name} has {len(trained)} trained cells; name one by its key:\n{keys}")
-        [cell] = trained.values()
-    else:
-        cell = find_cell(root, store, prefix=name)
+    cell = find_cell(root, store, prefix=name)
     if cell.kind == "train" and not store.is_done(cell.key):
         take_over(root, store)
     if cell.kind != "train" or not store.is_done(cell.key):
-        hint = f"; that of {cell.upstream[0][:12]}, perhaps" if cell.kind in ("evaluate", "reliability") else ""
-        raise ValueError(f"{cell.name} is {store.state(cell.key)}; a train cell that is done has a network{hint}")
+        state = store.state(cell.key)
+        hint = _where_a_network_is(root, store, cell=cell)
+        raise ValueError(f"{cell.name} is {WORDS.get(state, state)}; a train cell that is done has a network; {hint}")
     return store.done(cell.key)
+
+
+def _where_a_network_is(root: Path, store: Store, *, cell: Cell) -> str:
+    """Say how a cell without a network comes to one, and which network like it is there already."""
+    if cell.kind != "train":
+        return f"that of {cell.upstream[0][:12]}, perhaps" if cell.upstream else "a warm start is a part of one"
+    state = store.state(cell.key)
+    if state in ("running", "queued"):
+        hint = f"`python -m pipeline logs -f {cell.key[:12]}` follows it"
+    elif state in ("failed", "cancelled"):
+        hint = f"`python -m pipeline retry {cell.key[:12]}`, then `dvc repro`, tries again"
+    else:
+        hint = f"{_command_for(root, cell)} trains it, or `dvc pull` fetches it from a remote that has it"
+    alike = [path for path in (store.root / "done").glob("*/cell.json") if _is_alike(cell, read_json(path))]
+    if alike:
+        last = max(alike, key=lambda path: path.stat().st_mtime).parent.name
+        hint += f"; the last one of its method, data and seed under other values or code is {last[:12]}"
+    return hint
+
+
+def _command_for(root: Path, cell: Cell) -> str:
+    """Return the command that trains a cell of the current tables, and the fewest others with it."""
+    tables = [named for named in tables_of(root).items() if any(chain(row)[-2].key == cell.key for row in named[1])]
+    for (scale, table), _ in sorted(tables, key=lambda named: len(named[1])):
+        if stage := stage_of(root, table, kind="train"):
+            run = "repro" if scale == current_scale(root) else f"exp run -S scale={scale}"
+            return f"`dvc {run} {stage}`"
+    return "`dvc repro`"
+
+
+def _is_alike(cell: Cell, record: dict[str, Any] | None) -> bool:
+    names = ("method", "dataset", "partition", "seed")
+    return (
+        record is not None
+        and record["kind"] == "train"
+        and all(record["values"].get(name) == cell.values[name] for name in names)
+    )
+
+
+def stage_of(root: Path, table: str, *, kind: str) -> str | None:
+    """Return DVC's name of the stage of a kind that is a table's; None where no dvc.yaml has the table."""
+    for path in (root / "dvc.yaml", *sorted(root.glob("reports/*/dvc.yaml"))):
+        if path.exists() and re.search(rf"\b{re.escape(table)}\b", path.read_text(encoding="utf-8")):
+            place = path.relative_to(root)
+            return f"{kind}@{table}" if place == Path("dvc.yaml") else f"{place}:{kind}@{table}"
+    return None
 
 
 def take_over(root: Path, store: Store) -> None:

@@ -44,15 +44,14 @@ def check_own_images(data: dict[str, Any], folder: Path) -> None:
 
 
 def _require_voc(data: dict[str, Any], folder: Path) -> None:
-    """Raise ValueError where a folder in VOC's layout lacks a list or the masks, as a plain devkit does."""
+    """Raise ValueError where a folder in VOC's layout lacks a list, as a plain devkit does."""
     lists = sorted(path.stem for path in (folder / "ImageSets" / "Segmentation").glob("*.txt"))
     for key in ("train", "fine", "labelled_from", "val"):
         if isinstance(data.get(key), str) and data[key] not in lists:
             place = f"{data['path']}/ImageSets/Segmentation"
-            raise ValueError(f"data.{key} is {data[key]!r}; lists in {place}: {', '.join(lists) or 'none'}")
-    if not (folder / "SegmentationClassAug").is_dir():
-        told = "masks of class ids are read from there; of VOC's devkit copy SegmentationClass"
-        raise ValueError(f"{data['path']}/SegmentationClassAug is not there: {told}")
+            hint = "; the devkit has none of that name: copy train.txt, or list all masks but those of val.txt"
+            known = f"lists in {place}: {', '.join(lists) or 'none'}{hint if data[key] == 'train_aug' else ''}"
+            raise ValueError(f"data.{key} is {data[key]!r}; {known}")
 
 
 def _look(pair: Pair, num_classes: int) -> tuple[str | None, set[int]]:

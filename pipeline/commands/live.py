@@ -16,7 +16,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from pipeline.cell import Cell, from_json
+from pipeline.cell import Cell, chain, from_json
 from pipeline.cluster import slurm
 from pipeline.cluster.liveness import read_outline
 from pipeline.files import read_json
@@ -35,7 +35,8 @@ def show_status(root: Path, store: Store, *, watch: bool, as_json: bool) -> None
     """Print the tables' cells by state and what runs now: once, or with `watch` again and again until Ctrl-C."""
     if as_json:
         tables = {name: dict(states) for name, states in _tables(root, store).items()}
-        print(json.dumps({"tables": tables, "running": running(store), "waiting": waiting(store)}, indent=1))
+        facts = {"tables": tables, "running": running(store), "waiting": waiting(store)}
+        print(json.dumps(facts | {"without_network": num_without_network(root, store)}, indent=1))
     elif watch and sys.stdout.isatty():
         with Live(_board(root, store), screen=True, auto_refresh=False) as live:
             while True:
@@ -72,6 +73,12 @@ def waiting(store: Store) -> list[dict[str, Any]]:
             listing = slurm.jobs(store)
     reasons = Counter(job.reason for job in listing or [] if job.name in names and job.state == "PENDING")
     return [{"reason": reason, "jobs": jobs} for reason, jobs in reasons.most_common()]
+
+
+def num_without_network(root: Path, store: Store) -> int:
+    """Return how many trainings are measured and have no network here: of a fresh clone, whose figures git holds."""
+    pairs = {cells[-1].key: cells[-2].key for rows in tables_of(root).values() for cells in map(chain, rows)}
+    return sum(store.is_done(evaluate) and store.state(train) == "missing" for evaluate, train in pairs.items())
 
 
 def _progress(work: Path, cell: Cell, *, since: float) -> dict[str, Any]:
@@ -129,4 +136,10 @@ def _board(root: Path, store: Store) -> Group:
     jobs = Table("jobs that wait", "SLURM's reason", box=None)
     for line in (waits := waiting(store)):
         jobs.add_row(str(line["jobs"]), line["reason"])
-    return Group(tables, cells, *([jobs] if waits else []))
+    notes = []
+    if lost := num_without_network(root, store):
+        notes.append(
+            f" {lost} trainings are measured, as `python -m pipeline tables` shows, and their networks are not here:"
+            " `dvc pull` fetches them from a remote of yours, `dvc repro` trains them again"
+        )
+    return Group(tables, *notes, cells, *([jobs] if waits else []))

@@ -18,7 +18,7 @@ from pipeline.cluster.site import load_site, num_gpus, resources
 from pipeline.commands.forecast import RANKS, Forecast, forecast, total
 from pipeline.commands.measuring import image_size
 from pipeline.commands.past import Past
-from pipeline.listings import STATES, current_scale, tables_of
+from pipeline.listings import STATES, current_scale, stage_of, tables_of
 from pipeline.params import EXPERIMENT, SECTIONS, all_tables, choose, load_params, resolve_table
 from pipeline.progress import WORDS
 from pipeline.reporting.provenance import duration
@@ -108,10 +108,8 @@ def _stage_of(root: Path, target: str) -> str:
         return target
     if target not in all_tables(params):
         raise ValueError(f"{target} is no table of scale {params['scale']}, which params.yaml chooses")
-    for path in (root / "dvc.yaml", *sorted(root.glob("reports/*/dvc.yaml"))):
-        if re.search(rf"\b{re.escape(target)}\b", path.read_text(encoding="utf-8")):
-            place = path.relative_to(root)
-            return f"tables@{target}" if place == Path("dvc.yaml") else f"{place}:tables@{target}"
+    if stage := stage_of(root, target, kind="tables"):
+        return stage
     raise ValueError(f"{target} is in params.yaml, but in no dvc.yaml: add it there under `items`")
 
 

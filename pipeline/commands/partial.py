@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from pipeline.cell import NO_CELLS, Cell, chain, folder_is_here, read_rows
+from pipeline.progress import WORDS
 from pipeline.reporting.grid import build_grid
 from pipeline.reporting.paper import read_published
-from pipeline.reporting.rows import MISSING, Row, has_equal_steps, read_noise_rows, read_shown
+from pipeline.reporting.rows import MISSING, Row, has_equal_steps, read_noise_rows, read_shown, with_holes
+from pipeline.reporting.rows import read_rows as measured_rows
 from pipeline.reporting.tables import to_markdown
 from pipeline.results import measured_row
 from pipeline.store import Store
@@ -44,28 +48,33 @@ def tables_so_far(root: Path, store: Store, *, scale: str, tables: Sequence[str]
             )
             texts.append(to_markdown(grid))
         else:
-            texts.append(f"{table}: none of its {len(rows)} cells is done\n")
+            reasons = Counter(row["reason"] for row in rows)
+            why = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
+            texts.append(f"{table}: no row is measured yet: {why}\n")
     return texts
 
 
 def rows_so_far(store: Store, cells: Path) -> list[Row]:
-    """Return the measured row of each cell that is done, and a hole for every other."""
-    rows = []
-    for row in read_rows(cells):
-        if not folder_is_here(row):
-            rows.append(row | {"state": MISSING, "reason": why_missing(store, row)})
-            continue
-        try:
-            *warm, train, evaluate = chain(row)
-        except NO_CELLS as error:
-            reason = f"of another version ({type(error).__name__}: {error}); `dvc repro cells` writes it again"
-            rows.append(row | {"state": MISSING, "reason": reason})
-            continue
-        if store.is_done(train.key) and store.is_done(evaluate.key):
-            rows.append(measured_row(store, row))
-        else:
-            rows.append(row | {"state": MISSING, "reason": why_not_measured(store, [*warm, train, evaluate])})
-    return rows
+    """Return the measured row of each cell, from the store or else as git holds it, and a hole for every other."""
+    metrics = cells.parents[1] / "metrics" / cells.name
+    recorded = measured_rows(metrics) if metrics.exists() else []
+    return [_row_so_far(store, row, recorded=recorded) for row in read_rows(cells)]
+
+
+def _row_so_far(store: Store, row: Row, *, recorded: Sequence[Row]) -> Row:
+    if not folder_is_here(row):  # then it has no key: what was recorded under its values is its result
+        return with_holes([row], recorded, reason=partial(why_missing, store))[0]
+    try:
+        cells = chain(row)
+    except NO_CELLS as error:
+        reason = f"of another version ({type(error).__name__}: {error}); `dvc repro cells` writes it again"
+        return row | {"state": MISSING, "reason": reason}
+    if all(store.is_done(cell.key) for cell in cells[-2:]):
+        return measured_row(store, row)
+    for found in recorded:  # of a fresh clone the store has no trainings
+        if found.get("key") == cells[-1].key:
+            return found | row
+    return row | {"state": MISSING, "reason": why_not_measured(store, cells)}
 
 
 def key_today(row: Row) -> str | None:
@@ -79,11 +88,15 @@ def why_missing(store: Store, row: Row) -> str:
 
 
 def why_not_measured(store: Store, cells: Sequence[Cell]) -> str:
-    """Say which cell of a row failed and why, or what the first one that is not done waits for."""
-    for cell in cells:
+    """Say which cell of a row failed and why, or where the first one stands that it waits for."""
+    *before, evaluate = cells
+    needed = ([] if store.is_done(before[-1].key) else before) + [evaluate]
+    waiting = [cell for cell in needed if not store.is_done(cell.key)]
+    for cell in waiting:
         if failure := store.failure(cell.key):
             return f"{cell.kind} failed: {failure['reason']}"
-    waiting = next((cell for cell in cells if not store.is_done(cell.key)), None)
-    if waiting is None:
+    if not waiting:
         return "done, but the table has not been rebuilt since"
-    return f"{waiting.kind} {store.state(waiting.key)}".replace("missing", "not started")
+    states = [(cell.kind, store.state(cell.key)) for cell in waiting]
+    kind, state = next((each for each in states if each[1] != "missing"), states[0])
+    return f"{kind} {WORDS.get(state, state)}{' until `retry`' if state == 'cancelled' else ''}"

@@ -38,6 +38,7 @@ def prepare(source: Mapping[str, Any], out: Path) -> None:
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         if name == OWN:
+            _require_voc(source)
             _copy(Path(source["path"]), partial)
         else:
             print(TERMS[name], flush=True)
@@ -84,6 +85,27 @@ def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"source folder {folder} does not exist")
     return sorted(files_below(folder))
+
+
+def _require_voc(source: Mapping[str, Any]) -> None:
+    """Raise ValueError where a folder is to be in VOC's layout and is not, before gigabytes are copied."""
+    if source.get("layout") != "voc" or not (folder := Path(source["path"])).is_dir():
+        return
+    if not (lacking := _lacking(folder)):
+        return
+    inner = [name for name in ("VOC2012", "VOCdevkit/VOC2012") if len(_lacking(folder / name)) < len(lacking)]
+    if inner:
+        hint = f"they are in {folder / inner[0]}; name that folder, or link to it"
+    elif (folder.resolve().parent / "SegmentationClassAug").is_dir():
+        hint = "it lies beside the folder; move it into it"
+    else:
+        hint = "masks of class ids are read from SegmentationClassAug; of VOC's devkit copy SegmentationClass"
+    raise ValueError(f"{folder} is not in VOC's layout, it has no {', no '.join(lacking)}: {hint}")
+
+
+def _lacking(folder: Path) -> list[str]:
+    needed = ("JPEGImages", "ImageSets/Segmentation", "SegmentationClassAug")
+    return [name for name in needed if not (folder / name).is_dir()]
 
 
 def _copy(folder: Path, out: Path) -> None:

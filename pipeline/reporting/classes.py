@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 _VOC = [
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "table", "dog", "horse", "motorbike", "person", "plant", "sheep", "sofa", "train", "television",
@@ -17,7 +20,7 @@ _SHAPES = ["photograph"] + [
 _NAMES = {"voc": _VOC, "cityscapes": _CITYSCAPES, "streets": _CITYSCAPES, "shapes": _SHAPES}
 
 
-def class_names(data: str, num_classes: int) -> list[str]:
-    """Return the names of a data set's classes; of one that is not known here their numbers."""
-    names = _NAMES.get(data, [])
+def class_names(data: Mapping[str, Any], num_classes: int) -> list[str]:
+    """Return the names of the classes of a data block: its own, or those known here, or else numbers."""
+    names = data.get("classes") or _NAMES.get(data["name"], [])
     return list(names) if len(names) == num_classes else [f"class {index}" for index in range(num_classes)]

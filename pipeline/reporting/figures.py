@@ -37,6 +37,9 @@ COLOURS = (
 )  # fmt: skip
 """One for each method, in the order of `METHOD_LABELS`: SupOnly grey, U2PL the colour of all that is measured."""
 
+MARKERS = "osv^D<>PXpd*hH8"
+"""Of the lines of a figure, in their order; by these they are told apart without colours."""
+
 BY_CLASS = re.compile(r"/(class|true)_\d+$")
 """Metrics that a run has for each class: heat maps show them, not a panel each."""
 
@@ -91,7 +94,7 @@ def ablation_figure(grid: Grid) -> Figure | None:
     names = [line_name(line) for line in grid.lines]
     is_ordered = all(len(line.labels) == 1 and _is_number(name) for line, name in zip(grid.lines, names, strict=True))
     panel = max(2.9, 0.7 * len(names))
-    figure = Figure(figsize=(max(5.2, panel * len(shown) + 0.8), 2.9), layout="constrained")
+    figure = Figure(figsize=(max(5.8, panel * len(shown) + 0.8), 2.9), layout="constrained")
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, index in zip(panels, shown, strict=True):
         entries = [line.entries[index] for line in grid.lines]
@@ -102,8 +105,9 @@ def ablation_figure(grid: Grid) -> Figure | None:
         ]
         paper = [0.0 if base else entry.published_gain for base, entry in zip(is_base, entries, strict=True)]
         _zero_line(axes, grid)
-        _points(axes, paper, style="s--" if is_ordered else "s", name=f"paper, {role(grid)}", colour=PAPER)
-        _points(axes, ours, style="o-" if is_ordered else "o", name=f"measured, {_data_name(grid)}", colour=MEASURED)
+        if grid.has_published:
+            _points(axes, paper, style="s--" if is_ordered else "s", name=_paper_side(grid), colour=PAPER)
+        _points(axes, ours, style="o-" if is_ordered else "o", name=_our_side(grid), colour=MEASURED)
         axes.set_title(grid.columns[index])
         axes.set_xticks(range(len(names)), [_broken(name) for name in names])
         axes.set_xlabel(_typeset(", ".join(map(heading, grid.label_names))) if is_ordered else "row of the table")
@@ -129,25 +133,26 @@ def gain_figure(grid: Grid) -> Figure | None:
     measured = [line for line in grid.lines if any(entry.gain is not None for entry in line.entries)]
     if base is None or not measured or len(grid.columns) == 1:
         return None
-    figure = Figure(figsize=(6.6, 3.0), layout="constrained")
+    figure = Figure(figsize=(6.6, 3.2), layout="constrained")
     sides = 2 if grid.has_published else 1
     panels = figure.subplots(1, sides, sharey=is_paper_data(grid.data, grid.dataset), squeeze=False)[0]
     own = [line for line in grid.lines if line.entries[0].paper_names_gain]
     others = [line for line in grid.lines if line not in own and line is not base]
-    colours = colours_of([line_name(line) for line in [*own, *others]])
+    names = [line_name(line) for line in [*own, *others]]
+    colours, markers = colours_of(names), dict(zip(names, cycle(MARKERS), strict=False))
     for axes, is_paper in zip(panels, (False, True), strict=False):
         for line in [*own, *others]:
-            colour = colours[line_name(line)]
+            name = line_name(line)
             gains = [entry.published_gain if is_paper else entry.gain for entry in line.entries]
             width = 2.2 if line in own else 1.1
-            drawn = _points(axes, gains, style="o-", name=_typeset(line_name(line)), colour=colour)
-            drawn.set(linewidth=width, markersize=2 + width, linestyle=dash_of(line_name(line)))
+            drawn = _points(axes, gains, style=f"{markers[name]}-", name=_typeset(name), colour=colours[name])
+            drawn.set(linewidth=width, markersize=4 + width / 2, linestyle=dash_of(name))
         axes.axhline(0, color=INK, linewidth=0.6)
-        axes.set_title(f"paper, {role(grid)}" if is_paper else f"measured, {_data_name(grid)}")
+        axes.set_title(_paper_side(grid) if is_paper else _our_side(grid))
         axes.set_xticks(range(len(grid.columns)), [_broken(column) for column in grid.columns])
         axes.set_xlim(-0.3, len(grid.columns) - 0.7)
-    panels[0].set_ylabel(f"points over {reference_name(grid)}")
-    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside right upper")
+    panels[0].set_ylabel(f"points over {_typeset(reference_name(grid))}")
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside upper left", ncols=4)
     return figure
 
 
@@ -163,15 +168,18 @@ def class_figure(
     if a is None or b is None:
         return None
     called = list(classes) or [f"class {index}" for index in range(len(a))]
-    order = [index for index in np.argsort(b - a) if np.isfinite(a[index]) and np.isfinite(b[index])]
+    chosen = range(len(a)) if shown.classes is None else shown.classes
+    order = [
+        index for index in np.argsort(b - a) if index in chosen and np.isfinite(a[index]) and np.isfinite(b[index])
+    ]
     places = np.arange(len(order))
     figure = Figure(figsize=(5.6, 0.9 + 0.19 * len(order)), layout="constrained")
     axes = figure.subplots()
     axes.hlines(places, a[order], b[order], color=PAPER, linewidth=1.6)
-    axes.plot(a[order], places, "o", color=PAPER, markersize=4.5, label=names[0])
-    axes.plot(b[order], places, "o", color=MEASURED, markersize=4.5, label=names[1])
+    axes.plot(a[order], places, "s", color=PAPER, markersize=4, label=_typeset(names[0]))
+    axes.plot(b[order], places, "o", color=MEASURED, markersize=4.5, label=_typeset(names[1]))
     for place, index in zip(places, order, strict=True):
-        gain = f"{b[index] - a[index]:+.1f}".replace("-", "−")
+        gain = f"{round(b[index] - a[index], 1) + 0.0:+.1f}".replace("-", "−")  # never −0.0
         axes.annotate(gain, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=7.5)
     axes.set_yticks(places, [called[index] for index in order])
     axes.set_ylim(-0.7, len(order) - 0.3)
@@ -261,8 +269,12 @@ def _class_iou(rows: Sequence[Row], shown: Shown) -> np.ndarray | None:
     return np.array(found, dtype=float).mean(axis=0) if found else None
 
 
-def _data_name(grid: Grid) -> str:
-    return role(grid) if is_paper_data(grid.data, grid.dataset) else grid.data
+def _our_side(grid: Grid) -> str:
+    return f"Measured on {role(grid) if is_paper_data(grid.data, grid.dataset) else grid.data}"
+
+
+def _paper_side(grid: Grid) -> str:
+    return f"In the paper, on {role(grid)}"
 
 
 def _is_number(text: str) -> bool:
@@ -275,7 +287,7 @@ def _is_number(text: str) -> bool:
 
 def _broken(name: str) -> str:
     """Break a tick label at its spaces, so that neighbours do not meet."""
-    lines = re.split(r", | \+ | (?=\()", name.replace(" = ", "=").replace("no component", "no, component"))
+    lines = re.split(r", | \+ | (?=\()|(?<=[a-z]) (?=[a-z])", name.replace(" = ", "="))
     return "\n".join(map(_typeset, lines))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.reporting.noise import Noise, noise_for, num_steps
-from pipeline.reporting.paper import PAPER_TABLES, REPRODUCED, Published, reference_of, title_of
+from pipeline.reporting.paper import REPRODUCED, Published, facts_of, reference_of
 from pipeline.reporting.rows import (
     EQUAL_STEPS_TABLE,
     OLDER,
@@ -125,7 +125,7 @@ def build_grid(
         )
     grid = Grid(
         table=table,
-        title=title_of(table),
+        title=facts_of(table).title,
         scale=rows[0]["scale"],
         data=", ".join(dict.fromkeys(data_of(row) for row in rows)),
         dataset=rows[0]["dataset"],
@@ -250,7 +250,7 @@ def _with_gains(grid: Grid) -> Grid:
     reference = reference_line(grid)
     if reference is None:
         return grid
-    named = PAPER_TABLES[grid.table].gains if grid.table in PAPER_TABLES else ()
+    named = facts_of(grid.table).gains
     lines = []
     for line in grid.lines:
         entries = []
@@ -272,7 +272,7 @@ def _with_gains(grid: Grid) -> Grid:
 
 
 def _difference(value: float | None, base: float | None) -> float | None:
-    return None if value is None or base is None else round(value - base, DECIMALS)
+    return None if value is None or base is None else round(value - base, DECIMALS) + 0.0  # never -0.0
 
 
 def _with_best(grid: Grid) -> Grid:

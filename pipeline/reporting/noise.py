@@ -93,10 +93,14 @@ def noise_of(rows: Sequence[Row], shown: Shown) -> Noise | None:
 
 
 def noise_for(rows: Sequence[Row], others: Sequence[Row], *, shown: Shown) -> Noise | None:
-    """Return the noise of a table: from its own seeds, else from `others` of its data sets, else from all `others`."""
+    """Return the noise of a table: from its own seeds or `others` of its data sets, whichever tell more, else from all.
+
+    A table whose rows are few, and one the moving average of another, says little of what chance does to two trainings.
+    """
     datasets = {row["dataset"] for row in rows}
     alike = [row for row in others if row["dataset"] in datasets]
-    return noise_of(rows, shown) or noise_of(alike, shown) or noise_of(others, shown)
+    known = [noise for noise in (noise_of(rows, shown), noise_of(alike, shown)) if noise is not None]
+    return max(known, key=lambda noise: noise.usual.freedom, default=noise_of(others, shown))
 
 
 def deviation_of(rows: Sequence[Row], shown: Shown) -> float | None:

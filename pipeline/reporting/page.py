@@ -20,7 +20,6 @@ from pipeline.reporting.paper import PAPER_TABLES, is_paper_data, name_of, read_
 from pipeline.reporting.plots import Plot, table_plots, write_plots
 from pipeline.reporting.provenance import CODE_FACTS, duration, run_facts, summary, value
 from pipeline.reporting.rows import (
-    BY_DEFAULT,
     SETTINGS,
     Row,
     Shown,
@@ -30,17 +29,16 @@ from pipeline.reporting.rows import (
     with_holes,
 )
 
-NOT_MEASURED = "not measured yet"
 EXPERIMENT = "experiment"
 
 
 def write_report(
     reports_dir: Path,
     *,
-    shown: Shown = BY_DEFAULT,
-    curves: Callable[[str], Curves | None] = lambda train_key: None,
-    reason: Callable[[Row], str] = lambda cell: NOT_MEASURED,
-    key_of: Callable[[Row], str | None] = lambda cell: None,
+    shown: Shown,
+    curves: Callable[[str], Curves | None],
+    reason: Callable[[Row], str],
+    key_of: Callable[[Row], str | None],
 ) -> Path:
     """Write `<reports_dir>/index.html` and the figures it shows, `<reports_dir>/figures/*.svg`; return the page's path.
 
@@ -72,6 +70,8 @@ def write_report(
             scale=grids[0].scale,
             roles=_roles(grids),
             is_own=all(grid.dataset == "folder" for grid in grids),
+            has_published=any(grid.has_published for grid in grids),
+            has_pairs=any(section["pairs"].total for section in sections),
             is_paper=all(is_paper_data(grid.data, grid.dataset) for grid in grids),
             shown=str(shown),
             facts=summary([row for table_rows in rows.values() for row in table_rows]),

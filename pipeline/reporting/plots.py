@@ -20,7 +20,7 @@ from pipeline.reporting.figures import (
 )
 from pipeline.reporting.grid import Grid, Line
 from pipeline.reporting.heatmaps import balance_figure, queue_figure
-from pipeline.reporting.paper import PAPER_TABLES, name_of
+from pipeline.reporting.paper import PAPER_TABLES, is_paper_data, name_of
 from pipeline.reporting.reliability import (
     CALIBRATION,
     RISK,
@@ -92,8 +92,10 @@ def table_plots(plots: Sequence[Plot], table: str) -> list[Plot]:
 def _table_figures(grid: Grid, folder: Path) -> list[Plot]:
     reference = reference_name(grid)
     plots = []
-    if reference == "SupOnly":
-        words = f"Gains over SupOnly in points. {measured_on(grid)} Each side has its own axis if the data differ."
+    if reference.partition(", ")[0] == "SupOnly":
+        words = f"Gains over {reference} in points. {measured_on(grid)}"
+        if grid.has_published and not is_paper_data(grid.data, grid.dataset):
+            words += " Each side has its own axis."
         plots += _drawn(
             gain_figure(grid), folder / f"{grid.table}_gains.svg", caption=f"{name_of(grid.table)}. {words}", grid=grid
         )
@@ -141,7 +143,7 @@ def _class_plot(grid: Grid, folder: Path) -> list[Plot]:
 def _classes(rows: Sequence[Row], grid: Grid) -> list[str]:
     """Return the names of the classes of rows, the first of which has figures."""
     figures = figures_of(rows[0], grid.shown)
-    return class_names(rows[0]["data"]["name"], len(figures["iou"]) if figures else 0)
+    return class_names(rows[0]["data"], len(figures["iou"]) if figures else 0)
 
 
 def _curve_figures(grids: Sequence[Grid], folder: Path, *, curves: Callable[[str], Curves | None]) -> list[Plot]:

@@ -84,7 +84,7 @@ def reliability_figure(record: Record) -> Figure:
     _, found = widest_set(record)
     iou, only = (np.array(found[part]["iou"], dtype=float) for part in ("all", "reliable"))  # None becomes nan
     share = 100 * np.array(found["class_unreliable_share"], dtype=float)
-    names = class_names(record["data"]["name"], len(iou))
+    names = class_names(record["data"], len(iou))
     order = [index for index in np.argsort(iou) if np.isfinite(iou[index]) and np.isfinite(share[index])]
     places = np.arange(len(order))
     figure = Figure(figsize=(6.6, 0.9 + 0.19 * len(order)), layout="constrained")

@@ -19,6 +19,9 @@ MEASURED = ("key", "train_key", "state", "metrics", "train_s", "provenance")
 SETTINGS = ("data", "model", "training", "parameters", "evaluation")
 """The sections of a row that hold what decides its figures."""
 
+CALLED = ("title", "classes")
+"""Keys of a data block that change no figure: how the data and their classes are called."""
+
 STATES = ("done", "diverged")
 MISSING = "missing"
 """The state of a hole: a resolved row plus `state` and `reason`."""
@@ -138,10 +141,11 @@ def with_holes(
     by_identity = {_identity(row): row for row in measured}
     found = []
     for cell in cells:
-        row = by_identity.get(_identity(cell))
-        if row is None:
+        if _identity(cell) not in by_identity:
             found.append(cell | {"state": MISSING, "reason": reason(cell)})
-        elif all(_known(row.get(name), value, section=name) == row.get(name) for name, value in cell.items()):
+            continue
+        row = _called_as(cell, by_identity[_identity(cell)])
+        if all(_known(row.get(name), value, section=name) == row.get(name) for name, value in cell.items()):
             asked = key_of(cell) or row["key"]
             lacks = any(row.get(name) != value for name, value in cell.items())
             found.append(row | {ASKED: asked, OLDER: lacks or asked != row["key"]})
@@ -149,6 +153,12 @@ def with_holes(
             changes = ", ".join(differing_settings(row, cell)) or "its cell changed"
             found.append(cell | {"state": MISSING, "reason": f"{STALE} ({changes})"})
     return found
+
+
+def _called_as(cell: Row, row: Row) -> Row:
+    """Return a measured row whose data and classes are called as its cell has it now."""
+    content = {name: value for name, value in row["data"].items() if name not in CALLED}
+    return row | {"data": content | {name: cell["data"][name] for name in CALLED if name in cell["data"]}}
 
 
 def has_equal_steps(folder: Path) -> bool:

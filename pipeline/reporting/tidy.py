@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.reporting.classes import class_names
 from pipeline.reporting.figures import Curves
 from pipeline.reporting.rows import Row, Shown, figures_of
 
@@ -49,7 +50,9 @@ def _miou(row: Row, shown: Shown) -> float | None:
 def _classes(row: Row, shown: Shown) -> Iterable[tuple[str, str, float]]:
     for network in row["metrics"]:
         ious = (figures_of(row, replace(shown, network=network)) or {"iou": []})["iou"]
-        yield from ((f"{number:02}", network, round(iou, 2)) for number, iou in enumerate(ious) if iou is not None)
+        names = class_names(row["data"], len(ious))
+        found = zip(names, ious, strict=True)
+        yield from ((name, network, round(iou, 2)) for name, iou in found if iou is not None)
 
 
 def _values(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Iterable[tuple[int, str, float]]:

@@ -11,7 +11,16 @@ from collections.abc import Sequence
 from pipeline.reporting.costs import costs_of
 from pipeline.reporting.grid import Entry, Grid, Line, is_shorter
 from pipeline.reporting.noise import Noise
-from pipeline.reporting.paper import CHECK_MARKS, HEADINGS, ROLES, data_phrase, is_paper_data, name_of, role_of
+from pipeline.reporting.paper import (
+    CHECK_MARKS,
+    HEADINGS,
+    ROLES,
+    data_phrase,
+    facts_of,
+    is_paper_data,
+    name_of,
+    role_of,
+)
 from pipeline.reporting.rows import EQUAL_STEPS_TABLE, figures_of, num_labelled
 
 SUBSCRIPT = re.compile(r"(?<![^\W_])([A-Za-zα])_([A-Za-z0-9])(?![^\W_])")
@@ -25,11 +34,14 @@ DIVERGED = "×"
 OLDER_CODE = "‡"
 OLDER_CODE_MEANS = "measured under older code: the cell has another key today"
 PLAIN = ("method", "variant")
-"""Labels that stand for themselves in a phrase."""
+"""Labels that stand for themselves, in words."""
 
 RAN_AS = "Labels are the paper's; this scale runs them relative to its own default"
 UNSET = "-"
 """A label that says: as by default."""
+
+DEFAULT = "default"
+"""How that is printed of a method's variants."""
 
 TRUTHS = {"True": "✓", "False": "–", UNSET: "–"}
 """How labels are printed that say yes, no, or as by default."""
@@ -55,6 +67,8 @@ def label(line: Line, name: str) -> str:
     value = line.labels[name]
     if name in CHECK_MARKS:
         return "✓" if value == "1" else ""
+    if name in PLAIN:
+        value = DEFAULT if value == UNSET else value.replace("_", " ")
     value = TRUTHS.get(value, value)
     is_last = name == list(line.labels)[-1]
     dagger = DAGGER if line.is_reproduced and name == next(iter(line.labels)) else ""
@@ -68,7 +82,7 @@ def line_name(line: Line) -> str:
     if len(line.labels) == 1:
         return next(iter(line.labels.values()))
     words = [_phrase(name, value) for name, value in line.labels.items() if value != UNSET]
-    return ", ".join(words) or "default"
+    return ", ".join(words) or DEFAULT
 
 
 def _phrase(name: str, value: str) -> str:
@@ -101,8 +115,8 @@ def caption(grid: Grid) -> str:
 
 
 def description(grid: Grid) -> str:
-    """Say which figure is shown, at which scale and on which data, and what can be compared with the paper."""
-    sentences = [f"mIoU in percent ({grid.shown}). {measured_on(grid)}"]
+    """Say what the table shows, which figure, at which scale and on which data, and what the paper's numbers are."""
+    sentences = [*filter(None, [facts_of(grid.table).words]), f"mIoU in percent ({grid.shown}). {measured_on(grid)}"]
     if grid.has_published and not is_paper_data(grid.data, grid.dataset):
         sentences.append(
             f"The paper's columns are {role(grid)} itself: compare rankings and gains, never absolute values."
@@ -142,7 +156,9 @@ def legend(grid: Grid) -> list[tuple[str, str]]:
     if seeds:
         explained.append(("±", f"standard deviation over n = {' or '.join(map(str, seeds))} seeds{_of_means(grid)}"))
     if any(entry.is_noise for entry in entries):
-        fact = f"{noise_fact(grid.noise, with_shorter=bool(_shorter(grid)))}{borrowed(grid)}"
+        fact = "the two means differ by less than chance makes"
+        if not _of_means(grid):
+            fact = f"{noise_fact(grid.noise, with_shorter=bool(_shorter(grid)))}{borrowed(grid)}"
         explained.append((NOISE, f"cannot be told apart from {reference_name(grid)}: {fact}"))
     diverged = [diverged_sentence(line, entry) for line in grid.lines for entry in line.entries if entry.num_diverged]
     if diverged:
@@ -192,12 +208,16 @@ def _steps(lines: Sequence[Line]) -> str:
 
 
 def _of_means(grid: Grid) -> str:
-    """Say what chance does to two rows' means where a table has seeds of its own."""
-    if grid.noise is None or grid.noise.source != grid.table:
-        return ""
+    """Say what chance does to two rows' means where a table has several seeds."""
     num_seeds = max(entry.num_seeds for line in grid.lines for entry in line.entries)
-    limit = grid.noise.of_difference(num_seeds)
-    return f"; two rows differ by up to {limit:.2f} points by chance (95 %): what a seed does to all rows cancels"
+    if grid.noise is None or num_seeds < 2:
+        return ""
+    words = f"; two rows differ by up to {grid.noise.of_difference(num_seeds):.2f} points by chance (95 %)"
+    shorter = grid.noise.of_difference(num_seeds, num_shorter=1)
+    if shorter is not None and _shorter(grid):
+        words += f", by up to {shorter:.2f} where one of them trains fewer steps"
+    words += ": what a seed does to all rows cancels"
+    return words if grid.noise.source == grid.table else f"{words}; {_measured_by(grid.noise)}{borrowed(grid)}"
 
 
 def noise_fact(noise: Noise | None, *, with_shorter: bool = True) -> str:
@@ -208,8 +228,12 @@ def noise_fact(noise: Noise | None, *, with_shorter: bool = True) -> str:
     shorter = noise.of_difference(1, num_shorter=1)
     if with_shorter and shorter is not None:
         words += f", by up to {shorter:.2f} where one of them trains fewer steps"
+    return f"{words}; {_measured_by(noise)}"
+
+
+def _measured_by(noise: Noise) -> str:
     source = ", ".join(map(name_of, noise.source.split(", ")))
-    return f"{words}; measured by the seeds of {source} (on {noise.measured_on} at {_partitions(noise.columns)})"
+    return f"measured by the seeds of {source} (on {noise.measured_on} at {_partitions(noise.columns)})"
 
 
 def borrowed(grid: Grid) -> str:

@@ -153,7 +153,7 @@ def _figures(trained: Trained, figures: Figures | None) -> str:
     if figures is None:
         return "It was not evaluated: the store has no `evaluate` cell of it.\n"
     block, data = trained.values["evaluation"], trained.values["data"]
-    names = class_names(data["name"], data["num_classes"])
+    names = class_names(data, data["num_classes"])
     rows = {
         f"{index} | {name}": "does not occur" if iou is None else f"{iou:.2f}"
         for index, (name, iou) in enumerate(zip(names, figures["iou"], strict=True))

@@ -121,7 +121,7 @@ def _draw(name: str, rows: dict[str, Row], *, store: Store, data_root: Path) -> 
     row = rows[U2PL]
     where = f"{data_phrase(data_of(row), row['dataset'])}, {row['column']}, seed {row['seed']}, best epoch"
     number = name.removeprefix("figure_").upper()
-    classes = class_names(row["data"]["name"], row["data"]["num_classes"])
+    classes = class_names(row["data"], row["data"]["num_classes"])
     if name == "figure_2":
         share = row["parameters"]["alpha0"]
         return _entropy(networks[U2PL], data_root, share=share, classes=classes), (

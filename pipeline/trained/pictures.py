@@ -160,17 +160,17 @@ def median_pixel(uncertainty: np.ndarray, part: np.ndarray) -> tuple[int, int]:
 
 
 @rc_context(STYLE)
-def feature_figure(networks: dict[str, Trained], samples: Samples, *, classes: Sequence[str], seed: int = 0) -> Figure:
+def feature_figure(networks: dict[str, Trained], samples: Samples, *, classes: Sequence[str]) -> Figure:
     """Show the decoder's features of the same labelled pixels under each network, in two dimensions by t-SNE."""
     figure = Figure(figsize=(3.6 * len(networks) + 1.3, 3.6), layout="constrained")
     palette, seen = np.array(voc_palette()).reshape(256, 3) / 255, set[int]()
     for axes, (name, trained) in zip(
         figure.subplots(1, len(networks), squeeze=False)[0], networks.items(), strict=True
     ):
-        features, ids = pixel_features(trained, samples, seed=seed)
+        features, ids = pixel_features(trained, samples)
         seen |= set(ids.tolist())
         perplexity = min(30, (len(features) - 1) / 3)
-        placed = TSNE(random_state=seed, perplexity=perplexity, init="pca").fit_transform(features)
+        placed = TSNE(random_state=0, perplexity=perplexity, init="pca").fit_transform(features)
         axes.scatter(*placed.T, c=palette[ids], s=5, linewidths=0.2, edgecolors=INK)
         axes.set_title(name, loc="center")
         axes.set_xticks([])
@@ -183,7 +183,7 @@ def feature_figure(networks: dict[str, Trained], samples: Samples, *, classes: S
     return figure
 
 
-def pixel_features(trained: Trained, samples: Samples, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def pixel_features(trained: Trained, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
     """Return features (N, D) float32 of up to `POINTS_PER_CLASS` pixels of each class, and their classes (N,)."""
     found: dict[int, list[np.ndarray]] = {}
     for index in np.unique(np.linspace(0, len(samples) - 1, FEATURE_IMAGES).astype(int)):
@@ -198,7 +198,7 @@ def pixel_features(trained: Trained, samples: Samples, *, seed: int) -> tuple[np
         ids = mask[np.ix_(rows, columns)]
         for class_index in np.setdiff1d(ids, [IGNORED]):
             found.setdefault(int(class_index), []).append(fused[:, ids == class_index].T)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     features, classes = [], []
     for class_index, parts in sorted(found.items()):
         points = np.concatenate(parts)

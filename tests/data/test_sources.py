@@ -91,3 +91,25 @@ def test_an_unknown_source_names_the_known_ones(tmp_path: Path) -> None:
             ValueError, match="source 'ade20k': allowed are shapes, streets, voc, cityscapes, coco, own"
         ):
             use()
+
+
+def test_a_devkit_of_voc_that_cannot_be_used_is_refused_before_it_is_copied(tmp_path: Path) -> None:
+    kit, out = tmp_path / "VOCdevkit" / "VOC2012", tmp_path / "data" / "laptop" / "voc"
+    for name in ("JPEGImages", "ImageSets/Segmentation", "SegmentationClass"):
+        (kit / name).mkdir(parents=True)
+    source = {"name": "own", "layout": "voc", "path": str(kit)}
+    with pytest.raises(
+        ValueError, match=r"VOC2012 is not in VOC's layout, it has no SegmentationClassAug: .* copy Seg"
+    ):
+        prepare(source, out)
+    (tmp_path / "linked").symlink_to(kit)
+    (kit.parent / "SegmentationClassAug").mkdir()
+    with pytest.raises(ValueError, match=r"linked is not in VOC's layout, .*: it lies beside the folder; move it into"):
+        prepare(source | {"path": str(tmp_path / "linked")}, out)
+    (kit.parent / "SegmentationClassAug").rename(kit / "SegmentationClassAug")
+    for folder, inner in ((kit.parent, "VOC2012"), (tmp_path, "VOCdevkit/VOC2012")):
+        with pytest.raises(ValueError, match=rf"no JPEGImages, .*: they are in {folder / inner}; name that folder"):
+            prepare(source | {"path": str(folder)}, out)
+    assert not [path for path in out.parent.iterdir() if path.is_dir()]
+    prepare(source, out)
+    assert out.is_dir()

@@ -36,7 +36,7 @@ def keys(row: dict[str, Any]) -> list[str]:
     return [one.key for one in chain(row)]
 
 
-def with_data(row: dict[str, Any], **values: str) -> dict[str, Any]:
+def with_data(row: dict[str, Any], **values: Any) -> dict[str, Any]:
     return row | {"data": row["data"] | values}
 
 
@@ -44,6 +44,7 @@ def test_where_ones_own_folder_lies_and_how_it_is_called_is_no_part_of_a_key(own
     place = Path(own["data"]["path"])
     shutil.copytree(place, place.with_name("moved"))
     assert keys(with_data(own, path=str(place.with_name("moved")), title="other")) == keys(own)
+    assert keys(with_data(own, classes=["nothing", *map(str, range(20))])) == keys(own)
 
 
 def test_what_is_in_ones_own_folder_is_a_part_of_every_key(own: dict[str, Any]) -> None:

@@ -140,6 +140,17 @@ def test_a_misspelt_key_is_refused_with_its_place_and_what_was_meant(
         check_blocks(mine)
 
 
+@pytest.mark.parametrize("names", ["sky", ["sky"], ["sky", "sky"], ["sky", 1], []])
+def test_names_of_classes_are_as_many_as_there_are_classes(names: object, mine: dict[str, Any]) -> None:
+    put(mine, "scales.smoke.sources.voc", num_classes=2, classes=["sky", "tree"])
+    check_blocks(mine)
+    put(mine, "scales.smoke.sources.voc", classes=names)
+    with pytest.raises(
+        ValueError, match=r"^scales\.smoke\.sources\.voc\.classes: .*; null, or a list of 2 different names"
+    ):
+        check_blocks(mine)
+
+
 def test_a_misspelt_key_of_a_row_is_refused_with_what_was_meant(mine: dict[str, Any]) -> None:
     put(mine, "tables.mine", powr=1)
     message = r"^tables\.mine: method 'u2pl' has no 'powr'; allowed: alpha0, .*; did you mean power\?$"

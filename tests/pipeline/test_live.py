@@ -186,14 +186,16 @@ def test_a_table_so_far_has_what_is_done_and_says_why_the_rest_is_not(store: Sto
     found = rows_so_far(store, project / "reports" / "smoke" / "cells" / "table_7.json")
     assert [row["state"] for row in found].count("done") == 1
     assert found[2]["reason"] == "train failed: disk full"
-    assert found[3]["reason"] == "warm_start not started"
+    assert found[3]["reason"] == "warm_start not submitted"
     (text,) = tables_so_far(project, store, scale="smoke", tables=["table_7"])
     assert "61.50" in text
     assert "disk full" in text
 
 
 def test_a_table_without_any_result_says_so_and_an_unknown_one_is_refused(store: Store, project: Path) -> None:
-    assert tables_so_far(project, store, scale="smoke", tables=[]) == ["table_7: none of its 8 cells is done\n"]
+    assert tables_so_far(project, store, scale="smoke", tables=[]) == [
+        "table_7: no row is measured yet: warm_start not submitted (8)\n"
+    ]
     with pytest.raises(ValueError, match=r"table_9: no such table at scale smoke; allowed: table_7"):
         tables_so_far(project, store, scale="smoke", tables=["table_9"])
     with pytest.raises(ValueError, match=r"reports/nosuch/cells: no tables of scale nosuch yet; `dvc repro cells`"):
@@ -220,7 +222,7 @@ def test_a_row_of_another_version_is_a_hole(store: Store, project: Path) -> None
 def test_a_row_of_the_page_says_why_it_is_open(store: Store) -> None:
     row = resolve_table(PARAMS, "table_7")[0]
     *_, train, evaluate = chain(row)
-    assert why_missing(store, row) == "warm_start not started"
+    assert why_missing(store, row) == "warm_start not submitted"
     store.fail(train.key, None, reason={"reason": "ValueError: corrupt image"})
     assert why_missing(store, row) == "train failed: ValueError: corrupt image"
     assert key_today(row) == evaluate.key

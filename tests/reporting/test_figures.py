@@ -53,8 +53,8 @@ def test_an_ablation_shows_both_sides_as_differences_to_their_own_default(make_g
         entries = [line.entries[index] for line in grid.lines]
         assert axes.get_title(loc="left") == grid.columns[index]
         assert axes.get_xlabel() == r"$\mathrm{α_{0}}$ (%)"
-        assert heights(axes, "measured, shapes") == [entry.gain or 0.0 for entry in entries]
-        assert heights(axes, "paper, VOC blender") == [entry.published_gain or 0.0 for entry in entries]
+        assert heights(axes, "Measured on shapes") == [entry.gain or 0.0 for entry in entries]
+        assert heights(axes, "In the paper, on VOC blender") == [entry.published_gain or 0.0 for entry in entries]
 
 
 def test_the_band_of_an_ablation_is_the_noise_of_two_single_runs(
@@ -80,7 +80,7 @@ def test_a_collapse_does_not_hide_the_other_learning_rates(make_grid: Callable[.
     figure = ablation_figure(make_grid("table_a5"))
     assert figure is not None
     assert figure.axes[0].get_yscale() == "symlog"
-    assert min(heights(figure.axes[0], "paper, VOC blender")) == -75.81
+    assert min(heights(figure.axes[0], "In the paper, on VOC blender")) == -75.81
     assert figure.axes[0].get_ylim()[0] < -75.81
 
 
@@ -98,7 +98,10 @@ def test_gains_of_other_data_have_an_axis_of_their_own(
     figure = gain_figure(grid)
     assert figure is not None
     measured, paper = figure.axes
-    assert [axes.get_title(loc="left") for axes in (measured, paper)] == ["measured, shapes", "paper, VOC blender"]
+    assert [axes.get_title(loc="left") for axes in (measured, paper)] == [
+        "Measured on shapes",
+        "In the paper, on VOC blender",
+    ]
     assert not measured.get_shared_y_axes().joined(measured, paper)
     assert heights(paper, "U2PL (w/ CutMix)") == [9.34, 7.46, 3.50, 3.37]
     own = next(line for line in grid.lines if line.labels["method"] == "U2PL (w/ CutMix)")
@@ -114,6 +117,26 @@ def test_gains_at_one_partition_alone_are_no_figure(
 ) -> None:
     rows = [row for row in make_table("table_2") if row["partition"] == "1-8"]
     assert gain_figure(build_grid("table_2", rows, published=None, noise_rows=[], shown=Shown())) is None
+
+
+def test_a_table_of_our_own_has_no_points_of_the_paper(make_row: Callable[..., Row]) -> None:
+    names = ("one_hot", "class_index", "labelled_negatives", "unlabelled_negatives")
+    default = {"variant": "-"} | {f"defect_{name}": "-" for name in names}
+    labels = [default, default | {"defect_unlabelled_negatives": "True"}]
+    rows = [make_row("table_x1", each, "1/8 (1323)", miou=60 + index) for index, each in enumerate(labels)]
+    figure = ablation_figure(build_grid("table_x1", rows, published=None, noise_rows=[], shown=Shown()))
+    assert figure is not None
+    (axes,) = figure.axes
+    assert heights(axes, "Measured on shapes") == [0.0, 1.0]
+    assert not [line for line in axes.get_lines() if "paper" in str(line.get_label())]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["default", "unlabelled\nnegatives"]
+
+
+def test_methods_are_told_apart_without_colours(make_grid: Callable[..., Grid]) -> None:
+    figure = gain_figure(make_grid("table_3"))
+    assert figure is not None
+    drawn = [line for line in figure.axes[1].get_lines() if not str(line.get_label()).startswith("_")]
+    assert len({(line.get_marker(), line.get_linestyle()) for line in drawn}) == len(drawn) == 8
 
 
 def test_a_method_has_one_colour_in_every_table(make_grid: Callable[..., Grid]) -> None:
@@ -139,6 +162,9 @@ def test_classes_stand_in_the_order_of_their_gain_and_absent_ones_are_left_out(m
     assert [label.get_text() for label in axes.get_yticklabels()] == ["cow", "sky", "car"]
     assert [text.get_text() for text in axes.texts] == ["−10.0", "+5.0", "+20.0"]
     assert class_figure([], [rows["b"]], names=("A", "B"), shown=Shown()) is None
+    some = class_figure([rows["a"]], [rows["b"]], names=("A", "B"), shown=Shown(classes=(1,)))
+    assert some is not None
+    assert [label.get_text() for label in some.axes[0].get_yticklabels()] == ["class 1"]
 
 
 def test_seeds_become_a_mean_line_with_a_band_of_one_deviation() -> None:
@@ -231,7 +257,7 @@ def test_equal_figures_are_equal_files_whose_text_is_text(tmp_path: Path, make_g
         save_figure(figure, tmp_path / name)
     text = (tmp_path / "a.svg").read_text()
     assert text == (tmp_path / "b.svg").read_text()
-    assert re.search(r"<text[^>]*>measured, shapes</text>", text)
+    assert re.search(r"<text[^>]*>Measured on shapes</text>", text)
 
 
 def test_a_method_of_ones_own_has_a_colour_that_no_other_has(monkeypatch: pytest.MonkeyPatch) -> None:

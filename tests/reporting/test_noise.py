@@ -131,6 +131,16 @@ def test_a_tables_own_seeds_come_before_other_seeds_of_its_data_and_those_before
     assert noise_for(single, [], shown=Shown()) is None
 
 
+def test_a_table_of_few_rows_with_seeds_takes_the_noise_of_one_that_tells_more(
+    seeds: Callable[..., list[Row]], two: Callable[..., list[Row]]
+) -> None:
+    """A training and the moving average of that very training vary alike: their difference is no measure of chance."""
+    twins = seeds("table_x2", "SupOnly", [60.0, 62.0, 61.0]) + seeds("table_x2", "EMA", [60.1, 62.1, 61.1])
+    others = [row for name in ("MT", "CutMix", "CCT") for row in seeds("table_x3", name, [60.0, 62.0, len(name)])]
+    assert found(noise_for(twins, others, shown=Shown())).source == "table_x3"
+    assert found(noise_for(twins, two("table_x3"), shown=Shown())).source == "table_x2"
+
+
 def test_seeds_whose_cells_changed_since_are_no_noise(few: Path) -> None:
     assert noise_of(read_noise_rows(few), Shown()) is not None
     path = few / "cells" / "table_x3.json"

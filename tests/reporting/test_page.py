@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import json
 import re
 import subprocess
@@ -13,9 +14,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pipeline.reporting.page import rich, write_report
+from pipeline.reporting.page import rich
 from pipeline.reporting.rows import read_rows
 from pipeline.reporting.tables import write_table
+from tests.reporting.conftest import write_page
 
 Row = dict[str, Any]
 NUM_CELLS = 16 + 8 + 6 + 5 + 24
@@ -52,7 +54,7 @@ class Page(HTMLParser):
 
 def pages_of(reports_dir: Path) -> Callable[..., str]:
     def page(**choices: Any) -> str:
-        return write_report(reports_dir, **choices).read_text(encoding="utf-8")
+        return write_page(reports_dir, **choices).read_text(encoding="utf-8")
 
     return page
 
@@ -150,7 +152,7 @@ def test_labels_are_shown_as_text_whatever_they_hold(few: Path, make_row: Callab
     row = make_row("table_x9", {"variant": "<script>alert(1)</script>"}, "1/8 (1323)", miou=60)
     for folder in ("cells", "metrics"):
         (few / folder / "table_x9.json").write_text(json.dumps([row]))
-    page = Page(write_report(few).read_text())
+    page = Page(write_page(few).read_text())
     assert page.tags["script"] == 0
 
 
@@ -206,7 +208,8 @@ def test_a_table_that_separates_nothing_is_named_at_the_top_and_pairs_are_counte
     text = " ".join(page_of().split())
     assert re.search(r"<p>[^<]*Table A6: (its|their) rows cannot be told apart here;", text)
     assert '<td colspan="2">0 / 0 / 10</td>' in text
-    assert '<th scope="col" class="n">pairs: agree</th>' in text
+    assert '<th scope="colgroup" colspan="3" class="pairs">pairs of rows</th>' in text
+    assert "not apart here, since chance makes as much" in text
 
 
 def _shake(row: Row, index: int) -> None:
@@ -221,6 +224,25 @@ def test_equal_rows_give_equal_pages(page_of: Callable[..., str]) -> None:
     assert page_of() == page_of()
 
 
+def test_a_page_without_a_table_of_the_paper_says_so_and_explains_its_own(few: Path) -> None:
+    for path in [*few.glob("cells/*.json"), *few.glob("metrics/*.json")]:
+        if path.stem == "table_x3":
+            rows = json.loads(path.read_text())
+            for row in rows:
+                row["table"], row["row"]["variant"] = "table_x6", "-"
+                row["row"] |= {"variant": "equal_steps"} if row["row"]["method"] == "SupOnly" else {}
+            path.with_stem("table_x6").write_text(json.dumps(rows))
+        path.unlink()
+    text = " ".join(html.unescape(write_page(few).read_text(encoding="utf-8")).split())
+    assert "<h1>U2PL and its rivals, measured</h1>" in text
+    assert "Methods in tables that the paper does not have, built from single runs." in text
+    assert "pairs of" not in text.partition("<main>")[2].lower()
+    assert "Labelled are the images of the paper's list that this data set has." in text
+    assert '<th scope="row" class="label">equal steps</th>' in text
+    assert "points against “SupOnly, equal steps”" in text
+    assert 'id="figure-table_x6_gains"' in text
+
+
 def test_a_torn_file_stops_the_report_by_name(few: Path, page_of: Callable[..., str]) -> None:
     path = few / "metrics" / "table_a6.json"
     path.write_text(path.read_text()[:-40])
@@ -230,7 +252,7 @@ def test_a_torn_file_stops_the_report_by_name(few: Path, page_of: Callable[..., 
 
 def test_a_report_of_nothing_names_the_stage_to_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no cells; `dvc repro cells` writes them"):
-        write_report(tmp_path)
+        write_page(tmp_path)
 
 
 def test_nothing_measured_yet_is_a_page_of_holes(few: Path, page_of: Callable[..., str]) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.reporting.page import write_report
 from pipeline.reporting.rows import read_rows
 from pipeline.reporting.tables import write_table
 from tests.browser import Browser, complaints, needs_chromium
+from tests.reporting.conftest import write_page
 
 COMMITTED = Path(__file__).parents[2] / "reports" / "embedded" / "index.html"
 WIDTHS = (390, 820, 1280)
@@ -37,7 +37,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, make_reports: Callable[[Path]
         "loss/supervised": [(step, 1 / step) for step in range(1, 40)],
         "val/teacher_miou": [(20, 50.0), (40, 60.0)],
     }
-    return write_report(folder, curves=lambda train_key: curves)
+    return write_page(folder, curves=lambda train_key: curves)
 
 
 @pytest.fixture(params=["made for the tests", "committed"])

@@ -65,7 +65,9 @@ def test_figure_1_has_each_class_that_occurs_by_its_iou_and_how_much_of_it_is_re
     figure = reliability_figure(record())
     left, right = figure.axes
     names = [label.get_text() for label in left.get_yticklabels()]
-    assert names == class_names("shapes", NUM_CLASSES)[:-1]  # IoU rises with the number; the last does not occur
+    assert (
+        names == class_names({"name": "shapes"}, NUM_CLASSES)[:-1]
+    )  # IoU rises with the number; the last does not occur
     assert points(left, "all pixels")[0] == [float(index) for index in range(20)]
     assert points(left, "reliable pixels")[0] == [float(index + 5) for index in range(20)]
     reliable, unreliable = ([bar.get_width() for bar in bars] for bars in right.containers)
@@ -136,15 +138,16 @@ def test_where_only_val_was_measured_the_figure_says_so(few: Path, page_of: Call
 
 
 def test_classes_are_called_as_the_data_draws_them() -> None:
-    assert class_names("streets", 19) == list(embedded_streets.CLASSES)
+    assert class_names({"name": "streets"}, 19) == list(embedded_streets.CLASSES)
     styles = [style["texture"] for style in embedded_shapes.TEXTURE_STYLES]
-    shapes = class_names("shapes", embedded_shapes.NUM_CLASSES)
+    shapes = class_names({"name": "shapes"}, embedded_shapes.NUM_CLASSES)
     assert [name.split()[-1] for name in shapes[1:]] == [
         each for each in styles for _ in range(embedded_shapes.NUM_HUES)
     ]
-    assert class_names("photographs", 2) == ["class 0", "class 1"]
-    assert len(set(class_names("voc", 21))) == 21
-    assert len(set(class_names("cityscapes", 19))) == 19
+    assert class_names({"name": "photographs"}, 2) == ["class 0", "class 1"]
+    assert class_names({"name": "own", "classes": ["sky", "tree"]}, 2) == ["sky", "tree"]
+    assert len(set(class_names({"name": "voc"}, 21))) == 21
+    assert len(set(class_names({"name": "cityscapes"}, 19))) == 19
 
 
 def shares(values: dict[str, list[float]]) -> Curves:

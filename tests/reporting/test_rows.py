@@ -11,6 +11,7 @@ from pipeline.data.partition import labelled_count
 from pipeline.reporting.rows import (
     ASKED,
     OLDER,
+    RESOLVED,
     Shown,
     canonical,
     figures_of,
@@ -162,6 +163,17 @@ def test_the_mean_of_chosen_classes_counts_an_absent_one_as_zero(make_row: Any) 
     assert chosen["iou"] == figures["iou"]
     assert figures["miou"] == 50
     assert "mean of 3 classes" in str(Shown(classes=(0, 1, 2)))
+
+
+def test_other_names_of_data_and_classes_make_no_row_stale(row: Row) -> None:
+    """Nor older: names are no part of a key."""
+    named = row | {"data": row["data"] | {"title": "mine", "classes": ["a", "b"]}}
+    cell = {name: value for name, value in named.items() if name in RESOLVED}
+    (found,) = with_holes([cell], [row], reason=lambda _: "never")
+    assert (found["state"], found[OLDER], found["data"]) == ("done", False, named["data"])
+    renamed = cell | {"data": row["data"] | {"title": "yours"}}
+    (found,) = with_holes([renamed], [named], reason=lambda _: "never")
+    assert (found[OLDER], found["data"]) == (False, renamed["data"])
 
 
 def test_a_row_whose_cell_has_another_key_today_is_kept_and_marked(row: Row) -> None:

@@ -60,6 +60,20 @@ def test_seeds_stand_in_the_csv_and_in_markdown(written: Callable[..., str], rep
     assert "±: standard deviation over n = 3 seeds; two rows differ by up to " in markdown
 
 
+def test_means_over_seeds_say_what_chance_does_also_to_a_row_of_fewer_steps_and_whose_seeds_tell(
+    reports_dir: Path,
+) -> None:
+    rows = read_rows(reports_dir / "metrics" / "table_x3.json")
+    short = [row | {"steps": 40 if row["method"] == "suponly" else 400} for row in rows]
+    own = to_markdown(build_grid("table_x3", short, published=None, noise_rows=[], shown=Shown()))
+    assert re.search(r"by up to \d+\.\d\d points by chance \(95 %\), by up to \d+\.\d\d where one of them trains", own)
+    few = [row | {"table": "table_x2"} for row in rows if row["method"] != "u2pl"]
+    other = to_markdown(build_grid("table_x2", few, published=None, noise_rows=rows, shown=Shown()))
+    assert re.search(
+        r"two rows differ by up to .*: what a seed does to all rows cancels; measured by the seeds of ", other
+    )
+
+
 def test_a_cell_with_fewer_seeds_than_the_others_says_how_many(reports_dir: Path) -> None:
     rows = read_rows(reports_dir / "metrics" / "table_x3.json")
     rows[1] |= {"state": "missing", "reason": "node lost"}
@@ -185,7 +199,7 @@ def test_labels_that_say_yes_or_no_are_marks_under_short_heads(make_row: Callabl
     assert markdown.startswith("Table Ent. A table of one's own. mIoU in percent")
     assert "the paper's numbers of labelled images; used here: 64 at 1/8." in markdown
     lines = [[cell.strip() for cell in line.split("|")[1:3]] for line in markdown.splitlines() if line.startswith("|")]
-    assert [lines[index] for index in (0, 2, 3)] == [["variant", "one hot"], ["–", "–"], ["–", "✓"]]
+    assert [lines[index] for index in (0, 2, 3)] == [["variant", "one hot"], ["default", "–"], ["default", "✓"]]
 
 
 def test_every_line_of_a_markdown_table_has_as_many_cells(written: Callable[..., str]) -> None:
@@ -223,9 +237,7 @@ def test_latex_numbers_its_tables_itself_and_lists_them_by_their_titles(written:
     assert (
         r"\caption[All methods over several seeds]{All methods over several seeds. Scale \texttt{embedded}.}" in lines
     )
-    assert lines.index(r"\end{tabular}}") < next(
-        i for i, line in enumerate(lines) if line.startswith("mIoU in percent")
-    )
+    assert lines.index(r"\end{tabular}}") < next(i for i, line in enumerate(lines) if "mIoU in percent" in line)
 
 
 def test_the_number_of_seeds_stands_where_it_is_unusual_in_markdown_and_latex(reports_dir: Path) -> None:

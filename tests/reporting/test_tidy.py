@@ -18,7 +18,15 @@ def measured(row: str, column: str, miou: float, **changes: Any) -> dict[str, An
     """A row as far as plots read it."""
     figures = {"padding_ignored": {"miou": miou, "iou": [miou, None, 0.0]}}
     networks = {name: {"best": figures, "last": figures} for name in ("student", "teacher")}
-    cell = {"row": {"tau": row}, "column": column, "seed": 0, "state": "done", "metrics": networks, "best_epoch": 3}
+    cell = {
+        "data": {"name": "mine"},
+        "row": {"tau": row},
+        "column": column,
+        "seed": 0,
+        "state": "done",
+        "metrics": networks,
+        "best_epoch": 3,
+    }
     return cell | changes
 
 
@@ -47,8 +55,8 @@ def test_a_cell_alone_is_its_classes_and_curves_without_what_is_no_number(tmp_pa
         ("2", "val/teacher_miou", "40.0"),
     ]
     assert [tuple(line.values()) for line in read(tmp_path / "classes.csv")][:2] == [
-        ("00", "student", "61.2"),
-        ("02", "student", "0.0"),
+        ("class 0", "student", "61.2"),
+        ("class 2", "student", "0.0"),
     ]
 
 
