@@ -82,8 +82,8 @@ def create(path: Path, value: dict[str, Any]) -> bool:
     try:
         temporary.write_text(json.dumps(value), encoding="utf-8")
         os.link(temporary, path)  # exclusive and whole, also on NFS
-    except FileExistsError:
-        return False
+    except FileExistsError:  # on NFS perhaps our own link, made again because the first answer was lost
+        return temporary.stat().st_nlink == 2
     finally:
         temporary.unlink(missing_ok=True)
     return True

@@ -148,12 +148,12 @@ class Store:
 
     def retry(self, key: str) -> None:
         """Forget a failure or a cancelling, and the claim behind it; a worker that still holds the cell goes on."""
+        self.log_execution(key, "retry", facts={})  # first: from this line on, losses are counted anew
         owner = self.owner(key)  # a driver that finds the failure gone may claim it anew at once
         for state in ("failed", "cancelled"):
             (self.root / state / f"{key}.json").unlink(missing_ok=True)
         if owner is not None and self.holder(key) is None:
             self.unclaim(key, owner)
-        self.log_execution(key, "retry", facts={})
 
     def hold(self, cell: dict[str, Any], holder: dict[str, Any]) -> str | None:
         """Take a claimed cell for one worker; return its token, or None where another worker has it."""
