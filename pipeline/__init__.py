@@ -9,3 +9,9 @@ the terminal     __main__
 
 cluster/ is where cells run, tracking/ is MLflow, commands/ is what `python -m pipeline` does.
 """
+
+import sys
+from importlib.util import find_spec
+
+if find_spec("submitit") is None:  # as where `.venv/bin/dvc repro` runs the stages' `python` of another environment
+    sys.exit(f"{sys.executable} lacks this project's packages: `source .venv/bin/activate` first, or use `make repro`")

@@ -232,7 +232,7 @@ def test_a_claim_that_came_in_place_of_the_withdrawn_one_is_put_back_also_where_
 def test_a_failure_is_forgotten_after_it_is_written_down_that_it_is(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cut off in between, `retry` would leave the losses before it counted: the next one would fail the cell at once."""
+    """Cut off in between, `retry` would leave the losses before it counted: the next one would be one too many."""
 
     def die(self: Store, key: str, event: str, **_: Any) -> None:
         raise OSError(errno.ENOSPC, "no room for the line")
