@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.cell import Cell
 from pipeline.cluster.liveness import INTERRUPTED, release_dead
-from pipeline.cluster.origin import is_here, process_alive, user
+from pipeline.cluster.origin import is_of_this_machine, process_alive, user
 from pipeline.cluster.waiting import Waiting
 from pipeline.files import read_json
 from pipeline.guard import edited, read_inputs
@@ -153,7 +153,7 @@ def interrupt(store: Store, cells: dict[str, Cell], *, root: Path) -> bool:
         if record["site"]["executor"] == "slurm":
             on_slurm = True
             continue
-        if not is_here(record) or not ours.items() <= record.items():
+        if not is_of_this_machine(record) or not ours.items() <= record.items():
             continue
         with contextlib.suppress(OSError):
             (folder / INTERRUPTED).touch()  # what they did not begin is not counted against it

@@ -32,7 +32,7 @@ from pipeline.guard import check_copies, data_stages, data_state
 from pipeline.launcher import GROWN, LATER, RETRY_S
 from pipeline.models.prepare import prepare_weights
 from pipeline.provenance import source_state
-from pipeline.sbatch import LaterError, Queue, RefusedError, num_workers, shares
+from pipeline.sbatch import JobsRefusedError, LaterError, Queue, num_workers, shares
 from pipeline.store import Store, open_store
 
 CHANGED = "the code, weights or images changed while cells were being submitted; run it again"
@@ -102,8 +102,8 @@ def submit(
     the state of the data they read. A cell whose turn comes only when another submission is done with the one before
     it is left for later: its worker would sit on the cluster and wait. A class of resources that the cluster refuses
     for good fails its cells. Raises RuntimeError where the rows make other keys by now; after all classes were tried
-    RefusedError, where it refuses all of them, as for a mistake in the site's file, and LaterError where it takes no
-    more jobs for now.
+    JobsRefusedError, where it refuses all of them, as for a mistake in the site's file, and LaterError where it takes
+    no more jobs for now.
     """
     site, submissions, later, refusals = load_site(root), [], None, []
     ready = _ready(store, cells)
@@ -125,7 +125,7 @@ def submit(
                 _tell_growth(parameters, members, grown=grown)
         except LaterError as error:
             later = error
-        except RefusedError as error:
+        except JobsRefusedError as error:
             refusals.append((error, members))
     _fail_refused(store, refusals, blame_site=len(refusals) == len(classes) and not any(grown[c.key] for c in ready))
     if later is not None:
@@ -133,7 +133,7 @@ def submit(
     return submissions
 
 
-def _fail_refused(store: Store, refusals: list[tuple[RefusedError, list[Cell]]], *, blame_site: bool) -> None:
+def _fail_refused(store: Store, refusals: list[tuple[JobsRefusedError, list[Cell]]], *, blame_site: bool) -> None:
     """Fail the cells whose class the cluster refuses for good, or raise its reason where that is no fault of theirs."""
     for error, members in refusals:
         if blame_site:

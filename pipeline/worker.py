@@ -25,7 +25,7 @@ from pipeline.cluster.gpus import see_gpus, seen_gpus
 from pipeline.cluster.origin import origin, user
 from pipeline.cluster.pulse import pulse
 from pipeline.cluster.stopping import Stop, StoppedError, doze, or_cancelled
-from pipeline.cluster.team import LAST_WORDS, announce, explain, follow, join_team, team_size
+from pipeline.cluster.team import LAST_WORDS, announce, explain, follow_first_rank, join_team, team_size
 from pipeline.files import in_utf8, read_json
 from pipeline.guard import DataChangedError, changed_data, check_data
 from pipeline.provenance import provenance
@@ -69,10 +69,8 @@ class Worker:
             announce(None)
         else:
             record = read_submission(store, self.submission)
-            follow(
-                lambda cell, work: compute(from_json(cell), store, record=record, work=work, stop=stop),
-                stopped=StoppedError,
-                work=store.work,
+            follow_first_rank(
+                store, lambda cell, work: compute(from_json(cell), store, record=record, work=work, stop=stop)
             )
         if stop.signal == signal.SIGUSR2 and callable(requeue):
             requeue(signal.SIGUSR2, None)  # submitit's own: asks SLURM to queue this job again

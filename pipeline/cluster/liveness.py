@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.cell import COUNTED
 from pipeline.cluster import slurm
 from pipeline.cluster.lost import count_loss, count_unbegun
-from pipeline.cluster.origin import is_here, is_of_before, process_alive, user
+from pipeline.cluster.origin import is_before_boot, is_of_this_machine, process_alive, user
 from pipeline.cluster.pulse import is_silent
 from pipeline.files import read_json
 from pipeline.store import Store
@@ -143,8 +143,9 @@ def _unbegun(store: Store, dead: Dead) -> dict[str, dict[str, Any] | None]:
         if record["site"]["executor"] == "slurm":
             first[name] = jobs["jobs"][0]
         else:
-            faultless = (store.submissions / name / INTERRUPTED).exists() or not is_here(record) or is_of_before(record)
-            found[name] = {"submission": name, "job": jobs["jobs"][0], "cause": "cluster" if faultless else "unknown"}
+            ended_by_us = (store.submissions / name / INTERRUPTED).exists()
+            cluster = ended_by_us or not is_of_this_machine(record) or is_before_boot(record)
+            found[name] = {"submission": name, "job": jobs["jobs"][0], "cause": "cluster" if cluster else "unknown"}
     causes = slurm.causes_of_death(store, sorted(first.values())) if first else {}
     if causes is None:
         return found | dict.fromkeys(first)
@@ -194,12 +195,12 @@ def _is_local(holder: dict[str, Any]) -> bool:
 def holder_dead(store: Store, holder: dict[str, Any]) -> bool:
     """Tell whether the worker that holds a cell is surely gone."""
     if _is_local(holder):
-        if not is_here(holder):
+        if not is_of_this_machine(holder):
             return is_silent(store, holder["submission"])
         alive = process_alive(holder["pid"], holder)
         # Another user's process may be hidden from us.
         return not alive and (holder.get("user") in (None, user()) or is_silent(store, holder["submission"]))
-    if not slurm.is_here(store, holder):
+    if not slurm.is_of_this_cluster(store, holder):
         return False
     live = slurm.live_jobs(store, since=holder["time"] + slurm.GRACE_S)
     if live is None or any(holder["job"] in numbers for numbers in live.values()):
@@ -233,15 +234,15 @@ def _outline(folder: Path) -> Outline:
 def live_workers(store: Store, outline: Outline) -> int | None:
     """Return how many jobs of a submission may still wait or run; None: some, each for any number of cells."""
     record, jobs = outline.record, read_json(outline.folder / "jobs.json")
-    if jobs is None and is_here(record) and process_alive(record["pid"], record):
+    if jobs is None and is_of_this_machine(record) and process_alive(record["pid"], record):
         return None  # it is being submitted
     if record["site"]["executor"] != "slurm":
-        if not is_here(record):
+        if not is_of_this_machine(record):
             return 0 if is_silent(store, outline.folder.name) else None
         alive = [process_alive(int(job), record, later_s=60) for job in (jobs or {"jobs": []})["jobs"]]
         hidden = record.get("user") not in (None, user()) and not is_silent(store, outline.folder.name)
         return None if any(alive) or hidden else 0
-    if not slurm.is_here(store, record):
+    if not slurm.is_of_this_cluster(store, record):
         return None
     # By name: that finds orphans, whose submission was cut off before their ids were written down.
     live = slurm.live_jobs(store, since=(jobs or record)["time"] + slurm.GRACE_S)
@@ -256,7 +257,7 @@ def gpus_in_use(store: Store) -> Counter[str]:
     used: Counter[str] = Counter()
     for path in store.submissions.glob("*/jobs.json"):
         outline, jobs = read_outline(path.parent), read_json(path)
-        if outline is not None and jobs is not None and is_here(outline.record):
+        if outline is not None and jobs is not None and is_of_this_machine(outline.record):
             for job, gpus in zip(jobs["jobs"], outline.record.get("gpus", []), strict=False):  # none: SLURM's, or a CPU
                 if process_alive(int(job), outline.record, later_s=60):
                     used.update(gpus.split(","))

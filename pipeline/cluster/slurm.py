@@ -31,18 +31,18 @@ GRACE_S = 60.0
 
 COMMAND_S = 60.0
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
-HABITS = ("SQUEUE_", "SACCT_", "SCANCEL_")
-"""How the variables begin in which a user keeps options of SLURM's commands."""
+OPTION_VARIABLES = ("SQUEUE_", "SACCT_", "SCANCEL_")
+"""Prefixes of the variables in which a user may keep options of SLURM's commands."""
 
 FIELDS = "Name:|,JobArrayID:|,State:|,exit_code:|,UserName:|,Reason:|,WorkDir:"
-ENDED = (
+ENDED_STATES = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
     *("REVOKED", "TIMEOUT"),
 )
-"""States of jobs that neither wait nor run."""
+"""SLURM's states of jobs that neither wait nor run."""
 
-TAKEN = ("BOOT_FAIL", "CANCELLED", "NODE_FAIL", "PREEMPTED", "REVOKED")
-"""Those of jobs that the cluster, or somebody, ended: no fault of theirs."""
+TAKEN_AWAY = ("BOOT_FAIL", "CANCELLED", "NODE_FAIL", "PREEMPTED", "REVOKED")
+"""Those among them in which the cluster, or somebody, ended the job: that says nothing about its cell."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Job:
     @property
     def ended(self) -> bool:
         """Return whether it neither waits nor runs."""
-        return self.state in ENDED
+        return self.state in ENDED_STATES
 
 
 def jobs(store: Store, since: float = 0.0) -> list[Job] | None:
@@ -158,7 +158,7 @@ def causes_of_death(store: Store, numbers: list[str]) -> dict[str, str] | None:
 
 
 def _cause(state: str, status: str) -> str:
-    if state.startswith(TAKEN):  # accounting writes `CANCELLED by 1000`
+    if state.startswith(TAKEN_AWAY):  # accounting writes `CANCELLED by 1000`
         return "cluster"
     if state == "TIMEOUT":
         return "time"
@@ -208,7 +208,7 @@ def cluster(store: Store | None = None) -> str | None:
     return None if told is None else found.group(1) if found else "cluster"
 
 
-def is_here(store: Store, record: dict[str, Any]) -> bool:
+def is_of_this_cluster(store: Store, record: dict[str, Any]) -> bool:
     """Return whether the jobs of a record are those of the cluster that is asked; older records do not say."""
     return record.get("cluster") in (None, cluster(store))
 
@@ -285,6 +285,6 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
     Names of strangers' jobs are bytes in any encoding.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(HABITS)}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(OPTION_VARIABLES)}
     options: dict[str, Any] = {"encoding": "utf-8", "errors": "replace", "timeout": COMMAND_S, "env": environment}
     return subprocess.run(command, capture_output=True, check=False, **options)

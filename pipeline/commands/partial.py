@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.cell import NO_CELLS, Cell, chain, folder_is_here, read_rows
+from pipeline.cell import ROW_ERRORS, Cell, chain, folder_is_here, read_rows
 from pipeline.reporting.grid import build_grid
 from pipeline.reporting.paper import read_published
 from pipeline.reporting.rows import MISSING, Row, has_equal_steps, read_noise_rows, read_shown
@@ -57,7 +57,7 @@ def rows_so_far(store: Store, cells: Path) -> list[Row]:
             continue
         try:
             *warm, train, evaluate = chain(row)
-        except NO_CELLS as error:
+        except ROW_ERRORS as error:
             reason = f"of another version ({type(error).__name__}: {error}); `dvc repro cells` writes it again"
             rows.append(row | {"state": MISSING, "reason": reason})
             continue

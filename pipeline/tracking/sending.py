@@ -29,7 +29,7 @@ from typing import IO, Any
 from pipeline.files import read_json, write_json
 from pipeline.spool import fresh
 from pipeline.tracking import database
-from pipeline.tracking.database import Database, RefusedError, UnreachableError, locked
+from pipeline.tracking.database import Database, RunRefusedError, UnreachableError, locked
 from pipeline.tracking.runs import Cells, Entry, Parcel, Point
 
 LOG = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def ingest(store: Path, entries: Iterable[Entry] = (), *, uri: str | None = None
     return Ingester(store, entries, uri=uri).work()
 
 
-def follow(
+def ingest_until(
     store: Path,
     entries: Iterable[Entry] = (),
     *,
@@ -174,7 +174,7 @@ class Ingester:
             if len(self.faults) > MAX_FAULTS or not self.database.answers:
                 raise
             LOG.warning("MLflow took nothing of the run of %s: %s", key, error)
-        except RefusedError as error:
+        except RunRefusedError as error:
             LOG.warning("MLflow refused the run of %s: %s", key, error)
             self._drop(key)
 
