@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.cell import Cell, cells_of, digest, forget_code, read_rows
 from pipeline.data.sources import folder_digest
+from pipeline.records import Submission
 
 
 class DataChangedError(RuntimeError):
@@ -100,7 +101,7 @@ def data_state(data_root: Path) -> dict[str, str]:
     return {name: fingerprint([folder]) for name, folder in names.items()}
 
 
-def changed_data(values: dict[str, Any], record: dict[str, Any]) -> list[Path]:
+def changed_data(values: dict[str, Any], record: Submission) -> list[Path]:
     """Return which folders that a cell with these values reads are not as its submission's record says they were."""
     if "data" not in values:
         return []
@@ -109,7 +110,7 @@ def changed_data(values: dict[str, Any], record: dict[str, Any]) -> list[Path]:
     return [root / name for name in names if fingerprint([root / name]) != known[name]]
 
 
-def check_data(values: dict[str, Any], record: dict[str, Any]) -> None:
+def check_data(values: dict[str, Any], record: Submission) -> None:
     """Look at the names, sizes and times of all files that a cell with these values reads. Raises DataChangedError."""
     if changed := changed_data(values, record):
         places = " and ".join(map(str, changed))

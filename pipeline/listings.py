@@ -16,9 +16,10 @@ from pipeline.adopt import adopt
 from pipeline.cell import ROW_ERRORS, Cell, cells_of, chain, folder_is_here, from_json, read_rows
 from pipeline.files import read_json
 from pipeline.params import all_tables, load_params, suggest
+from pipeline.records import State
 from pipeline.store import Store
 
-STATES = ("done", "running", "queued", "missing", "failed", "cancelled")
+STATES: tuple[State, ...] = ("done", "running", "queued", "missing", "failed", "cancelled")
 
 
 def tables_of(root: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:

@@ -19,6 +19,7 @@ from typing import Any
 from pipeline.cell import COUNTED, KINDS
 from pipeline.cluster.site import divide, num_gpus
 from pipeline.cluster.slurm import client_fault, max_array_size
+from pipeline.records import Site, Submission
 from pipeline.worker import Worker
 
 FOREVER_MIN = 60 * 24 * 365
@@ -75,7 +76,7 @@ def is_limit(refusal: str) -> bool:
     return "job submit limit" in refusal or "MaxSubmitJobs" in refusal or "MaxJobCount" in refusal
 
 
-def num_workers(site: dict[str, Any], kinds: list[str]) -> int:
+def num_workers(site: Site, kinds: list[str]) -> int:
     """Return how many workers cells of these kinds need: here as cores or as the site says, on SLURM as trainings."""
     if site["executor"] != "slurm":
         return min(site["workers"] or num_cores(), len(kinds))
@@ -83,7 +84,7 @@ def num_workers(site: dict[str, Any], kinds: list[str]) -> int:
     return -(-counted // site["pack"]) if site["pack"] else min(site["workers"] or counted, counted)
 
 
-def shares(site: dict[str, Any], sizes: list[int]) -> list[int | None]:
+def shares(site: Site, sizes: list[int]) -> list[int | None]:
     """Return how many workers each class of so many trainings may have at once: of the site's, and at least one.
 
     None: any number.
@@ -104,7 +105,7 @@ def num_cores() -> int:
 class Queue:
     """Sends the workers of one submission; `jobs` are the ids of those that were taken, also after an error."""
 
-    def __init__(self, store_root: Path, record: dict[str, Any]) -> None:
+    def __init__(self, store_root: Path, record: Submission) -> None:
         self.store_root, self.record, self.site = store_root, record, record["site"]
         self.jobs: list[str] = []
         self.lanes: list[list[str]] = []

@@ -12,6 +12,7 @@ from itertools import takewhile
 from typing import Any
 
 from pipeline.cluster.site import divide
+from pipeline.records import Site
 
 COMMAND_S = 60.0
 NAME = re.compile(r"\d+|(GPU|MIG)-.+")
@@ -36,7 +37,7 @@ def machine_gpus() -> list[str]:
 
 
 def deal(
-    site: dict[str, Any],
+    site: Site,
     parameters: list[dict[str, Any]],
     *,
     sizes: list[int],

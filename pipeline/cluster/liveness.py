@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pipeline.cell import COUNTED
 from pipeline.cluster import slurm
@@ -19,6 +19,7 @@ from pipeline.cluster.lost import count_loss, count_unbegun
 from pipeline.cluster.origin import is_before_boot, is_of_this_machine, process_alive, user
 from pipeline.cluster.pulse import is_silent
 from pipeline.files import read_json
+from pipeline.records import Holder, Submission
 from pipeline.store import Store
 
 Chain = Mapping[str, tuple[str, list[str]]]
@@ -34,7 +35,7 @@ class Outline:
     """What is asked of a submission again and again: its record without the cells' values."""
 
     folder: Path
-    record: dict[str, Any]
+    record: Submission
     cells: Chain
 
 
@@ -45,7 +46,7 @@ class Dead:
     until SLURM says why their job ended.
     """
 
-    holders: list[tuple[str, dict[str, Any]]]
+    holders: list[tuple[str, Holder]]
     claims: list[tuple[str, str]]
     ended: set[str]
     empty: list[str]
@@ -65,7 +66,8 @@ def find_dead(store: Store) -> Dead:
     for path in (store.root / "claims").glob("*.json"):
         if owner := owners.get(path.stem):
             claimed[owner].add(path.stem)
-    found = {path.parent.name: read_json(path) for path in (store.root / "work").glob("*/holder.json")}
+    held_keys = [path.parent.name for path in (store.root / "work").glob("*/holder.json")]
+    found = {key: store.holder(key) for key in held_keys}
     holders = {key: holder for key, holder in found.items() if holder}
     dead = {key: holder for key, holder in holders.items() if holder_dead(store, holder)}
     claims = []
@@ -91,8 +93,8 @@ def _given_up(
     if outline is None or workers == 0:
         return keys
     gone = lost | _after(outline.cells, lost) & keys
-    if workers is not None:
-        room = workers * outline.record["site"]["pack"] - _num_counted(outline.cells, held)
+    if workers is not None and (pack := outline.record["site"]["pack"]):
+        room = workers * pack - _num_counted(outline.cells, held)
         gone |= surplus(outline.cells, keys - gone, held=held, room=room)
     return gone
 
@@ -137,7 +139,7 @@ def _unbegun(store: Store, dead: Dead) -> dict[str, dict[str, Any] | None]:
     found: dict[str, dict[str, Any] | None] = {}
     first: dict[str, str] = {}
     for name in submissions - begun:
-        record, jobs = (read_json(store.submissions / name / file) for file in ("submission.json", "jobs.json"))
+        record, jobs = store.submission(name), store.jobs(name)
         if not record or not jobs or not jobs["jobs"]:
             continue
         if record["site"]["executor"] == "slurm":
@@ -188,11 +190,11 @@ def _num_counted(cells: Chain, keys: Iterable[str]) -> int:
     return sum(cells.get(key, ("", []))[0] in COUNTED for key in keys)
 
 
-def _is_local(holder: dict[str, Any]) -> bool:
+def _is_local(holder: Holder) -> bool:
     return holder["job"].startswith("local-")
 
 
-def holder_dead(store: Store, holder: dict[str, Any]) -> bool:
+def holder_dead(store: Store, holder: Holder) -> bool:
     """Tell whether the worker that holds a cell is surely gone."""
     if _is_local(holder):
         if not is_of_this_machine(holder):
@@ -208,7 +210,7 @@ def holder_dead(store: Store, holder: dict[str, Any]) -> bool:
     return _is_visible(store, holder)
 
 
-def _is_visible(store: Store, record: dict[str, Any]) -> bool:
+def _is_visible(store: Store, record: Holder | Submission) -> bool:
     """Return whether `squeue` shows us the jobs of this record's user, so that absence means something."""
     return record.get("user") in (None, user()) or slurm.sees_everybody(store)
 
@@ -224,22 +226,22 @@ def read_outline(folder: Path) -> Outline | None:
 @cache
 def _outline(folder: Path) -> Outline:
     """Read a record once: it never changes."""
-    record = read_json(folder / "submission.json")
+    record = cast(Submission | None, read_json(folder / "submission.json"))
     if record is None:
         raise FileNotFoundError(folder)
-    cells = {cell["key"]: (cell["kind"], list(cell["upstream"])) for cell in record.pop("cells", [])}
-    return Outline(folder, record, cells)
+    cells = {cell["key"]: (cell["kind"], list(cell["upstream"])) for cell in record.get("cells", [])}
+    return Outline(folder, {**record, "cells": []}, cells)
 
 
 def live_workers(store: Store, outline: Outline) -> int | None:
     """Return how many jobs of a submission may still wait or run; None: some, each for any number of cells."""
-    record, jobs = outline.record, read_json(outline.folder / "jobs.json")
+    record, jobs = outline.record, store.jobs(outline.folder.name)
     if jobs is None and is_of_this_machine(record) and process_alive(record["pid"], record):
         return None  # it is being submitted
     if record["site"]["executor"] != "slurm":
         if not is_of_this_machine(record):
             return 0 if is_silent(store, outline.folder.name) else None
-        alive = [process_alive(int(job), record, later_s=60) for job in (jobs or {"jobs": []})["jobs"]]
+        alive = [process_alive(int(job), record, later_s=60) for job in (jobs["jobs"] if jobs else [])]
         hidden = record.get("user") not in (None, user()) and not is_silent(store, outline.folder.name)
         return None if any(alive) or hidden else 0
     if not slurm.is_of_this_cluster(store, record):
@@ -256,7 +258,7 @@ def gpus_in_use(store: Store) -> Counter[str]:
     """Return how many living workers of this machine and store have each of its GPUs."""
     used: Counter[str] = Counter()
     for path in store.submissions.glob("*/jobs.json"):
-        outline, jobs = read_outline(path.parent), read_json(path)
+        outline, jobs = read_outline(path.parent), store.jobs(path.parent.name)
         if outline is not None and jobs is not None and is_of_this_machine(outline.record):
             for job, gpus in zip(jobs["jobs"], outline.record.get("gpus", []), strict=False):  # none: SLURM's, or a CPU
                 if process_alive(int(job), outline.record, later_s=60):

@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline.cluster.origin import user
 from pipeline.files import modified, read_json, try_lock, write_json
+from pipeline.records import Holder, Submission
 from pipeline.store import Store
 
 SQUEUE_S = 30.0
@@ -208,7 +209,7 @@ def cluster(store: Store | None = None) -> str | None:
     return None if told is None else found.group(1) if found else "cluster"
 
 
-def is_of_this_cluster(store: Store, record: dict[str, Any]) -> bool:
+def is_of_this_cluster(store: Store, record: Holder | Submission) -> bool:
     """Return whether the jobs of a record are those of the cluster that is asked; older records do not say."""
     return record.get("cluster") in (None, cluster(store))
 

@@ -33,7 +33,7 @@ def find_garbage(
     garbage = [path for path in unasked if _has_images(path, root)]
     submissions = [path for path in _folders(store.submissions, old) if not submission_alive(store, path.name)]
     staying = set(_folders(store.submissions, float("inf"))) - set(submissions)
-    used = {(read_json(path / "submission.json") or {}).get("snapshot") for path in staying}
+    used = {record.get("snapshot") for path in staying if (record := store.submission(path.name))}
     garbage += submissions
     garbage += [path for path in _folders(store.root / "snapshots", old) if path.name not in used]
     if done:
