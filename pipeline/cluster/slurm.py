@@ -191,22 +191,19 @@ def _accounts(store: Store, numbers: list[str]) -> dict[str, str] | None:
 
 def sees_everybody(store: Store) -> bool:
     """Return whether `squeue` shows the jobs of all users: with PrivateData=jobs a colleague's seem to be gone."""
-    private = re.search(r"PrivateData\s*=\s*(\S+)", _configuration(store) or "")
-    return private is not None and "jobs" not in private.group(1).split(",")
+    private = _setting("PrivateData", "jobs", store=store)
+    return private is not None and "jobs" not in private.split(",")
 
 
 def max_array_size() -> int | None:
     """Return how many tasks one job array may have (1000 where SLURM does not say); None where it does not answer."""
-    told = _configuration()
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", told or "")
-    return None if told is None else int(found.group(1)) if found else 1000
+    size = _setting("MaxArraySize", "1000")
+    return None if size is None else int(size)
 
 
 def cluster(store: Store | None = None) -> str | None:
     """Return the name of the cluster that is asked; None where it does not answer."""
-    told = _configuration(store)
-    found = re.search(r"ClusterName\s*=\s*(\S+)", told or "")
-    return None if told is None else found.group(1) if found else "cluster"
+    return _setting("ClusterName", "cluster", store=store)
 
 
 def is_of_this_cluster(store: Store, record: Holder | Submission) -> bool:
@@ -214,8 +211,16 @@ def is_of_this_cluster(store: Store, record: Holder | Submission) -> bool:
     return record.get("cluster") in (None, cluster(store))
 
 
+def _setting(name: str, default: str, *, store: Store | None = None) -> str | None:
+    """Return one value of SLURM's configuration; None where SLURM does not answer."""
+    told = _configuration(store)
+    found = re.search(rf"\b{name}\s*=\s*(\S+)", told or "")
+    return None if told is None else found.group(1) if found else default
+
+
 CONFIGURATION = ["scontrol", "show", "config"]
 _told: list[str] = []
+"""Its answer, once there is one: no cluster changes it while a stage runs."""
 
 
 def _configuration(store: Store | None = None) -> str | None:
