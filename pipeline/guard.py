@@ -79,6 +79,16 @@ def data_stages(root: Path, row: dict[str, Any]) -> dict[str, Path]:
     return {f"download@{source}": data / source, f"partitions@{dataset}": data / "partitions" / dataset}
 
 
+def check_made(root: Path, rows: Iterable[dict[str, Any]], *, stale: list[str]) -> None:
+    """Raise RuntimeError where data that these rows read is not there, or a `stale` stage is to make it anew."""
+    folders = {name: path for row in rows for name, path in data_stages(root, row).items()}
+    if edited := sorted(folders.keys() & set(stale)):
+        raise RuntimeError(f"{' and '.join(edited)}: changed while `dvc repro` ran; run it again")
+    if absent := [name for name, path in folders.items() if not path.is_dir()]:
+        # DVC knows of the data that dvc.yaml names; the experiment's may be another by `-S dataset=…`.
+        raise RuntimeError(f"the data is not there: `dvc repro {' '.join(absent)}` first")
+
+
 def check_copies(root: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Raise ValueError where a folder of one's own is no longer what the data folder has a copy of.
 

@@ -27,7 +27,7 @@ from pipeline.cluster.pulse import begin_pulse
 from pipeline.cluster.site import MAX_DOUBLINGS, load_site, resources
 from pipeline.cluster.slurm import JOB_PREFIX, cluster
 from pipeline.files import write_json
-from pipeline.guard import check_copies, data_stages, data_state
+from pipeline.guard import check_copies, check_made, data_stages, data_state
 from pipeline.launcher import GROWN, LATER, RETRY_S
 from pipeline.models.prepare import prepare_weights
 from pipeline.plan import read_plan, start_plan
@@ -36,6 +36,7 @@ from pipeline.records import GIVEN_UP, LaunchFacts, Site, Submission
 from pipeline.sbatch import JobsRefusedError, LaterError, Queue, num_workers, shares
 from pipeline.store import Store, open_store
 
+CELL_STAGES = ("warm_start@", "train@", "evaluate@", "reliability@")
 CHANGED = "the code, weights or images changed while cells were being submitted; run it again"
 
 
@@ -53,25 +54,24 @@ def launch(root: Path, scale: str, *, stage: str, waited_for: str) -> list[str]:
     plan = start_plan(root, stage)
     adopt(store, root, scale=scale)
     stale = read_plan(plan, stage)
-    prefixes = ("warm_start@", "train@", "evaluate@", "reliability@")
-    tables = dict.fromkeys(name.split("@")[1] for name in stale if name.startswith(prefixes))
-    listings = {name: root / "reports" / scale / "cells" / f"{name}.json" for name in tables}
-    # One that dvc.yaml was given during this run has none yet.
-    listed = [row for name, path in listings.items() if name == table or path.exists() for row in read_rows(path)]
-    chains = [(row, cells_of(row)) for row in listed]
-    own = {cell.key for row, chain in chains if row["table"] == table for cell in chain}
-    if digest(sorted(own)) != waited_for:
+    rows = _rows_to_run(root / "reports" / scale / "cells", stale, table=table)
+    chains = [(row, cells_of(row)) for row in rows]
+    if digest(sorted({cell.key for row, cells in chains if row["table"] == table for cell in cells})) != waited_for:
         raise RuntimeError(CHANGED)
-    ours = {name: path for row in listed if row["table"] == table for name, path in data_stages(root, row).items()}
-    if edited := sorted(ours.keys() & set(stale)):
-        raise RuntimeError(f"{' and '.join(edited)}: changed while `dvc repro` ran; run it again")
-    if absent := [name for name, path in ours.items() if not path.is_dir()]:
-        # DVC knows of the data that dvc.yaml names; the experiment's may be another by `-S dataset=…`.
-        raise RuntimeError(f"the data is not there: `dvc repro {' '.join(absent)}` first")
-    there = [pair for pair in chains if not data_stages(root, pair[0]).keys() & set(stale)]
-    cells, rows = {cell.key: cell for _, chain in there for cell in chain}, [row for row, _ in there]
+    check_made(root, [row for row in rows if row["table"] == table], stale=stale)
+    there = [(row, cells) for row, cells in chains if not data_stages(root, row).keys() & set(stale)]
+    rows = [row for row, _ in there]
     check_copies(root, rows)
-    return submit(store, list(cells.values()), root=root, data_root=data_root, rows=rows, data=data)
+    every = {cell.key: cell for _, cells in there for cell in cells}
+    return submit(store, list(every.values()), root=root, data_root=data_root, rows=rows, data=data)
+
+
+def _rows_to_run(listings: Path, stale: list[str], *, table: str) -> list[dict[str, Any]]:
+    """Return the rows of all tables of which DVC has a cell stage still to run; those of `table` must be listed."""
+    stages = [name.split("@") for name in stale if name.startswith(CELL_STAGES)]
+    paths = {name: listings / f"{name}.json" for name in dict.fromkeys(name for _, name in stages)}
+    # A table that dvc.yaml was given during this run has no listing yet.
+    return [row for name, path in paths.items() if name == table or path.exists() for row in read_rows(path)]
 
 
 def submit(
