@@ -36,9 +36,11 @@ ORDER = {"evaluate": 0, "reliability": 0, "train": 1, "warm_start": 2, "sleep": 
 
 @dataclass
 class Worker:
-    """The callable that submitit carries: `store` and `submission` name what to work on, `limit` how many trainings.
+    """What submitit pickles, and calls in each task of a job.
 
-    `gpus` are its own of this machine, as CUDA_VISIBLE_DEVICES names them; None: what the scheduler gives it.
+    It runs cells of `submission` in the store at `store_root`, and begins `limit` trainings at most (None: any number).
+    `gpus` are its own of this machine, as CUDA_VISIBLE_DEVICES names them; None: what the scheduler gives it. With
+    `needs_gpu` it fails at once where torch can use none.
     """
 
     store_root: str
@@ -48,7 +50,12 @@ class Worker:
     needs_gpu: bool = False
 
     def __call__(self) -> int:
-        """Run cells until none is left; return how many were published."""
+        """Run cells until none is left; return how many were published.
+
+        A signal only sets a flag; the engine then saves between two steps. After SIGUSR2, SLURM's warning before a time
+        limit, the job is queued again; after SIGTERM and SIGINT the process exits with 143. Where a cell has several
+        tasks, the first takes cells and the others follow it.
+        """
         stop = Stop()
         requeue = signal.signal(signal.SIGUSR2, stop.set)
         for signum in (signal.SIGTERM, signal.SIGINT):

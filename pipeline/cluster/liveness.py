@@ -1,7 +1,16 @@
-"""Who is gone: workers that died holding a cell, submissions that ended or shrank before all their cells were done.
+"""Finds workers that died holding a cell, and submissions without enough jobs left for their cells; lets go of these.
 
-What they had is let go of, so that it is submitted again, with more memory where that was the reason. Of several
-drivers that find the same loss one counts it.
+Drivers do so every few seconds, the ingester every minute, `doctor` when asked. A cell that was let go of is submitted
+again by a driver that waits for it, with more memory where that was the reason. Several drivers may find one loss: the
+one that takes the holder or claim away counts it (`lost.py`).
+
+How a worker is known to be dead depends on where it runs:
+
+    as a job of SLURM        `squeue` was asked a minute after the record was written, and no longer lists the job
+    on this machine          no process has its number, or a younger one has it, or the machine has started since
+    on another machine       it has not touched its submission's `pulse` for five minutes
+
+Where SLURM gives no answer, or does not show us a colleague's jobs, nothing is called dead.
 """
 
 from __future__ import annotations
@@ -25,9 +34,8 @@ from pipeline.store import Store
 Chain = Mapping[str, tuple[str, list[str]]]
 """The cells of a submission: key -> kind and the keys before it."""
 
-
 INTERRUPTED = "interrupted"
-"""The file that says of a submission's workers that Ctrl-C ended them."""
+"""The file in a submission's folder which says that Ctrl-C ended its workers."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +49,11 @@ class Outline:
 
 @dataclass(frozen=True)
 class Dead:
-    """Cells whose worker is gone, claims (key, submission) that nobody will live up to, submissions without a job left,
-    and cells whose claim or holder is empty, as a power cut leaves it. `postponed` are those of them which wait
-    until SLURM says why their job ended.
+    """What was found dead.
+
+    `holders`: cells (key, holder) whose worker is gone; `claims`: cells (key, submission) which no job of their
+    submission will come to; `ended`: submissions without a job left; `empty`: cells whose claim or holder is empty, as
+    a power cut leaves it. `postponed`: cells of these that wait until SLURM says why their job ended.
     """
 
     holders: list[tuple[str, Holder]]
@@ -145,9 +155,9 @@ def _unbegun(store: Store, dead: Dead) -> dict[str, dict[str, Any] | None]:
         if record["site"]["executor"] == "slurm":
             first[name] = jobs["jobs"][0]
         else:
-            ended_by_us = (store.submissions / name / INTERRUPTED).exists()
-            cluster = ended_by_us or not is_of_this_machine(record) or is_before_boot(record)
-            found[name] = {"submission": name, "job": jobs["jobs"][0], "cause": "cluster" if cluster else "unknown"}
+            interrupted = (store.submissions / name / INTERRUPTED).exists()
+            faultless = interrupted or not is_of_this_machine(record) or is_before_boot(record)
+            found[name] = {"submission": name, "job": jobs["jobs"][0], "cause": "cluster" if faultless else "unknown"}
     causes = slurm.causes_of_death(store, sorted(first.values())) if first else {}
     if causes is None:
         return found | dict.fromkeys(first)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.cluster.site import MAX_DOUBLINGS
+from pipeline.files import modified
 from pipeline.records import Holder
 from pipeline.store import Store
 
@@ -23,8 +24,7 @@ def count_loss(store: Store, key: str, *, holder: Holder, cause: str) -> None:
     """
     if cause not in ("cluster", "memory") and _fail_with_last_words(store, key):
         return
-    checkpoint = store.work(key) / "checkpoint.pt"
-    reached = checkpoint.stat().st_mtime if checkpoint.exists() else None
+    reached = modified(store.work(key) / "checkpoint.pt")
     facts = {"host": holder["host"], "job": holder["job"], "checkpoint": reached, "memory": cause == "memory"}
     store.log_execution(key, "lost", facts=facts | {"cause": cause})
     losses: list[dict[str, Any]] = []
