@@ -143,18 +143,17 @@ def interrupt(store: Store, cells: dict[str, Cell], *, root: Path) -> bool:
     Return whether jobs of SLURM own some: they go on.
     """
     on_slurm = False
-    for submission in {store.owner(key) for key in cells} - {None}:
-        folder = store.submissions / str(submission)
-        record, jobs = store.submission(folder.name), store.jobs(folder.name)
+    for submission in filter(None, {store.owner(key) for key in cells}):
+        record, jobs = store.submission(submission), store.jobs(submission)
         if not record or not jobs:
             continue
         if record["site"]["executor"] == "slurm":
             on_slurm = True
             continue
-        if not is_of_this_machine(record) or (record["root"], record["user"]) != (str(root), user()):
+        if not is_of_this_machine(record) or (record.get("root"), record.get("user")) != (str(root), user()):
             continue
         with contextlib.suppress(OSError):
-            (folder / INTERRUPTED).touch()  # what they did not begin is not counted against it
+            (store.submissions / submission / INTERRUPTED).touch()  # what they did not begin is not counted against it
         for job in jobs["jobs"]:
             if process_alive(int(job), record, later_s=60):
                 with contextlib.suppress(ProcessLookupError, PermissionError):  # it ended; its number is another's

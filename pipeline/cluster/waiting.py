@@ -58,9 +58,9 @@ def needs(store: Store) -> list[tuple[str, frozenset[str]]]:
         mark = cast(Mark | None, read_json(path))
         if mark and now - (modified(path) or 0.0) < STALE_S:
             found.add((mark["table"], frozenset(mark["keys"])))
-    owners = {store.owner(path.stem) for path in (store.root / "claims").glob("*.json")} - {None}
-    for owner in owners:
-        record = store.submission(str(owner))
+    owners = {store.owner(path.stem) for path in (store.root / "claims").glob("*.json")}
+    for owner in filter(None, owners):
+        record = store.submission(owner)
         for table, keys in record.get("tables", {}).items() if record else ():
             found.add((table, frozenset(keys)))
     return sorted(found, key=lambda need: (need[0], sorted(need[1])))

@@ -136,8 +136,8 @@ def _stop(store: Store, cells: dict[str, Cell], *, needed: set[str]) -> int:
             store.cancel(key, reason)
             stopped += 1
     owning = {store.owner(path.stem) for path in (store.root / "claims").glob("*.json")}
-    for submission in submissions - owning - {None}:
-        record = store.submission(str(submission))
+    for submission in filter(None, submissions - owning):
+        record = store.submission(submission)
         if record and record["site"]["executor"] == "slurm":
             slurm.cancel_pending(record["job_name"])
     return stopped
