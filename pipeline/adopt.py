@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.cell import NO_CELLS, Cell, cells_of, chain, read_rows
+from pipeline.cell import ROW_ERRORS, Cell, cells_of, chain, read_rows
 from pipeline.files import link_or_copy, read_json
 from pipeline.store import Store
 
@@ -101,7 +101,7 @@ def _evaluated(store: Store, path: Path, *, source: str) -> list[tuple[Cell, dic
         try:
             if store.state(row["key"]) == "missing" and (cell := chain(row)[-1]).key == row["key"]:
                 found.append((cell, _result(row, ("state", "metrics", "evaluate_s"), source=source)))
-        except NO_CELLS as error:
+        except ROW_ERRORS as error:
             _leave_out(f"{source}: row {number}", error)
     return found
 
@@ -119,7 +119,7 @@ def _reliability(store: Store, path: Path, *, source: str) -> list[tuple[Cell, d
             for record in records
             if record["key"] in cells
         ]
-    except NO_CELLS as error:
+    except ROW_ERRORS as error:
         _leave_out(source, error)
         return []
 

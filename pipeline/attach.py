@@ -15,11 +15,11 @@ from typing import Any
 
 from pipeline.cell import Cell
 from pipeline.cluster.liveness import INTERRUPTED, release_dead
-from pipeline.cluster.origin import is_here, process_alive, user
+from pipeline.cluster.origin import is_of_this_machine, process_alive, user
 from pipeline.cluster.waiting import Waiting
-from pipeline.files import read_json
 from pipeline.guard import edited, read_inputs
 from pipeline.launcher import RETRY_S, Launcher
+from pipeline.records import ENDED, GIVEN_UP, Ending, State
 from pipeline.results import link_weights, write_metrics, write_reliability
 from pipeline.store import Store, open_store
 from pipeline.tracking.ingester import start_ingester
@@ -31,8 +31,6 @@ BUSY_SHARE = 0.02
 
 INGESTER_S = 60.0
 """How often the driver checks that an ingester runs."""
-
-ENDED = ("done", "failed", "cancelled")
 
 
 def run_stage(kind: str, scale: str, *, table: str) -> int:
@@ -55,7 +53,7 @@ def _run(kind: str, scale: str, *, table: str) -> int:
     every = {cell.key: cell for cell in before.cells}
     cells = {key: cell for key, cell in every.items() if cell.kind == kind}
     launcher = Launcher(root, scale, stage=f"{kind}@{table}", keys=every)
-    earlier = sum(store.state(key) in ("failed", "cancelled") for key in cells)
+    earlier = sum(store.state(key) in GIVEN_UP for key in cells)
     try:
         with Waiting(store, f"{scale}/{table}", keys=every) as mark:
             failed = wait(store, cells, start=launcher, title=f"{kind}@{table}", mark=mark, root=root)
@@ -75,7 +73,7 @@ def _run(kind: str, scale: str, *, table: str) -> int:
     return 0
 
 
-def _report(failed: dict[str, dict[str, Any]], cells: dict[str, Cell], *, title: str, earlier: int) -> None:
+def _report(failed: dict[str, Ending], cells: dict[str, Cell], *, title: str, earlier: int) -> None:
     """Print why cells failed, and how many of them did so `earlier` than this stage."""
     for key, reason in failed.items():
         print(f"{cells[key].name}: {reason['reason']}\n  log: {reason.get('log', '-')}", file=sys.stderr)
@@ -102,7 +100,7 @@ def wait(
     title: str,
     mark: Waiting | None = None,
     root: Path | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Ending]:
     """Wait until every cell has ended, starting what nobody runs; return by key why cells failed or were cancelled.
 
     With the project's `root` an ingester is kept running meanwhile.
@@ -110,7 +108,7 @@ def wait(
     from pipeline.progress import Board
 
     next_check = next_start = next_ingester = 0.0
-    states = dict.fromkeys(cells, "missing")
+    states: dict[str, State] = dict.fromkeys(cells, "missing")
     with Board(store, title) as board:
         while True:
             began = time.monotonic()
@@ -136,7 +134,7 @@ def wait(
             board.show(states)
             time.sleep(max(POLL_S, looked_s / BUSY_SHARE))
     ends = {key: store.failure(key) or store.cancelled(key) for key in cells if states[key] != "done"}
-    return {key: end or {"reason": "forgotten"} for key, end in ends.items()}
+    return {key: end or {"reason": "forgotten", "time": store.now()} for key, end in ends.items()}
 
 
 def interrupt(store: Store, cells: dict[str, Cell], *, root: Path) -> bool:
@@ -144,19 +142,18 @@ def interrupt(store: Store, cells: dict[str, Cell], *, root: Path) -> bool:
 
     Return whether jobs of SLURM own some: they go on.
     """
-    ours, on_slurm = {"root": str(root), "user": user()}, False
-    for submission in {store.owner(key) for key in cells} - {None}:
-        folder = store.submissions / str(submission)
-        record, jobs = read_json(folder / "submission.json"), read_json(folder / "jobs.json")
+    on_slurm = False
+    for submission in filter(None, {store.owner(key) for key in cells}):
+        record, jobs = store.submission(submission), store.jobs(submission)
         if not record or not jobs:
             continue
         if record["site"]["executor"] == "slurm":
             on_slurm = True
             continue
-        if not is_here(record) or not ours.items() <= record.items():
+        if not is_of_this_machine(record) or (record.get("root"), record.get("user")) != (str(root), user()):
             continue
         with contextlib.suppress(OSError):
-            (folder / INTERRUPTED).touch()  # what they did not begin is not counted against it
+            (store.submissions / submission / INTERRUPTED).touch()  # what they did not begin is not counted against it
         for job in jobs["jobs"]:
             if process_alive(int(job), record, later_s=60):
                 with contextlib.suppress(ProcessLookupError, PermissionError):  # it ended; its number is another's

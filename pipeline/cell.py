@@ -46,8 +46,8 @@ TABLE_A1_ALPHA0 = 0.2
 NO_CONTENT = ("path", "title", "classes", "partitions")
 """Keys of a data block that say where a folder is, how it and its classes are called, which other partitions it has."""
 
-NO_CELLS = (OSError, ValueError, LookupError, TypeError, AttributeError)
-"""What `cells_of` raises for a row of another version, or one whose method or own folder is not here."""
+ROW_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError)
+"""What `cells_of` raises for a row that has no cells: of another version, or its method or own folder is not here."""
 
 LATER_TRAINING_KEYS = ("evaluate_every_epochs",)
 """Training keys that a warm start does not read."""

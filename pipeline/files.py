@@ -1,4 +1,15 @@
-"""Small files that several processes and hosts share: made once, replaced whole, taken away by one, appended to."""
+"""Small files that several processes and hosts share, and what each function guarantees, on NFS too.
+
+    create                   makes a file that must not be there: of all that try, one succeeds (claims, holders)
+    withdraw                 takes such a file away if it still is the one that is meant: of all that try, one succeeds
+    write_json, write_bytes, written_whole
+                             replace a file: a reader sees the old content or the new, never a part
+    append_line              adds a line to a log, whole or not at all; for processes of one host
+    lock, try_lock           hold a file until it is closed; where its process dies, the kernel lets go of it
+    read_json                reads one, and takes what a power cut left empty for absent
+
+A file whose name begins with a dot is being written. What a killed process left of that kind, `doctor` removes.
+"""
 
 from __future__ import annotations
 
@@ -82,8 +93,8 @@ def create(path: Path, value: dict[str, Any]) -> bool:
     try:
         temporary.write_text(json.dumps(value), encoding="utf-8")
         os.link(temporary, path)  # exclusive and whole, also on NFS
-    except FileExistsError:
-        return False
+    except FileExistsError:  # on NFS perhaps our own link, made again because the first answer was lost
+        return temporary.stat().st_nlink == 2
     finally:
         temporary.unlink(missing_ok=True)
     return True

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.cell import Cell, cells_of, digest, forget_code, read_rows
 from pipeline.data.sources import folder_digest
+from pipeline.records import Submission
 
 
 class DataChangedError(RuntimeError):
@@ -78,6 +79,16 @@ def data_stages(root: Path, row: dict[str, Any]) -> dict[str, Path]:
     return {f"download@{source}": data / source, f"partitions@{dataset}": data / "partitions" / dataset}
 
 
+def check_made(root: Path, rows: Iterable[dict[str, Any]], *, stale: list[str]) -> None:
+    """Raise RuntimeError where data that these rows read is not there, or a `stale` stage is to make it anew."""
+    folders = {name: path for row in rows for name, path in data_stages(root, row).items()}
+    if edited := sorted(folders.keys() & set(stale)):
+        raise RuntimeError(f"{' and '.join(edited)}: changed while `dvc repro` ran; run it again")
+    if absent := [name for name, path in folders.items() if not path.is_dir()]:
+        # DVC knows of the data that dvc.yaml names; the experiment's may be another by `-S dataset=…`.
+        raise RuntimeError(f"the data is not there: `dvc repro {' '.join(absent)}` first")
+
+
 def check_copies(root: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Raise ValueError where a folder of one's own is no longer what the data folder has a copy of.
 
@@ -100,7 +111,7 @@ def data_state(data_root: Path) -> dict[str, str]:
     return {name: fingerprint([folder]) for name, folder in names.items()}
 
 
-def changed_data(values: dict[str, Any], record: dict[str, Any]) -> list[Path]:
+def changed_data(values: dict[str, Any], record: Submission) -> list[Path]:
     """Return which folders that a cell with these values reads are not as its submission's record says they were."""
     if "data" not in values:
         return []
@@ -109,7 +120,7 @@ def changed_data(values: dict[str, Any], record: dict[str, Any]) -> list[Path]:
     return [root / name for name in names if fingerprint([root / name]) != known[name]]
 
 
-def check_data(values: dict[str, Any], record: dict[str, Any]) -> None:
+def check_data(values: dict[str, Any], record: Submission) -> None:
     """Look at the names, sizes and times of all files that a cell with these values reads. Raises DataChangedError."""
     if changed := changed_data(values, record):
         places = " and ".join(map(str, changed))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 import uuid
@@ -28,28 +27,17 @@ from pipeline.cluster.pulse import begin_pulse
 from pipeline.cluster.site import MAX_DOUBLINGS, load_site, resources
 from pipeline.cluster.slurm import JOB_PREFIX, cluster
 from pipeline.files import write_json
-from pipeline.guard import check_copies, data_stages, data_state
+from pipeline.guard import check_copies, check_made, data_stages, data_state
 from pipeline.launcher import GROWN, LATER, RETRY_S
 from pipeline.models.prepare import prepare_weights
+from pipeline.plan import read_plan, start_plan
 from pipeline.provenance import source_state
-from pipeline.sbatch import LaterError, Queue, RefusedError, num_workers, shares
+from pipeline.records import GIVEN_UP, LaunchFacts, Site, Submission
+from pipeline.sbatch import JobsRefusedError, LaterError, Queue, num_workers, shares
 from pipeline.store import Store, open_store
 
+CELL_STAGES = ("warm_start@", "train@", "evaluate@", "reliability@")
 CHANGED = "the code, weights or images changed while cells were being submitted; run it again"
-
-
-def start_plan(root: Path, stage: str) -> subprocess.Popen[str]:
-    """Begin to ask DVC which stages the running `dvc` command has still to run: a second or two."""
-    command = [sys.executable, "-m", "pipeline.plan", str(root), stage]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
-
-
-def read_plan(plan: subprocess.Popen[str], stage: str) -> list[str]:
-    """Return the stages that are still to run, in DVC's order, `stage` among them. Raises RuntimeError."""
-    said, wrong = plan.communicate()
-    if plan.returncode != 0:
-        raise RuntimeError(f"the plan failed: {wrong.strip()[-2000:]}")
-    return [name.split(":")[-1] for name in [*json.loads(said), stage]]
 
 
 def launch(root: Path, scale: str, *, stage: str, waited_for: str) -> list[str]:
@@ -66,25 +54,24 @@ def launch(root: Path, scale: str, *, stage: str, waited_for: str) -> list[str]:
     plan = start_plan(root, stage)
     adopt(store, root, scale=scale)
     stale = read_plan(plan, stage)
-    prefixes = ("warm_start@", "train@", "evaluate@", "reliability@")
-    tables = dict.fromkeys(name.split("@")[1] for name in stale if name.startswith(prefixes))
-    listings = {name: root / "reports" / scale / "cells" / f"{name}.json" for name in tables}
-    # One that dvc.yaml was given during this run has none yet.
-    listed = [row for name, path in listings.items() if name == table or path.exists() for row in read_rows(path)]
-    chains = [(row, cells_of(row)) for row in listed]
-    own = {cell.key for row, chain in chains if row["table"] == table for cell in chain}
-    if digest(sorted(own)) != waited_for:
+    rows = _rows_to_run(root / "reports" / scale / "cells", stale, table=table)
+    chains = [(row, cells_of(row)) for row in rows]
+    if digest(sorted({cell.key for row, cells in chains if row["table"] == table for cell in cells})) != waited_for:
         raise RuntimeError(CHANGED)
-    ours = {name: path for row in listed if row["table"] == table for name, path in data_stages(root, row).items()}
-    if edited := sorted(ours.keys() & set(stale)):
-        raise RuntimeError(f"{' and '.join(edited)}: changed while `dvc repro` ran; run it again")
-    if absent := [name for name, path in ours.items() if not path.is_dir()]:
-        # DVC knows of the data that dvc.yaml names; the experiment's may be another by `-S dataset=…`.
-        raise RuntimeError(f"the data is not there: `dvc repro {' '.join(absent)}` first")
-    there = [pair for pair in chains if not data_stages(root, pair[0]).keys() & set(stale)]
-    cells, rows = {cell.key: cell for _, chain in there for cell in chain}, [row for row, _ in there]
+    check_made(root, [row for row in rows if row["table"] == table], stale=stale)
+    there = [(row, cells) for row, cells in chains if not data_stages(root, row).keys() & set(stale)]
+    rows = [row for row, _ in there]
     check_copies(root, rows)
-    return submit(store, list(cells.values()), root=root, data_root=data_root, rows=rows, data=data)
+    every = {cell.key: cell for _, cells in there for cell in cells}
+    return submit(store, list(every.values()), root=root, data_root=data_root, rows=rows, data=data)
+
+
+def _rows_to_run(listings: Path, stale: list[str], *, table: str) -> list[dict[str, Any]]:
+    """Return the rows of all tables of which DVC has a cell stage still to run; those of `table` must be listed."""
+    stages = [name.split("@") for name in stale if name.startswith(CELL_STAGES)]
+    paths = {name: listings / f"{name}.json" for name in dict.fromkeys(name for _, name in stages)}
+    # A table that dvc.yaml was given during this run has no listing yet.
+    return [row for name, path in paths.items() if name == table or path.exists() for row in read_rows(path)]
 
 
 def submit(
@@ -102,30 +89,41 @@ def submit(
     the state of the data they read. A cell whose turn comes only when another submission is done with the one before
     it is left for later: its worker would sit on the cluster and wait. A class of resources that the cluster refuses
     for good fails its cells. Raises RuntimeError where the rows make other keys by now; after all classes were tried
-    RefusedError, where it refuses all of them, as for a mistake in the site's file, and LaterError where it takes no
-    more jobs for now.
+    JobsRefusedError, where it refuses all of them, as for a mistake in the site's file, and LaterError where it takes
+    no more jobs for now.
     """
     site, submissions, later, refusals = load_site(root), [], None, []
     ready = _ready(store, cells)
     prepare_weights(cell.values["model"] for cell in ready if cell.kind in ("warm_start", "train"))
-    common = _facts(store, root) | {"site": site, "data_root": str(data_root), "data": data or {}}
-    common |= {"tables": _check_keys(rows, cells), "cluster": cluster() if site["executor"] == "slurm" else None}
+    facts = _facts(store, root, data_root=data_root, data=data or {})
+    facts["tables"] = _check_keys(rows, cells)  # after the snapshot was taken
+    facts["cluster"] = cluster() if site["executor"] == "slurm" else None
     grown = memory_losses(store)
     classes = _classes(site, ready, grown=grown)
     sizes = [sum(cell.kind in COUNTED for cell in members) for _, members in classes]
     dealt = deal(site, [asked for asked, _ in classes], sizes=sizes, in_use=lambda: gpus_in_use(store))
     for (parameters, members), workers, theirs in zip(classes, shares(site, sizes), dealt, strict=True):
         gpus = theirs[:workers] if site["workers"] else theirs  # not where that is this class's share of the cores
-        record = common | {"submission": uuid.uuid4().hex[:12], "parameters": parameters, "gpus": gpus}
-        record |= {"site": site | {"workers": len(gpus) or workers}}
-        record |= {"job_name": f"{JOB_PREFIX}{record['submission']}", "time": store.now(), "clock": time.time()}
+        name = uuid.uuid4().hex[:12]
+        record: Submission = {
+            **facts,
+            "submission": name,
+            "job_name": f"{JOB_PREFIX}{name}",
+            "site": {**site, "workers": len(gpus) or workers},
+            "parameters": parameters,
+            "gpus": gpus,
+            "threads": site["threads"],
+            "cells": [cell.to_json() for cell in members],
+            "time": store.now(),
+            "clock": time.time(),
+        }
         try:
             if _send(store, record, cells=members):
-                submissions.append(record["submission"])
+                submissions.append(name)
                 _tell_growth(parameters, members, grown=grown)
         except LaterError as error:
             later = error
-        except RefusedError as error:
+        except JobsRefusedError as error:
             refusals.append((error, members))
     _fail_refused(store, refusals, blame_site=len(refusals) == len(classes) and not any(grown[c.key] for c in ready))
     if later is not None:
@@ -133,7 +131,7 @@ def submit(
     return submissions
 
 
-def _fail_refused(store: Store, refusals: list[tuple[RefusedError, list[Cell]]], *, blame_site: bool) -> None:
+def _fail_refused(store: Store, refusals: list[tuple[JobsRefusedError, list[Cell]]], *, blame_site: bool) -> None:
     """Fail the cells whose class the cluster refuses for good, or raise its reason where that is no fault of theirs."""
     for error, members in refusals:
         if blame_site:
@@ -172,16 +170,14 @@ def _ready(store: Store, cells: list[Cell]) -> list[Cell]:
         if store.state(cell.key) != "missing":
             continue
         before = {key: store.state(key) for key in cell.upstream if key not in ready}
-        if ended := [key for key, state in before.items() if state in ("failed", "cancelled")]:
+        if ended := [key for key, state in before.items() if state in GIVEN_UP]:
             store.end_after(cell.key, ended[0], name=cell.name)
         elif all(state == "done" for state in before.values()):
             ready[cell.key] = cell
     return list(ready.values())
 
 
-def _classes(
-    site: dict[str, Any], cells: list[Cell], *, grown: Counter[str]
-) -> list[tuple[dict[str, Any], list[Cell]]]:
+def _classes(site: Site, cells: list[Cell], *, grown: Counter[str]) -> list[tuple[dict[str, Any], list[Cell]]]:
     """Return the classes of resources with their cells. What goes with a training goes into its class.
 
     A worker runs the whole chain: in a class of their own, evaluations would wait on the cluster for their trainings.
@@ -199,9 +195,10 @@ def _classes(
     return list(classes.values())
 
 
-def _facts(store: Store, root: Path) -> dict[str, Any]:
-    """Return what all submissions of this process have in common."""
-    return source_state(store, root) | {
+def _facts(store: Store, root: Path, *, data_root: Path, data: dict[str, str]) -> LaunchFacts:
+    """Return what all submissions of this process have in common, and take the snapshot of the code that they run."""
+    return {
+        **source_state(store, root),
         **origin(),
         "user": user(),
         "pid": os.getpid(),
@@ -209,17 +206,20 @@ def _facts(store: Store, root: Path) -> dict[str, Any]:
         "snapshot": take_snapshot(store).name,
         "dvc_stage": os.environ.get("DVC_STAGE"),
         "dvc_experiment": os.environ.get("DVC_EXP_NAME"),
+        "data_root": str(data_root),
+        "data": data,
+        "tables": {},
+        "cluster": None,
     }
 
 
-def _send(store: Store, record: dict[str, Any], *, cells: list[Cell]) -> bool:
+def _send(store: Store, record: Submission, *, cells: list[Cell]) -> bool:
     """Write the intent, claim, submit, write the job ids; return whether there was anything left to claim.
 
     What dies in between is found again by the job's name. Where the cluster takes a part of the workers, theirs are
     the cells they can do; the rest is released. The intent names all candidates, since claims show who owns which.
     """
     folder, submission = store.submissions / record["submission"], record["submission"]
-    record |= {"threads": record["site"]["threads"], "cells": [cell.to_json() for cell in cells]}
     write_json(folder / "submission.json", record)
     if record["site"]["executor"] != "slurm":
         begin_pulse(folder)
@@ -239,7 +239,7 @@ def _send(store: Store, record: dict[str, Any], *, cells: list[Cell]) -> bool:
     return bool(claimed)
 
 
-def _release_rest(store: Store, record: dict[str, Any], *, claimed: list[Cell], num_jobs: int) -> None:
+def _release_rest(store: Store, record: Submission, *, claimed: list[Cell], num_jobs: int) -> None:
     """Release the claimed cells that so few jobs will not come to."""
     keys, pack = {cell.key for cell in claimed}, record["site"]["pack"]
     if num_jobs:

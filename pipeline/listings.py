@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.adopt import adopt
-from pipeline.cell import NO_CELLS, Cell, cells_of, chain, folder_is_here, from_json, read_rows
+from pipeline.cell import ROW_ERRORS, Cell, cells_of, chain, folder_is_here, from_json, read_rows
 from pipeline.files import read_json
 from pipeline.params import all_tables, load_params, suggest
 from pipeline.progress import WORDS
+from pipeline.records import State
 from pipeline.store import Store
 
-STATES = ("done", "running", "queued", "missing", "failed", "cancelled")
+STATES: tuple[State, ...] = ("done", "running", "queued", "missing", "failed", "cancelled")
 
 
 def tables_of(root: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -63,7 +64,7 @@ def _fault(row: dict[str, Any]) -> str | None:
     """Return why a row has no cells by the present code, or None."""
     try:
         _make_cells(json.dumps(row))
-    except NO_CELLS as error:
+    except ROW_ERRORS as error:
         return f"({type(error).__name__}: {error})"
     return None
 

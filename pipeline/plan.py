@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,20 @@ if TYPE_CHECKING:
 
 ABSENT = ("deleted", "not in cache")
 """What DVC says of outputs that are not there."""
+
+
+def start_plan(root: Path, stage: str) -> subprocess.Popen[str]:
+    """Begin to ask DVC which stages the running `dvc` command has still to run: a second or two."""
+    command = [sys.executable, "-m", "pipeline.plan", str(root), stage]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
+
+
+def read_plan(plan: subprocess.Popen[str], stage: str) -> list[str]:
+    """Return the stages that are still to run, in DVC's order, `stage` among them. Raises RuntimeError."""
+    said, wrong = plan.communicate()
+    if plan.returncode != 0:
+        raise RuntimeError(f"the plan failed: {wrong.strip()[-2000:]}")
+    return [name.split(":")[-1] for name in [*json.loads(said), stage]]
 
 
 def stale_stages(root: Path, command: list[str] | None, *, fallback: str | None = None) -> dict[str, list[str]]:

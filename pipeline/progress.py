@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -77,7 +77,7 @@ class Board:
             self.bar.start()
         return self
 
-    def show(self, states: dict[str, str]) -> None:
+    def show(self, states: Mapping[str, str]) -> None:
         """Show the states of the stage's cells by key."""
         counts = Counter(states.values())
         done = counts["done"] + counts["failed"] + counts["cancelled"]

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.cell import Cell
 from pipeline.files import write_bytes
+from pipeline.records import Holder, Sources, Submission
 from pipeline.store import Store
 
 PACKAGES = ("torch", "torchvision", "numpy", "dvc", "submitit", "mlflow")
@@ -25,7 +26,7 @@ RECORDED = ("commit", "dirty", "patch", "snapshot", "dvc_experiment")
 """What a submission knew of its code."""
 
 
-def source_state(store: Store, root: Path) -> dict[str, Any]:
+def source_state(store: Store, root: Path) -> Sources:
     """Return the git commit at `root`, whether sources differ from it, and the name of the patch that says how.
 
     Sources are all files but those that stages write. The patch, of tracked ones, is kept in the store once, at
@@ -54,9 +55,7 @@ def git(root: Path, *arguments: str) -> bytes:
     return answer.stdout if answer.returncode == 0 else b""
 
 
-def provenance(
-    cell: Cell, record: dict[str, Any], *, holder: dict[str, Any], ranks: int, started: float
-) -> dict[str, Any]:
+def provenance(cell: Cell, record: Submission, *, holder: Holder, ranks: int, started: float) -> dict[str, Any]:
     """Return where a result comes from: code, stage, node, job, versions, restarts, times (seconds since the epoch).
 
     `dvc_stage` is the stage of the first table that the cell was submitted for, `submitted_by` the stage that was

@@ -1,4 +1,9 @@
-"""Job arrays through submitit: no larger than the cluster takes, no more at once than the site allows, patiently."""
+"""Submits the workers of one submission through submitit: to SLURM as job arrays, or as processes of this machine.
+
+An array is no larger than the cluster allows, and no more workers run at once than the site's `workers`. sbatch is
+tried again where its controller is busy. What it refuses is told apart: for now (LaterError), or for good
+(JobsRefusedError).
+"""
 
 from __future__ import annotations
 
@@ -14,11 +19,16 @@ from typing import Any
 from pipeline.cell import COUNTED, KINDS
 from pipeline.cluster.site import divide, num_gpus
 from pipeline.cluster.slurm import client_fault, max_array_size
+from pipeline.records import Site, Submission
 from pipeline.worker import Worker
 
 FOREVER_MIN = 60 * 24 * 365
+"""The time limit of a worker of this machine, which has none: submitit asks for one."""
+
 ATTEMPTS = 8
-PASSING = (
+"""How often sbatch is tried while its controller is busy, with pauses of 1, 2, 4 … s between: two minutes in all."""
+
+PASSING_FAULTS = (
     *("Socket timed out", "Unable to contact", "temporarily", "try again", "Connection refused", "Transport"),
     *("Zero Bytes were transmitted or received", "Communication connection failure", "Message receive failure"),
     *("Message send failure", "I/O error writing script/environment to file", "Protocol authentication error"),
@@ -26,17 +36,19 @@ PASSING = (
 )
 """What sbatch says when its controller is busy or down for a while."""
 
-OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_")
-"""How the variables begin that a job has of its own; sbatch takes some for options, and all of them for the new job."""
+JOB_VARIABLES = ("SLURM_", "SLURMD_", "SRUN_")
+"""Prefixes of the variables that SLURM sets in a job; sbatch, run in a job, would hand them on to the new one."""
 
-REACHING = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_SACK_")
-"""How those begin by which SLURM's commands reach the cluster."""
+CLUSTER_VARIABLES = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_SACK_")
+"""Prefixes of those among them by which SLURM's commands find their cluster: they stay."""
 
-TEAMS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-OURS_TO_SAY = ("SBATCH_JOB_NAME", *TEAMS)
-"""The name by which jobs are found again, which sbatch would rather take from here, and where a team meets."""
+TEAM_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+NOT_PASSED_ON = ("SBATCH_JOB_NAME", *TEAM_VARIABLES)
+"""Variables hidden from sbatch: it would take the job's name from the first, by which we find our jobs again, and the
+ranks of the new job would meet where those of the present one do.
+"""
 
-LASTING = ("configuration", "No such file", "cannot stat")
+LASTING_FAULTS = ("configuration", "No such file", "cannot stat")
 """What SLURM's tools say where they find no configuration, which no waiting mends."""
 
 
@@ -48,7 +60,7 @@ class LimitError(LaterError):
     """So many jobs are above a limit on submitted jobs; fewer may not be."""
 
 
-class RefusedError(RuntimeError):
+class JobsRefusedError(RuntimeError):
     """Such jobs are never taken: no such partition, more memory than a node has, a misspelt keyword."""
 
 
@@ -64,7 +76,7 @@ def is_limit(refusal: str) -> bool:
     return "job submit limit" in refusal or "MaxSubmitJobs" in refusal or "MaxJobCount" in refusal
 
 
-def num_workers(site: dict[str, Any], kinds: list[str]) -> int:
+def num_workers(site: Site, kinds: list[str]) -> int:
     """Return how many workers cells of these kinds need: here as cores or as the site says, on SLURM as trainings."""
     if site["executor"] != "slurm":
         return min(site["workers"] or num_cores(), len(kinds))
@@ -72,7 +84,7 @@ def num_workers(site: dict[str, Any], kinds: list[str]) -> int:
     return -(-counted // site["pack"]) if site["pack"] else min(site["workers"] or counted, counted)
 
 
-def shares(site: dict[str, Any], sizes: list[int]) -> list[int | None]:
+def shares(site: Site, sizes: list[int]) -> list[int | None]:
     """Return how many workers each class of so many trainings may have at once: of the site's, and at least one.
 
     None: any number.
@@ -93,7 +105,7 @@ def num_cores() -> int:
 class Queue:
     """Sends the workers of one submission; `jobs` are the ids of those that were taken, also after an error."""
 
-    def __init__(self, store_root: Path, record: dict[str, Any]) -> None:
+    def __init__(self, store_root: Path, record: Submission) -> None:
         self.store_root, self.record, self.site = store_root, record, record["site"]
         self.jobs: list[str] = []
         self.lanes: list[list[str]] = []
@@ -101,8 +113,8 @@ class Queue:
     def send(self, num_jobs: int) -> None:
         """Submit so many workers.
 
-        Raises LaterError where the cluster takes no more for now, RefusedError where it, or submitit, refuses them for
-        good.
+        Raises LaterError where the cluster takes no more for now, JobsRefusedError where it, or submitit, never takes
+        such jobs.
         """
         snapshot = self.store_root / "snapshots" / self.record["snapshot"]
         os.environ["PYTHONPATH"] = _python_path(snapshot)  # jobs inherit it
@@ -123,8 +135,8 @@ class Queue:
         largest = max_array_size()
         if largest is None:
             fault = client_fault()
-            if any(word in fault for word in LASTING):
-                raise RefusedError(f"SLURM cannot be asked from here: {fault}")
+            if any(word in fault for word in LASTING_FAULTS):
+                raise JobsRefusedError(f"SLURM cannot be asked from here: {fault}")
             raise LaterError(f"SLURM's controller does not say how large an array may be: {fault}")
         size, throttle, sent = min(num_jobs, largest), self.site["workers"] or num_jobs, 0
         num_lanes = min(throttle, -(-num_jobs // size))
@@ -167,7 +179,7 @@ class Queue:
         try:
             executor.update_parameters(**given)
         except (NameError, AssertionError) as error:  # submitit's, of a keyword it does not know or that is no number
-            raise RefusedError(f"slurm/{os.environ.get('CLUSTER', 'local')}.yaml: {error}") from error
+            raise JobsRefusedError(f"slurm/{os.environ.get('CLUSTER', 'local')}.yaml: {error}") from error
         ids = [job.job_id for job in _patiently(executor, self._workers(count))]
         self.jobs += ids
         return ids[0].split("_")[0]
@@ -189,8 +201,10 @@ def _python_path(snapshot: Path) -> str:
 @contextlib.contextmanager
 def _outside_of_jobs() -> Iterator[None]:
     """Hide what new jobs would inherit from a driver that itself runs in one, as under `srun --pty` or in Jupyter."""
-    inherited = [name for name in os.environ if name.startswith(OF_A_JOB) and not name.startswith(REACHING)]
-    hidden = {name: os.environ.pop(name) for name in (*inherited, *OURS_TO_SAY) if name in os.environ}
+    inherited = [
+        name for name in os.environ if name.startswith(JOB_VARIABLES) and not name.startswith(CLUSTER_VARIABLES)
+    ]
+    hidden = {name: os.environ.pop(name) for name in (*inherited, *NOT_PASSED_ON) if name in os.environ}
     try:
         yield
     finally:
@@ -216,8 +230,8 @@ def _patiently(executor: Any, workers: list[Worker]) -> list[Any]:
             text = str(error)
             if is_limit(text):
                 raise LimitError(f"the cluster takes no more jobs for now: {text.strip()}") from error
-            if not any(word in text for word in PASSING):
-                raise RefusedError(f"sbatch refused the jobs: {text}") from error
+            if not any(word in text for word in PASSING_FAULTS):
+                raise JobsRefusedError(f"sbatch refused the jobs: {text}") from error
             if attempt == ATTEMPTS - 1:
                 raise LaterError(f"SLURM's controller does not answer: {text.strip()}") from error
             time.sleep(2.0**attempt)

@@ -1,15 +1,11 @@
 """The cell store: who computes a cell, what is finished, and the proof that nothing ran twice.
 
-    claims/<key>.json      which submission owns the cell; made exclusively, so exactly one does
-    work/<key>/            checkpoint, spool, log of a cell under way; `holder.json` names the worker that runs it
-    done/<key>/            the immutable result; appears by one atomic rename
-    failed/<key>.json      why a cell ended without a result
-    cancelled/<key>.json   who stopped it; like a failure, until `retry`
-    submissions/<id>/      what was submitted together, and the jobs that carry it
-    executions.<host>.jsonl  append-only: one line for each start, resume and end of a key's execution there
+A claim is made exclusively, so exactly one submission owns a cell; a holder too, so exactly one worker runs it. A
+result appears by one atomic rename and never changes. Whether a cell is finished is asked here and nowhere else. What
+lies in each folder, and who writes it when, is listed in `pipeline/records.py`.
 
-Whether a cell is finished is asked here and nowhere else. The store lies beside the DVC cache, on one file system,
-shared by clones, experiments and colleagues: where its folder is writable for the group, so is all that is put in it.
+The store lies beside the DVC cache, on one file system, shared by clones, experiments and colleagues: where its folder
+is writable for the group, so is all that is put in it.
 
 Clocks of hosts differ. `time` is always the clock of the file system that holds the store, which all hosts share; what
 is compared with a host's own processes or spool is kept as `clock`, the time that host had.
@@ -26,17 +22,18 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from configobj import ConfigObj
 
 from pipeline.files import append_line, create, fsync_folder, link_or_copy, read_json, read_lines, withdraw, write_json
+from pipeline.records import GIVEN_UP, Claim, Ending, Holder, Jobs, State, Submission, WorkerFacts
 
 RESERVE, RESERVE_BYTES = "reserve", 32_768
 """Room that each cell under way keeps, so that on a full disk there is some to say why it failed."""
 
 NOT_KEPT = ("checkpoint.pt", "holder.json", "restarts.json", RESERVE)
-"""What of a work folder is no part of a result."""
+"""Files of a work folder that its result has no use for."""
 
 
 class UnloggedError(OSError):
@@ -112,19 +109,27 @@ class Store:
         """Return whether the cell's result is published."""
         return self.done(key).is_dir()
 
-    def failure(self, key: str) -> dict[str, Any] | None:
+    def failure(self, key: str) -> Ending | None:
         """Return why the cell failed, or None."""
-        return read_json(self.root / "failed" / f"{key}.json")
+        return cast(Ending | None, read_json(self.root / "failed" / f"{key}.json"))
 
-    def cancelled(self, key: str) -> dict[str, Any] | None:
+    def cancelled(self, key: str) -> Ending | None:
         """Return who cancelled the cell and when, or None."""
-        return read_json(self.root / "cancelled" / f"{key}.json")
+        return cast(Ending | None, read_json(self.root / "cancelled" / f"{key}.json"))
 
-    def state(self, key: str) -> str:
-        """Return `done`, `failed`, `cancelled`, `running`, `queued` or `missing`."""
+    def submission(self, name: str) -> Submission | None:
+        """Return what a launch wrote down before it submitted cells, or None where it did not come so far."""
+        return cast(Submission | None, read_json(self.submissions / name / "submission.json"))
+
+    def jobs(self, submission: str) -> Jobs | None:
+        """Return the jobs of a submission, or None where they were not all submitted, or not written down."""
+        return cast(Jobs | None, read_json(self.submissions / submission / "jobs.json"))
+
+    def state(self, key: str) -> State:
+        """Return how far a cell is."""
         if self.is_done(key):
             return "done"
-        for state in ("failed", "cancelled"):
+        for state in GIVEN_UP:
             if (self.root / state / f"{key}.json").exists():
                 return state
         if (self.work(key) / "holder.json").exists():
@@ -139,7 +144,7 @@ class Store:
 
     def owner(self, key: str) -> str | None:
         """Return the submission that owns the cell."""
-        claim = read_json(self._claim(key))
+        claim = cast(Claim | None, read_json(self._claim(key)))
         return claim["submission"] if claim else None
 
     def unclaim(self, key: str, submission: str | None) -> bool:
@@ -148,20 +153,20 @@ class Store:
 
     def retry(self, key: str) -> None:
         """Forget a failure or a cancelling, and the claim behind it; a worker that still holds the cell goes on."""
+        self.log_execution(key, "retry", facts={})  # first: from this line on, losses are counted anew
         owner = self.owner(key)  # a driver that finds the failure gone may claim it anew at once
-        for state in ("failed", "cancelled"):
+        for state in GIVEN_UP:
             (self.root / state / f"{key}.json").unlink(missing_ok=True)
         if owner is not None and self.holder(key) is None:
             self.unclaim(key, owner)
-        self.log_execution(key, "retry", facts={})
 
-    def hold(self, cell: dict[str, Any], holder: dict[str, Any]) -> str | None:
+    def hold(self, cell: dict[str, Any], worker: WorkerFacts) -> str | None:
         """Take a claimed cell for one worker; return its token, or None where another worker has it."""
         key, work, token = cell["key"], self.work(cell["key"]), uuid.uuid4().hex
         work.mkdir(parents=True, exist_ok=True)
         resumed = (work / "checkpoint.pt").exists()
         restarts = (read_json(work / "restarts.json") or {"count": 0})["count"] + resumed
-        holder = holder | {"token": token, "restarts": restarts, "time": self.now(), "clock": time.time()}
+        holder = {**worker, "token": token, "restarts": restarts, "time": self.now(), "clock": time.time()}
         try:
             if not create(work / "holder.json", holder):
                 return None
@@ -181,9 +186,9 @@ class Store:
             raise
         return token
 
-    def holder(self, key: str) -> dict[str, Any] | None:
-        """Return who runs the cell: host, pid, job, token, how often it was taken up again."""
-        return read_json(self.work(key) / "holder.json")
+    def holder(self, key: str) -> Holder | None:
+        """Return which worker runs the cell, or None."""
+        return cast(Holder | None, read_json(self.work(key) / "holder.json"))
 
     def lose(self, key: str, token: str | None) -> bool:
         """Take the cell away from the worker with this token, or from nobody where its holder is empty.
@@ -215,7 +220,7 @@ class Store:
             for leftover in (*(done / name for name in NOT_KEPT), *done.glob(".*")):  # those of killed writers
                 leftover.unlink(missing_ok=True)
             self._claim(key).unlink(missing_ok=True)
-            for state in ("failed", "cancelled"):  # an evaluation ends all the same
+            for state in GIVEN_UP:  # an evaluation ends all the same
                 (self.root / state / f"{key}.json").unlink(missing_ok=True)
             self.log_execution(key, "done", facts={"state": result["state"]})
         except OSError as error:
@@ -290,6 +295,6 @@ class Store:
             raise TakenOverError(f"{key}: {_whose(holder)}, no longer this worker's")
 
 
-def _whose(holder: dict[str, Any] | None) -> str:
+def _whose(holder: Holder | None) -> str:
     """Say in whose hands a cell is."""
     return "nobody's" if holder is None else f"that of job {holder.get('job')} on {holder.get('host')}"

@@ -25,7 +25,7 @@ ARROWS = {
     "evaluation": {"evaluation", "models", "data"},
     "methods": {"training", "models", "data"},
     "reporting": {"reporting", "labels"},
-    "cluster": {"cluster", "training", "cell", "store", "files", "labels"},
+    "cluster": {"cluster", "training", "cell", "store", "records", "files", "labels"},
     "tracking": {"tracking", "cluster", "trained", "listings", "cell", "store", "files", "spool", "labels"},
     "trained": {"trained", "reporting", "evaluation", "training", "models", "data", "files", "store", "labels"},
 }

@@ -1,4 +1,9 @@
-"""GPUs: those of this machine, which of its workers has which, and a job's own, which torch must be able to use."""
+"""Which GPUs a worker has.
+
+On SLURM the cluster gives each job its own. On one machine a launch deals the GPUs out among the workers that it
+submits (`deal`), and each worker puts its share into CUDA_VISIBLE_DEVICES before torch looks (`see_gpus`). A worker
+that is to have a GPU and finds none that torch can use fails, and does not compute on the CPU for days.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ from itertools import takewhile
 from typing import Any
 
 from pipeline.cluster.site import divide
+from pipeline.records import Site
 
 COMMAND_S = 60.0
 NAME = re.compile(r"\d+|(GPU|MIG)-.+")
@@ -36,17 +42,18 @@ def machine_gpus() -> list[str]:
 
 
 def deal(
-    site: dict[str, Any],
+    site: Site,
     parameters: list[dict[str, Any]],
     *,
     sizes: list[int],
     in_use: Callable[[], Counter[str]] = Counter,
 ) -> list[list[str]]:
-    """Return the GPUs of each worker that this machine may have of each class of so many trainings.
+    """Return, for each class of resources, the CUDA_VISIBLE_DEVICES of each worker that this machine may have of it.
 
-    They are what its CUDA_VISIBLE_DEVICES will be. No worker, as on SLURM: the class has no GPUs of ours to deal, and
-    workers by other rules. Classes have the same GPUs only where they need more than there are; those that fewer
-    workers use already, as `in_use()` counts them, go first. Raises ValueError where one worker needs more.
+    A class asks for `parameters` and has so many trainings (`sizes`); it gets a share of the GPUs by that number. Its
+    list is empty where it uses no GPU of this machine, as on SLURM: how many workers it has is decided elsewhere then.
+    Two classes have one GPU only where all need more than there are. GPUs that fewer workers use already, as
+    `in_use()` counts them, are dealt first. Raises ValueError where one worker needs more than there are.
     """
     dealt: list[list[str]] = [[] for _ in parameters]
     if site["executor"] == "slurm" or all(asked.get("gpus_per_node") == 0 for asked in parameters):

@@ -1,7 +1,16 @@
-"""Who is gone: workers that died holding a cell, submissions that ended or shrank before all their cells were done.
+"""Finds workers that died holding a cell, and submissions without enough jobs left for their cells; lets go of these.
 
-What they had is let go of, so that it is submitted again, with more memory where that was the reason. Of several
-drivers that find the same loss one counts it.
+Drivers do so every few seconds, the ingester every minute, `doctor` when asked. A cell that was let go of is submitted
+again by a driver that waits for it, with more memory where that was the reason. Several drivers may find one loss: the
+one that takes the holder or claim away counts it (`lost.py`).
+
+How a worker is known to be dead depends on where it runs:
+
+    as a job of SLURM        `squeue` was asked a minute after the record was written, and no longer lists the job
+    on this machine          no process has its number, or a younger one has it, or the machine has started since
+    on another machine       it has not touched its submission's `pulse` for five minutes
+
+Where SLURM gives no answer, or does not show us a colleague's jobs, nothing is called dead.
 """
 
 from __future__ import annotations
@@ -11,22 +20,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pipeline.cell import COUNTED
 from pipeline.cluster import slurm
 from pipeline.cluster.lost import count_loss, count_unbegun
-from pipeline.cluster.origin import is_here, is_of_before, process_alive, user
+from pipeline.cluster.origin import is_before_boot, is_of_this_machine, process_alive, user
 from pipeline.cluster.pulse import is_silent
 from pipeline.files import read_json
+from pipeline.records import Holder, Submission
 from pipeline.store import Store
 
 Chain = Mapping[str, tuple[str, list[str]]]
 """The cells of a submission: key -> kind and the keys before it."""
 
-
 INTERRUPTED = "interrupted"
-"""The file that says of a submission's workers that Ctrl-C ended them."""
+"""The file in a submission's folder which says that Ctrl-C ended its workers."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +43,20 @@ class Outline:
     """What is asked of a submission again and again: its record without the cells' values."""
 
     folder: Path
-    record: dict[str, Any]
+    record: Submission
     cells: Chain
 
 
 @dataclass(frozen=True)
 class Dead:
-    """Cells whose worker is gone, claims (key, submission) that nobody will live up to, submissions without a job left,
-    and cells whose claim or holder is empty, as a power cut leaves it. `postponed` are those of them which wait
-    until SLURM says why their job ended.
+    """What was found dead.
+
+    `holders`: cells (key, holder) whose worker is gone; `claims`: cells (key, submission) which no job of their
+    submission will come to; `ended`: submissions without a job left; `empty`: cells whose claim or holder is empty, as
+    a power cut leaves it. `postponed`: cells of these that wait until SLURM says why their job ended.
     """
 
-    holders: list[tuple[str, dict[str, Any]]]
+    holders: list[tuple[str, Holder]]
     claims: list[tuple[str, str]]
     ended: set[str]
     empty: list[str]
@@ -65,7 +76,8 @@ def find_dead(store: Store) -> Dead:
     for path in (store.root / "claims").glob("*.json"):
         if owner := owners.get(path.stem):
             claimed[owner].add(path.stem)
-    found = {path.parent.name: read_json(path) for path in (store.root / "work").glob("*/holder.json")}
+    held_keys = [path.parent.name for path in (store.root / "work").glob("*/holder.json")]
+    found = {key: store.holder(key) for key in held_keys}
     holders = {key: holder for key, holder in found.items() if holder}
     dead = {key: holder for key, holder in holders.items() if holder_dead(store, holder)}
     claims = []
@@ -91,8 +103,8 @@ def _given_up(
     if outline is None or workers == 0:
         return keys
     gone = lost | _after(outline.cells, lost) & keys
-    if workers is not None:
-        room = workers * outline.record["site"]["pack"] - _num_counted(outline.cells, held)
+    if workers is not None and (pack := outline.record["site"]["pack"]):
+        room = workers * pack - _num_counted(outline.cells, held)
         gone |= surplus(outline.cells, keys - gone, held=held, room=room)
     return gone
 
@@ -137,13 +149,14 @@ def _unbegun(store: Store, dead: Dead) -> dict[str, dict[str, Any] | None]:
     found: dict[str, dict[str, Any] | None] = {}
     first: dict[str, str] = {}
     for name in submissions - begun:
-        record, jobs = (read_json(store.submissions / name / file) for file in ("submission.json", "jobs.json"))
+        record, jobs = store.submission(name), store.jobs(name)
         if not record or not jobs or not jobs["jobs"]:
             continue
         if record["site"]["executor"] == "slurm":
             first[name] = jobs["jobs"][0]
         else:
-            faultless = (store.submissions / name / INTERRUPTED).exists() or not is_here(record) or is_of_before(record)
+            interrupted = (store.submissions / name / INTERRUPTED).exists()
+            faultless = interrupted or not is_of_this_machine(record) or is_before_boot(record)
             found[name] = {"submission": name, "job": jobs["jobs"][0], "cause": "cluster" if faultless else "unknown"}
     causes = slurm.causes_of_death(store, sorted(first.values())) if first else {}
     if causes is None:
@@ -187,19 +200,19 @@ def _num_counted(cells: Chain, keys: Iterable[str]) -> int:
     return sum(cells.get(key, ("", []))[0] in COUNTED for key in keys)
 
 
-def _is_local(holder: dict[str, Any]) -> bool:
+def _is_local(holder: Holder) -> bool:
     return holder["job"].startswith("local-")
 
 
-def holder_dead(store: Store, holder: dict[str, Any]) -> bool:
+def holder_dead(store: Store, holder: Holder) -> bool:
     """Tell whether the worker that holds a cell is surely gone."""
     if _is_local(holder):
-        if not is_here(holder):
+        if not is_of_this_machine(holder):
             return is_silent(store, holder["submission"])
         alive = process_alive(holder["pid"], holder)
         # Another user's process may be hidden from us.
         return not alive and (holder.get("user") in (None, user()) or is_silent(store, holder["submission"]))
-    if not slurm.is_here(store, holder):
+    if not slurm.is_of_this_cluster(store, holder):
         return False
     live = slurm.live_jobs(store, since=holder["time"] + slurm.GRACE_S)
     if live is None or any(holder["job"] in numbers for numbers in live.values()):
@@ -207,7 +220,7 @@ def holder_dead(store: Store, holder: dict[str, Any]) -> bool:
     return _is_visible(store, holder)
 
 
-def _is_visible(store: Store, record: dict[str, Any]) -> bool:
+def _is_visible(store: Store, record: Holder | Submission) -> bool:
     """Return whether `squeue` shows us the jobs of this record's user, so that absence means something."""
     return record.get("user") in (None, user()) or slurm.sees_everybody(store)
 
@@ -223,25 +236,25 @@ def read_outline(folder: Path) -> Outline | None:
 @cache
 def _outline(folder: Path) -> Outline:
     """Read a record once: it never changes."""
-    record = read_json(folder / "submission.json")
+    record = cast(Submission | None, read_json(folder / "submission.json"))
     if record is None:
         raise FileNotFoundError(folder)
-    cells = {cell["key"]: (cell["kind"], list(cell["upstream"])) for cell in record.pop("cells", [])}
-    return Outline(folder, record, cells)
+    cells = {cell["key"]: (cell["kind"], list(cell["upstream"])) for cell in record.get("cells", [])}
+    return Outline(folder, {**record, "cells": []}, cells)
 
 
 def live_workers(store: Store, outline: Outline) -> int | None:
     """Return how many jobs of a submission may still wait or run; None: some, each for any number of cells."""
-    record, jobs = outline.record, read_json(outline.folder / "jobs.json")
-    if jobs is None and is_here(record) and process_alive(record["pid"], record):
+    record, jobs = outline.record, store.jobs(outline.folder.name)
+    if jobs is None and is_of_this_machine(record) and process_alive(record["pid"], record):
         return None  # it is being submitted
     if record["site"]["executor"] != "slurm":
-        if not is_here(record):
+        if not is_of_this_machine(record):
             return 0 if is_silent(store, outline.folder.name) else None
-        alive = [process_alive(int(job), record, later_s=60) for job in (jobs or {"jobs": []})["jobs"]]
+        alive = [process_alive(int(job), record, later_s=60) for job in (jobs["jobs"] if jobs else [])]
         hidden = record.get("user") not in (None, user()) and not is_silent(store, outline.folder.name)
         return None if any(alive) or hidden else 0
-    if not slurm.is_here(store, record):
+    if not slurm.is_of_this_cluster(store, record):
         return None
     # By name: that finds orphans, whose submission was cut off before their ids were written down.
     live = slurm.live_jobs(store, since=(jobs or record)["time"] + slurm.GRACE_S)
@@ -255,8 +268,8 @@ def gpus_in_use(store: Store) -> Counter[str]:
     """Return how many living workers of this machine and store have each of its GPUs."""
     used: Counter[str] = Counter()
     for path in store.submissions.glob("*/jobs.json"):
-        outline, jobs = read_outline(path.parent), read_json(path)
-        if outline is not None and jobs is not None and is_here(outline.record):
+        outline, jobs = read_outline(path.parent), store.jobs(path.parent.name)
+        if outline is not None and jobs is not None and is_of_this_machine(outline.record):
             for job, gpus in zip(jobs["jobs"], outline.record.get("gpus", []), strict=False):  # none: SLURM's, or a CPU
                 if process_alive(int(job), outline.record, later_s=60):
                     used.update(gpus.split(","))

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.cluster.site import MAX_DOUBLINGS
+from pipeline.files import modified
+from pipeline.records import Holder
 from pipeline.store import Store
 
 MAX_LOST = 3
 """A cell whose worker died this often, without a word and without getting further, has failed."""
 
 
-def count_loss(store: Store, key: str, *, holder: dict[str, Any], cause: str) -> None:
+def count_loss(store: Store, key: str, *, holder: Holder, cause: str) -> None:
     """Log that a worker died without a word, and give up on a cell that goes nowhere between its deaths.
 
     What the cluster took away says nothing about the cell, nor does memory that can still be doubled. Where another
@@ -22,8 +24,7 @@ def count_loss(store: Store, key: str, *, holder: dict[str, Any], cause: str) ->
     """
     if cause not in ("cluster", "memory") and _fail_with_last_words(store, key):
         return
-    checkpoint = store.work(key) / "checkpoint.pt"
-    reached = checkpoint.stat().st_mtime if checkpoint.exists() else None
+    reached = modified(store.work(key) / "checkpoint.pt")
     facts = {"host": holder["host"], "job": holder["job"], "checkpoint": reached, "memory": cause == "memory"}
     store.log_execution(key, "lost", facts=facts | {"cause": cause})
     losses: list[dict[str, Any]] = []

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
 from pipeline.cell import KINDS, Cell
 from pipeline.labels import PARTITIONS
+from pipeline.records import Site
 
 MAX_DOUBLINGS = 3
 """How often `mem_gb` is doubled for a cell at most: eightfold; more is seldom to be had, and sbatch would refuse it."""
 
 EXECUTORS = ("local", "slurm")
-SITE_KEYS = ("executor", "workers", "threads", "pack", "parameters", "kinds", "datasets", "setup")
+SITE_KEYS = tuple(Site.__annotations__)
 
 
-def load_site(root: Path) -> dict[str, Any]:
+def load_site(root: Path) -> Site:
     """Read `slurm/<CLUSTER>.yaml`.
 
     Raises ValueError naming the file and what is wrong in it and what is allowed, or the sites there are.
@@ -41,7 +42,7 @@ def load_site(root: Path) -> dict[str, Any]:
     if site["executor"] not in EXECUTORS:
         raise ValueError(f"{path}: executor {site['executor']!r}; allowed: {', '.join(EXECUTORS)}")
     _check_values(path, site)
-    return site
+    return cast(Site, site)
 
 
 def _check_values(path: Path, site: dict[str, Any]) -> None:
@@ -83,7 +84,7 @@ def _check_mappings(path: Path, site: dict[str, Any]) -> None:
             raise ValueError(f"{path}: {name}: {', '.join(empty)} has no value; allowed: {allowed}")
 
 
-def resources(site: dict[str, Any], cell: Cell, *, doublings: int = 0) -> dict[str, Any]:
+def resources(site: Site, cell: Cell, *, doublings: int = 0) -> dict[str, Any]:
     """Return the submitit keywords of a cell: for all jobs, over them those of its data set, over them its kind's.
 
     So a data set whose trainings want many GPUs need not have them for an evaluation alone.

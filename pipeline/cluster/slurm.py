@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline.cluster.origin import user
 from pipeline.files import modified, read_json, try_lock, write_json
+from pipeline.records import Holder, Submission
 from pipeline.store import Store
 
 SQUEUE_S = 30.0
@@ -31,18 +32,18 @@ GRACE_S = 60.0
 
 COMMAND_S = 60.0
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
-HABITS = ("SQUEUE_", "SACCT_", "SCANCEL_")
-"""How the variables begin in which a user keeps options of SLURM's commands."""
+OPTION_VARIABLES = ("SQUEUE_", "SACCT_", "SCANCEL_")
+"""Prefixes of the variables in which a user may keep options of SLURM's commands."""
 
 FIELDS = "Name:|,JobArrayID:|,State:|,exit_code:|,UserName:|,Reason:|,WorkDir:"
-ENDED = (
+ENDED_STATES = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
     *("REVOKED", "TIMEOUT"),
 )
-"""States of jobs that neither wait nor run."""
+"""SLURM's states of jobs that neither wait nor run."""
 
-TAKEN = ("BOOT_FAIL", "CANCELLED", "NODE_FAIL", "PREEMPTED", "REVOKED")
-"""Those of jobs that the cluster, or somebody, ended: no fault of theirs."""
+TAKEN_AWAY = ("BOOT_FAIL", "CANCELLED", "NODE_FAIL", "PREEMPTED", "REVOKED")
+"""Those among them in which the cluster, or somebody, ended the job: that says nothing about its cell."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Job:
     @property
     def ended(self) -> bool:
         """Return whether it neither waits nor runs."""
-        return self.state in ENDED
+        return self.state in ENDED_STATES
 
 
 def jobs(store: Store, since: float = 0.0) -> list[Job] | None:
@@ -158,7 +159,7 @@ def causes_of_death(store: Store, numbers: list[str]) -> dict[str, str] | None:
 
 
 def _cause(state: str, status: str) -> str:
-    if state.startswith(TAKEN):  # accounting writes `CANCELLED by 1000`
+    if state.startswith(TAKEN_AWAY):  # accounting writes `CANCELLED by 1000`
         return "cluster"
     if state == "TIMEOUT":
         return "time"
@@ -190,31 +191,36 @@ def _accounts(store: Store, numbers: list[str]) -> dict[str, str] | None:
 
 def sees_everybody(store: Store) -> bool:
     """Return whether `squeue` shows the jobs of all users: with PrivateData=jobs a colleague's seem to be gone."""
-    private = re.search(r"PrivateData\s*=\s*(\S+)", _configuration(store) or "")
-    return private is not None and "jobs" not in private.group(1).split(",")
+    private = _setting("PrivateData", "jobs", store=store)
+    return private is not None and "jobs" not in private.split(",")
 
 
 def max_array_size() -> int | None:
     """Return how many tasks one job array may have (1000 where SLURM does not say); None where it does not answer."""
-    told = _configuration()
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", told or "")
-    return None if told is None else int(found.group(1)) if found else 1000
+    size = _setting("MaxArraySize", "1000")
+    return None if size is None else int(size)
 
 
 def cluster(store: Store | None = None) -> str | None:
     """Return the name of the cluster that is asked; None where it does not answer."""
-    told = _configuration(store)
-    found = re.search(r"ClusterName\s*=\s*(\S+)", told or "")
-    return None if told is None else found.group(1) if found else "cluster"
+    return _setting("ClusterName", "cluster", store=store)
 
 
-def is_here(store: Store, record: dict[str, Any]) -> bool:
+def is_of_this_cluster(store: Store, record: Holder | Submission) -> bool:
     """Return whether the jobs of a record are those of the cluster that is asked; older records do not say."""
     return record.get("cluster") in (None, cluster(store))
 
 
+def _setting(name: str, default: str, *, store: Store | None = None) -> str | None:
+    """Return one value of SLURM's configuration; None where SLURM does not answer."""
+    told = _configuration(store)
+    found = re.search(rf"\b{name}\s*=\s*(\S+)", told or "")
+    return None if told is None else found.group(1) if found else default
+
+
 CONFIGURATION = ["scontrol", "show", "config"]
 _told: list[str] = []
+"""Its answer, once there is one: no cluster changes it while a stage runs."""
 
 
 def _configuration(store: Store | None = None) -> str | None:
@@ -285,6 +291,6 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
     Names of strangers' jobs are bytes in any encoding.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(HABITS)}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(OPTION_VARIABLES)}
     options: dict[str, Any] = {"encoding": "utf-8", "errors": "replace", "timeout": COMMAND_S, "env": environment}
     return subprocess.run(command, capture_output=True, check=False, **options)

@@ -19,7 +19,9 @@ from typing import Any
 import submitit
 from submitit.helpers import TorchDistributedEnvironment
 
+from pipeline.cluster.stopping import StoppedError
 from pipeline.files import read_json, write_json
+from pipeline.store import Store
 
 LAST_WORDS = "last-words.json"
 """Why a rank failed and its traceback, beside the checkpoint of its cell."""
@@ -57,23 +59,25 @@ def announce(cell: dict[str, Any] | None) -> None:
         sys.modules["pipeline.training.ranks"].from_first_rank(lambda: cell)
 
 
-def follow(
-    run: Callable[[dict[str, Any], Path], Any], stopped: type[Exception], *, work: Callable[[str], Path]
-) -> None:
-    """Do every cell the first rank announces with `run(cell, folder)`, in folders that are thrown away.
+def follow_first_rank(store: Store, run: Callable[[dict[str, Any], Path], Any]) -> None:
+    """Do every cell that the first rank announces with `run(cell, folder)`, in folders that are thrown away.
 
-    Where it fails by itself it says why in the cell's own folder, `work(key)`.
+    A failure that began on this rank is written down in the cell's own folder, where the first one reads it.
     """
     from pipeline.training import ranks
 
     while (cell := ranks.from_first_rank(lambda: None)) is not None:
-        with TemporaryDirectory(prefix="rank-") as folder, contextlib.suppress(stopped):
+        with TemporaryDirectory(prefix="rank-") as folder, contextlib.suppress(StoppedError):
             try:
                 run(cell, Path(folder))
+            except StoppedError:
+                raise
             except Exception as error:
-                if not isinstance(error, stopped) and not _is_of_connection(error):
+                if not _is_of_connection(error):
                     said = f"rank {ranks.rank()}: {type(error).__name__}: {error}"
-                    write_json(work(cell["key"]) / LAST_WORDS, {"said": said, "traceback": traceback.format_exc()})
+                    write_json(
+                        store.work(cell["key"]) / LAST_WORDS, {"said": said, "traceback": traceback.format_exc()}
+                    )
                 raise
 
 

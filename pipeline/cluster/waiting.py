@@ -7,9 +7,10 @@ import time
 import uuid
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 from pipeline.files import modified, read_json, write_json
+from pipeline.records import Mark
 from pipeline.store import Store
 
 BEAT_S = 20.0
@@ -21,7 +22,7 @@ class Waiting:
     """The mark of one driver that waits for a table, e.g. `embedded/table_7`, whose rows need the cells `keys`."""
 
     def __init__(self, store: Store, table: str, *, keys: Iterable[str]) -> None:
-        self.store, self.value = store, {"table": table, "keys": sorted(keys)}
+        self.value: Mark = {"table": table, "keys": sorted(keys)}
         self.path = store.root / "waiting" / f"{uuid.uuid4().hex}.json"
         self.next_beat = 0.0
 
@@ -54,13 +55,13 @@ def needs(store: Store) -> list[tuple[str, frozenset[str]]]:
     found: set[tuple[str, frozenset[str]]] = set()
     now = store.now()
     for path in (store.root / "waiting").glob("[!.]*.json"):
-        mark = read_json(path)
+        mark = cast(Mark | None, read_json(path))
         if mark and now - (modified(path) or 0.0) < STALE_S:
             found.add((mark["table"], frozenset(mark["keys"])))
-    owners = {store.owner(path.stem) for path in (store.root / "claims").glob("*.json")} - {None}
-    for owner in owners:
-        record = read_json(store.submissions / str(owner) / "submission.json") or {}
-        for table, keys in record.get("tables", {}).items():
+    owners = {store.owner(path.stem) for path in (store.root / "claims").glob("*.json")}
+    for owner in filter(None, owners):
+        record = store.submission(owner)
+        for table, keys in record.get("tables", {}).items() if record else ():
             found.add((table, frozenset(keys)))
     return sorted(found, key=lambda need: (need[0], sorted(need[1])))
 

@@ -55,7 +55,8 @@ def _orphan_jobs(store: Store, dead: set[str], *, mend: bool) -> list[str]:
     jobs = slurm.jobs(store) or []  # before the claims: squeue may take long, and somebody submits meanwhile
     claimed = [path.stem for path in (store.root / "claims").glob("*.json")]
     working = {store.owner(key) for key in claimed if key not in dead}
-    working |= {(read_json(path) or {}).get("submission") for path in (store.root / "work").glob("*/holder.json")}
+    holders = [store.holder(path.parent.name) for path in (store.root / "work").glob("*/holder.json")]
+    working |= {holder["submission"] for holder in holders if holder}
     homes = tuple(f"{root}/snapshots/" for root in {store.root, store.root.resolve()})
     orphans = [
         job

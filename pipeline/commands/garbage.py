@@ -26,14 +26,14 @@ def find_garbage(
 
     What was computed from a folder of one's own stays while that is not in the project `root`: no table can name it.
     """
-    old = time.time() - 86_400 * days
+    old = _days_ago(days)
     kept = {path.stem for path in (store.root / "claims").glob("*.json")} | needed
     kept = kept.union(*(keys for _, keys in needs(store)))  # a colleague's tables too
-    unasked = [path for path in _folders(store.root / "work", old) if path.name not in kept and not _held(path)]
+    unasked = [path for path in _folders(store.root / "work", old) if path.name not in kept and not _taken_up(path)]
     garbage = [path for path in unasked if _has_images(path, root)]
     submissions = [path for path in _folders(store.submissions, old) if not submission_alive(store, path.name)]
     staying = set(_folders(store.submissions, float("inf"))) - set(submissions)
-    used = {(read_json(path / "submission.json") or {}).get("snapshot") for path in staying}
+    used = {record.get("snapshot") for path in staying if (record := store.submission(path.name))}
     garbage += submissions
     garbage += [path for path in _folders(store.root / "snapshots", old) if path.name not in used]
     if done:
@@ -44,9 +44,9 @@ def find_garbage(
 
 def remove(folders: Iterable[Path], *, days: float) -> int:
     """Remove those of the folders that are still untouched for so many days; return how many bytes they held."""
-    old, freed = time.time() - 86_400 * days, 0
+    old, freed = _days_ago(days), 0
     for folder in folders:
-        if not _held(folder) and _touched(folder) < old:  # else taken up since it was looked at
+        if not _taken_up(folder) and _touched(folder) < old:  # again: it was looked at a while ago
             freed += size_of(folder)
             shutil.rmtree(folder)
     return freed
@@ -80,5 +80,11 @@ def _has_images(folder: Path, root: Path) -> bool:
     return folder_is_here(cell.get("values", {}), root)
 
 
-def _held(folder: Path) -> bool:
-    return (folder / "holder.json").exists()
+def _taken_up(folder: Path) -> bool:
+    """Tell whether a worker holds the cell of this folder, or a submission claims it."""
+    claim = folder.parents[1] / "claims" / f"{folder.name}.json"
+    return (folder / "holder.json").exists() or claim.exists()
+
+
+def _days_ago(days: float) -> float:
+    return time.time() - 86_400 * days

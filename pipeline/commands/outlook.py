@@ -21,6 +21,7 @@ from pipeline.commands.past import Past
 from pipeline.listings import STATES, current_scale, stage_of, tables_of
 from pipeline.params import EXPERIMENT, SECTIONS, all_tables, choose, load_params, resolve_table
 from pipeline.progress import WORDS
+from pipeline.records import Site
 from pipeline.reporting.provenance import duration
 from pipeline.reporting.rows import data_of
 from pipeline.store import Store
@@ -123,7 +124,7 @@ def _fault_of_dvc(stderr: str) -> str:
     return (told if re.fullmatch(r"[\w.]+", name) and told else fault) + known
 
 
-def _ahead(past: Past, site: dict[str, Any], *, cells: list[Cell]) -> dict[str, Any]:
+def _ahead(past: Past, site: Site, *, cells: list[Cell]) -> dict[str, Any]:
     """Return what these cells will take, and by what that is known."""
     known = [(cell, seconds) for cell in cells if (seconds := past.typical_s(cell)) is not None]
     gpu_s = sum(seconds * num_gpus(resources(site, cell)) for cell, seconds in known)

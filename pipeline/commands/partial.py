@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from pipeline.cell import NO_CELLS, Cell, chain, folder_is_here, read_rows
+from pipeline.cell import ROW_ERRORS, Cell, chain, folder_is_here, read_rows
 from pipeline.progress import WORDS
 from pipeline.reporting.grid import build_grid
 from pipeline.reporting.paper import read_published
@@ -66,7 +66,7 @@ def _row_so_far(store: Store, row: Row, *, recorded: Sequence[Row]) -> Row:
         return with_holes([row], recorded, reason=partial(why_missing, store))[0]
     try:
         cells = chain(row)
-    except NO_CELLS as error:
+    except ROW_ERRORS as error:
         reason = f"of another version ({type(error).__name__}: {error}); `dvc repro cells` writes it again"
         return row | {"state": MISSING, "reason": reason}
     if all(store.is_done(cell.key) for cell in cells[-2:]):

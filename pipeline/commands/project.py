@@ -21,12 +21,12 @@ def find_project() -> Path:
 def enter_project(options: Namespace) -> Path:
     """Go to the project, since keys and folders of one's own are read from there, and return it.
 
-    What the command line names stays where it was named.
+    What the command line names stays where it was named: paths, and a cell that is given as a folder which has it.
     """
     root = find_project()
     if root != Path.cwd():
         for name, value in vars(options).items():
-            if isinstance(value, Path) or (name == "cell" and Path(value).exists()):
+            if isinstance(value, Path) or (name == "cell" and (Path(value) / "cell.json").exists()):
                 setattr(options, name, type(value)(Path(value).absolute()))
         os.chdir(root)
     return root

@@ -21,6 +21,7 @@ from pipeline.files import read_json
 from pipeline.listings import current_scale, find_cell, find_target, recorded, tables_of
 from pipeline.progress import WORDS
 from pipeline.provenance import patch_path
+from pipeline.records import ENDED, GIVEN_UP
 from pipeline.store import Store
 
 
@@ -28,7 +29,7 @@ def show_log(root: Path, store: Store, *, prefix: str, follow: bool) -> None:
     """Print the log of a cell; with `follow` until the cell has ended. Raises ValueError where there is none."""
     key, shown = _with_log(root, store, prefix=prefix), 0
     while True:
-        ended = store.state(key) in ("done", "failed", "cancelled")
+        ended = store.state(key) in ENDED
         text = _log_text(store, key)
         if text is None and (ended or not follow):
             raise ValueError(_why_no_log(root, store, key=key))
@@ -129,14 +130,14 @@ def _stop(store: Store, cells: dict[str, Cell], *, needed: set[str]) -> int:
     """Cancel what has not ended of these cells, and the waiting jobs of submissions that own none any more."""
     submissions, stopped = set(), 0
     for key in cells.keys() - needed:
-        if store.state(key) in ("running", "queued", "missing"):
+        if store.state(key) not in ENDED:
             submissions.add(store.owner(key))
             reason = {"reason": f"cancelled by {user()} on {socket.gethostname()}", "name": cells[key].name}
             store.cancel(key, reason)
             stopped += 1
     owning = {store.owner(path.stem) for path in (store.root / "claims").glob("*.json")}
-    for submission in submissions - owning - {None}:
-        record = read_json(store.submissions / str(submission) / "submission.json")
+    for submission in filter(None, submissions - owning):
+        record = store.submission(submission)
         if record and record["site"]["executor"] == "slurm":
             slurm.cancel_pending(record["job_name"])
     return stopped
@@ -147,7 +148,7 @@ def retry(root: Path, store: Store, *, target: str | None) -> str:
 
     Raises ValueError where `target` is no table and begins the key of no cell that ended so, or of several.
     """
-    paths = [path for state in ("failed", "cancelled") for path in (store.root / state).glob("[!.]*.json")]
+    paths = [path for state in GIVEN_UP for path in (store.root / state).glob("[!.]*.json")]
     before = {path.stem: (read_json(path) or {}).get("before") for path in paths}
     forgotten = set(before)
     if target is not None:

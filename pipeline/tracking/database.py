@@ -152,7 +152,7 @@ ENVIRONMENT = {
 """What MLflow is told where the user has not told it."""
 
 
-class RefusedError(RuntimeError):
+class RunRefusedError(RuntimeError):
     """MLflow will not take this, however often it is sent: the run was deleted, or a value is not allowed."""
 
 
@@ -173,7 +173,7 @@ def _errors_named(uri: str) -> Iterator[None]:
         words = (lines or [type(error).__name__])[0]
         code = getattr(error, "error_code", "")
         if code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE"):
-            raise RefusedError(words) from error
+            raise RunRefusedError(words) from error
         remedy = "; if it stays so, `python -m pipeline track --rebuild` makes it again from the store"
         raise UnreachableError(f"{without_password(uri)}: {words}{remedy if sqlite_path(uri) else ''}") from error
 
@@ -181,7 +181,7 @@ def _errors_named(uri: str) -> Iterator[None]:
 class Database:
     """An experiment of an MLflow database, opened. `born` tells it from another one under the same address.
 
-    Raises RefusedError for what MLflow will never take, UnreachableError for what may work later.
+    Raises RunRefusedError for what MLflow will never take, UnreachableError for what may work later.
     """
 
     def __init__(self, uri: str, experiment: str) -> None:
@@ -215,7 +215,7 @@ class Database:
         try:
             with _errors_named(self.uri):
                 return self.client.get_experiment(self.experiment) is not None
-        except (RefusedError, UnreachableError):
+        except (RunRefusedError, UnreachableError):
             return False
 
     def find(self, key: str, store: str) -> tuple[str, dict[str, int]] | None:

@@ -38,7 +38,7 @@ def follow_until_idle(store: Store, root: Path) -> None:
     """Ingest every few seconds until nothing is under way; return at once where another ingester runs."""
     import pipeline.cluster.team  # noqa: F401  now: an experiment's folder, and its code, may be gone later
     from pipeline.listings import entries
-    from pipeline.tracking.sending import follow
+    from pipeline.tracking.sending import ingest_until
 
     lock = _lock(store)
     if lock is None:
@@ -56,7 +56,7 @@ def follow_until_idle(store: Store, root: Path) -> None:
             return False
         return (store.root / "tracking" / "finish").exists() or time.monotonic() - busy > IDLE_S
 
-    follow(store.root, entries(root), stop=idle)
+    ingest_until(store.root, entries(root), stop=idle)
     lock.close()
 
 

@@ -25,11 +25,11 @@ Entry = Mapping[str, Any]
 `values`: by their keys, what the train and warm_start cells read.
 """
 
-UNTOLD = (
+NO_TAGS = (
     *("versions", "started", "ended", "token", "time", "name", "pid"),
     *("boot", "boot_id", "namespace", "clock"),
 )
-"""Facts about a result that are no tags of a run."""
+"""Facts about a result that do not become tags of its run."""
 
 
 class Point(NamedTuple):
@@ -171,7 +171,7 @@ class Cells:
 
 def provenance_tags(facts: Mapping[str, Any]) -> dict[str, str]:
     """Return where a result comes from as tags; the commit also under the name that MLflow's pages show."""
-    tags = {name: str(fact) for name, fact in facts.items() if fact is not None and name not in UNTOLD}
+    tags = {name: str(fact) for name, fact in facts.items() if fact is not None and name not in NO_TAGS}
     tags |= {f"version.{name}": str(version) for name, version in facts.get("versions", {}).items()}
     if "host" in tags:
         tags["node"] = tags.pop("host")

@@ -1,9 +1,9 @@
 """MLflow from the store: runs, curves and states of all cells, written by one ingester and by nobody else.
 
 Workers append to spools (`pipeline/spool.py`); `ingest` brings a database up to the store, as often as one likes, from
-any process on any machine that sees the store, while jobs run or long after. Parent run per table, child run per
-`train` cell (its evaluation goes into the same run) and per `warm_start` cell. A cell of several tables is a child of
-the first and carries the tag `table.<name>` of each. The experiment is MLFLOW_EXPERIMENT_NAME, or `u2pl`.
+any process that sees the store, while jobs run or long after. Each table is a run, and its child runs are its `train`
+cells, each with its evaluations, and its `warm_start` cells. A cell of several tables is a child of the first and has
+the tag `table.<name>` of each. The experiment is MLFLOW_EXPERIMENT_NAME, or `u2pl`.
 
 Exactly once in effect: for each database the store keeps, per run, how far its spool was read and the last step sent of
 each metric (`tracking/<database>/<key>.json`), written after the sending. An ingester killed in between leaves lines
@@ -29,17 +29,17 @@ from typing import IO, Any
 from pipeline.files import read_json, write_json
 from pipeline.spool import fresh
 from pipeline.tracking import database
-from pipeline.tracking.database import Database, RefusedError, UnreachableError, locked
+from pipeline.tracking.database import Database, RunRefusedError, UnreachableError, locked
 from pipeline.tracking.runs import Cells, Entry, Parcel, Point
 
 LOG = logging.getLogger(__name__)
 ENDED = ("FINISHED", "FAILED", "KILLED")
 BATCH = 800
-"""Values of metrics after which the ingester notes how far it came."""
+"""So many values of metrics are sent at once; then the ingester notes how far it came."""
 MAX_FAULTS = 3
 """So many runs that MLflow does not take for reasons it may get over are passed by in one pass."""
 MAX_PAUSE_S = 60.0
-"""How long the longest pause between two passes is."""
+"""The longest pause between two passes."""
 
 
 def ingest(store: Path, entries: Iterable[Entry] = (), *, uri: str | None = None) -> dict[str, int]:
@@ -50,7 +50,7 @@ def ingest(store: Path, entries: Iterable[Entry] = (), *, uri: str | None = None
     return Ingester(store, entries, uri=uri).work()
 
 
-def follow(
+def ingest_until(
     store: Path,
     entries: Iterable[Entry] = (),
     *,
@@ -105,9 +105,8 @@ class Ingester:
         return self.opened
 
     def work(self) -> dict[str, int]:
-        """Do one pass over the store; return how many cells' runs there are of each status.
-
-        Raises UnreachableError where the database took nothing, or nothing of some runs.
+        """Do one pass over the store; return how many cells' runs there are of each status. Raises UnreachableError
+        where the database took nothing, or nothing of some runs.
         """
         self.faults = []
         with locked(self.folder / "lock") as lock:
@@ -144,9 +143,10 @@ class Ingester:
     def _bring_up(self, key: str, status: str, *, results: list[str]) -> None:
         """Bring the run of one cell up to the store, if anything is new."""
         run, tables = self.runs.get(key), self.cells.tables(key)
-        if run and run["status"] == status and status in ENDED and (run["described"] or not tables):
+        again = run is not None and self.cells.ended_again(key, run)
+        if run and run["status"] == status and status in ENDED and not again:
             sent = set(results) <= set(run["results"]) and set(tables) <= set(run["tables"])
-            if sent and not self.cells.ended_again(key, run):
+            if sent and (run["described"] or not tables):
                 return
         with self.kept_apart(key):
             parcel = self._described(key, tables)
@@ -157,7 +157,7 @@ class Ingester:
             self._add_curves(parcel)
             for result in results:
                 self._add_result(parcel, result)
-            self._add_status(parcel, status)
+            self._add_status(parcel, status, again=again)
             self._deliver(parcel)
 
     @contextmanager
@@ -174,7 +174,7 @@ class Ingester:
             if len(self.faults) > MAX_FAULTS or not self.database.answers:
                 raise
             LOG.warning("MLflow took nothing of the run of %s: %s", key, error)
-        except RefusedError as error:
+        except RunRefusedError as error:
             LOG.warning("MLflow refused the run of %s: %s", key, error)
             self._drop(key)
 
@@ -237,9 +237,9 @@ class Ingester:
         parcel.tags |= tags
         parcel.run |= {"results": [*parcel.run["results"], result]}
 
-    def _add_status(self, parcel: Parcel, status: str) -> None:
-        """Add the status of a run where it changed, and the facts that come with it."""
-        if parcel.run["status"] == status and not self.cells.ended_again(parcel.key, self.runs[parcel.key]):
+    def _add_status(self, parcel: Parcel, status: str, *, again: bool = False) -> None:
+        """Add the status of a run where it changed or was reached again, and the facts that come with it."""
+        if parcel.run["status"] == status and not again:
             return
         if parcel.run["kind"] == "table":
             end_ms = max(child["end_ms"] for child in self.runs.values() if parcel.key in child["tables"])

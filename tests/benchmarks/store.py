@@ -141,7 +141,7 @@ def submitted(root: Path, cells: list[Cell]) -> float:
 
 def drain(store: Store, cells: list[Cell]) -> None:
     """Take, run and publish every cell, as one worker does, with where its result comes from."""
-    while (taken := take(store, cells, holder=HOLDER)[0]) is not None:
+    while (taken := take(store, cells, me=HOLDER)[0]) is not None:
         run_cell(store, taken, record=RECORD, stop=Stop())
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import worker
+from pipeline import run
 from pipeline.cell import Cell
 from pipeline.files import append_line, read_lines, write_json
 from pipeline.store import Store
@@ -75,7 +75,7 @@ def test_a_full_disk_fails_the_cell_with_its_reason_and_loses_nothing(
             (work / "weights.pt").write_bytes(b"w" * 5000)
         return {"state": "done"}
 
-    monkeypatch.setattr(worker, "compute", compute)
+    monkeypatch.setattr("pipeline.run.compute", compute)
     for cell in cells:
         store.claim(cell.key, "s")
     with pytest.raises(OSError, match="No space left"):  # the third cell cannot even be begun
@@ -104,7 +104,7 @@ def test_a_crash_is_recorded_though_the_workers_log_takes_no_word(
     write_json(store.work(cell.key) / "holder.json", {"token": token})
     with Path("/dev/full").open("w", buffering=1) as full:
         monkeypatch.setattr("sys.stdout", full)
-        worker._record_crash(store, cell, token=token, error=OSError(28, "No space left on device"))
+        run._record_crash(store, cell, token=token, error=OSError(28, "No space left on device"))
         monkeypatch.undo()
         with contextlib.suppress(OSError):
             full.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -94,10 +95,14 @@ def test_what_was_touched_since_it_was_looked_at_is_not_removed(store: Store) ->
     assert found[0].exists()
 
 
-def test_what_a_worker_took_up_since_it_was_looked_at_is_not_removed(store: Store) -> None:
+@pytest.mark.parametrize("take_up", [hold, lambda store, key: store.claim(key, "running")], ids=["held", "claimed"])
+def test_what_was_taken_up_since_it_was_looked_at_is_not_removed(
+    store: Store, take_up: Callable[[Store, str], object]
+) -> None:
+    """Of a claimed cell the checkpoint lies there, however long nobody touched it."""
     found = find_garbage(store, {"needed", "wanted"}, days=-1)
     assert store.work("dropped") in found
-    hold(store, "dropped")
+    take_up(store, "dropped")
     remove(found, days=0)
-    assert (store.work("dropped") / "holder.json").exists()
+    assert (store.work("dropped") / "cell.json").exists()
     assert not (store.submissions / "ended").exists()

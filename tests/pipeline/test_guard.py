@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import worker
 from pipeline.cell import Cell, chain, digest
+from pipeline.cluster.stopping import StoppedError
 from pipeline.data.sources import folder_digest
 from pipeline.files import read_json, write_json
 from pipeline.guard import changed_data, check_copies, data_state, fingerprint
@@ -21,6 +21,7 @@ from pipeline.params import resolve_table
 from pipeline.provenance import provenance, source_state, versions
 from pipeline.results import measured_row
 from pipeline.store import Store, find_store
+from pipeline.worker import Stop, run_submission
 from tests.params import project_params
 
 RUN = """
@@ -174,16 +175,16 @@ def test_what_was_computed_with_edited_data_is_neither_published_nor_gone_on_fro
         if edits.pop(0):
             lists.write_text(text + "another\n")
             if ends == "stopped":
-                raise worker.StoppedError("asked to leave")
+                raise StoppedError("asked to leave")
             if ends == "crashed":
                 raise FileNotFoundError("an image")
         return {"state": "done"}
 
     def run() -> None:
         (submission,) = submit(store, [cell], root=ready, data_root=data, data=data_state(data))
-        worker.run_submission(store, submission, limit=1, stop=worker.Stop())
+        run_submission(store, submission, limit=1, stop=Stop())
 
-    monkeypatch.setattr(worker, "compute", compute)
+    monkeypatch.setattr("pipeline.run.compute", compute)
     run()
     assert not store.is_done(cell.key)
     assert not (store.work(cell.key) / "checkpoint.pt").exists()

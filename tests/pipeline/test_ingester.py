@@ -28,10 +28,10 @@ def test_an_ingester_ends_where_driver_and_jobs_were_killed(
     write_json(store.submissions / "s" / "jobs.json", {"jobs": [str(pid)], "time": store.now()})
     store.claim("k", "s")
 
-    def follow(*_: Any, stop: Callable[[], bool]) -> None:
+    def ingest(*_: Any, stop: Callable[[], bool]) -> None:
         looks.extend(stop() for _ in range(3))
 
-    monkeypatch.setattr(sending, "follow", follow)
+    monkeypatch.setattr(sending, "ingest_until", ingest)
     monkeypatch.setattr(ingester, "RELEASE_S", -1.0)
     monkeypatch.setattr(ingester, "IDLE_S", -1.0)
     ingester.follow_until_idle(store, tmp_path)
@@ -45,7 +45,7 @@ def test_an_ingester_that_is_asked_to_finish_does_so_once_nothing_is_under_way(
     store, looks = Store(tmp_path / "cells"), []
     store.claim("k", "s")
 
-    def follow(*_: Any, stop: Callable[[], bool]) -> None:
+    def ingest(*_: Any, stop: Callable[[], bool]) -> None:
         looks.append(stop())
         (store.root / "tracking" / "finish").touch()
         looks.append(stop())
@@ -54,7 +54,7 @@ def test_an_ingester_that_is_asked_to_finish_does_so_once_nothing_is_under_way(
         (store.root / "tracking" / "finish").unlink()
         looks.append(stop())
 
-    monkeypatch.setattr(sending, "follow", follow)
+    monkeypatch.setattr(sending, "ingest_until", ingest)
     monkeypatch.setattr(ingester, "IDLE_S", 1000.0)
     ingester.follow_until_idle(store, tmp_path)
     assert looks == [False, False, True, False]

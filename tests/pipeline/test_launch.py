@@ -113,12 +113,12 @@ def test_a_cell_waits_for_the_one_before_it(local_store: Store) -> None:
     for cell in (first, second):
         local_store.claim(cell.key, "s")
     holder = {"submission": "s", "host": "here", "pid": 1, "job": "local-1"}
-    taken, _ = take(local_store, [second, first], holder=holder)
+    taken, _ = take(local_store, [second, first], me=holder)
     assert taken is not None
     assert taken[0] == first
-    assert take(local_store, [second, first], holder=holder) == (None, True)
+    assert take(local_store, [second, first], me=holder) == (None, True)
     local_store.publish(first.key, taken[1], result={"state": "done"})
-    taken, _ = take(local_store, [second, first], holder=holder)
+    taken, _ = take(local_store, [second, first], me=holder)
     assert taken is not None
     assert taken[0] == second
 

@@ -10,7 +10,6 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline import guard, worker
 from pipeline.cell import Cell
 from pipeline.cluster.liveness import INTERRUPTED, find_dead, release_dead
 from pipeline.cluster.lost import MAX_LOST, count_loss
@@ -64,7 +63,7 @@ def test_a_clock_that_is_put_back_between_two_cells_leaves_a_worker_alive(
         monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot - 7200)
         return {"state": "done"}
 
-    monkeypatch.setattr(worker, "compute", compute)
+    monkeypatch.setattr("pipeline.run.compute", compute)
     submitted_here(store, [sleeper(0), sleeper(1)])
     run(store)
     assert alive == [True, True]
@@ -168,7 +167,7 @@ def test_a_cell_whose_data_went_with_the_workspace_that_submitted_it_is_left_to_
     def compute(*_: Any, **__: Any) -> dict[str, Any]:
         raise FileNotFoundError("nowhere/voc")
 
-    monkeypatch.setattr(worker, "compute", compute)
+    monkeypatch.setattr("pipeline.run.compute", compute)
     submitted_here(store, cells)
     assert run(store) == 0
     assert {store.state(one.key) for one in cells} == {"missing"}
@@ -183,7 +182,7 @@ def test_a_worker_whose_workspace_is_gone_waits_for_nothing_of_it(
     def compute(*_: Any, **__: Any) -> dict[str, Any]:
         raise FileNotFoundError("nowhere/voc")
 
-    monkeypatch.setattr(worker, "compute", compute)
+    monkeypatch.setattr("pipeline.run.compute", compute)
     submitted_here(store, [train, after])
     assert run(store) == 0  # and comes back
     assert (store.state(train.key), store.owner(after.key)) == ("missing", None)
@@ -198,9 +197,9 @@ def test_nothing_of_what_was_computed_with_changed_data_goes_into_the_result(
         Spool(work / "spool.jsonl").append(10, {"val/miou": 99.0 if changed else 41.0})
         return {"state": "done"}
 
-    monkeypatch.setattr(worker, "compute", compute)
-    for module in (guard, worker):
-        monkeypatch.setattr(module, "changed_data", lambda *_: changed.pop(0) if changed else [])
+    monkeypatch.setattr("pipeline.run.compute", compute)
+    for module in ("guard", "run"):
+        monkeypatch.setattr(f"pipeline.{module}.changed_data", lambda *_: changed.pop(0) if changed else [])
     submitted_here(store, [one], data_root=tmp_path)
     assert run(store) == 0  # its data changed while it ran
     assert "changed after the cell was submitted" in (store.failure(one.key) or {})["reason"]

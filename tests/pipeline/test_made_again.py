@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import worker
 from pipeline.cell import Cell, digest
 from pipeline.files import write_json
 from pipeline.guard import data_state
+from pipeline.run import LET_GO
 from pipeline.store import Store
+from pipeline.worker import Stop, run_submission
 
 VALUES = {"dataset": "voc_blender", "data": {"source": "voc"}, "partition": "-", "seed": 0}
 FIRST = Cell("sleep", VALUES, (), digest("key"))
@@ -27,12 +28,12 @@ def submit_and_run(store: Store, name: str, *, lists: Path, edited: bool) -> Non
     """Submit both cells with the data as it is, make the lists again where `edited`, and let a worker come."""
     root = lists.parents[2]
     record = {"cells": [cell.to_json() for cell in (FIRST, SECOND)], "threads": 1, "site": {"executor": "local"}}
-    record |= {"data_root": str(root), "data": data_state(root)}
+    record |= {"submission": name, "data_root": str(root), "data": data_state(root)}
     write_json(store.submissions / name / "submission.json", record)
     assert all(store.claim(cell.key, name) for cell in (FIRST, SECOND))
     if edited:
         os.utime(lists, (1, lists.stat().st_mtime + 1))
-    worker.run_submission(store, name, limit=None, stop=worker.Stop())
+    run_submission(store, name, limit=None, stop=Stop())
 
 
 @pytest.mark.parametrize("edited", [False, True])
@@ -49,7 +50,7 @@ def test_a_cell_whose_data_was_made_again_goes_on_when_it_is_submitted_with_it_a
         begun.append(cell.kind)
         return {"state": "done"}
 
-    monkeypatch.setattr(worker, "compute", compute)
+    monkeypatch.setattr("pipeline.run.compute", compute)
     submit_and_run(store, "s", lists=lists, edited=True)
     assert states(store) == ["missing", "missing"]
     assert checkpoint.exists()
@@ -62,4 +63,4 @@ def test_a_cell_whose_data_was_made_again_goes_on_when_it_is_submitted_with_it_a
     else:
         assert begun == ["sleep", "evaluate"]
         assert states(store) == ["done", "done"]
-        assert [path.name for path in store.done(FIRST.key).iterdir() if path.name == worker.LET_GO] == []
+        assert [path.name for path in store.done(FIRST.key).iterdir() if path.name == LET_GO] == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline import sbatch
-from pipeline.sbatch import LaterError, RefusedError
+from pipeline.sbatch import JobsRefusedError, LaterError
 from tests.pipeline import test_sbatch
 from tests.pipeline.test_sbatch import Cluster, sleepers
 
@@ -14,7 +14,7 @@ UNSET = "scontrol: fatal: Unable to process configuration file"
 DOWN = "slurm_load_ctl_conf error: Unable to contact slurm controller (connect failure)"
 
 
-@pytest.mark.parametrize(("said", "error"), [(UNSET, RefusedError), (DOWN, LaterError)])
+@pytest.mark.parametrize(("said", "error"), [(UNSET, JobsRefusedError), (DOWN, LaterError)])
 def test_what_waiting_does_not_mend_is_refused_and_a_controller_that_is_down_is_waited_for(
     said: str, error: type[Exception], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import shutil
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pipeline.spool import read
 from pipeline.tracking import sending
 from tests.pipeline.conftest import let_go
 
@@ -100,6 +102,23 @@ def test_the_status_of_a_run_follows_the_store_through_a_cells_life(lab: Lab) ->
     lab.finish("a")
     assert status() == ("FINISHED", "FINISHED")
     assert lab.runs()["a"]["tags"]["reason"] == ""
+
+
+@pytest.mark.parametrize("batch", [1, 800])
+def test_a_run_that_was_stopped_twice_ends_when_it_was_stopped_last(
+    batch: int, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its curves are so long that a part of them is sent before the rest."""
+    monkeypatch.setattr(sending, "BATCH", batch)
+    for steps in (range(1, 4), range(4, 8)):
+        token = lab.begin("a")
+        time.sleep(0.01)
+        lab.spool("a", steps)
+        lab.store.drop("a", token)
+        let_go(lab.store, "a")
+        sending.ingest(lab.store.root)
+    *_, last = read(lab.store.work("a") / "spool.jsonl")
+    assert lab.query("select status, end_time from runs") == [("KILLED", last.time_ms)]
 
 
 def test_what_may_differ_under_one_key_is_no_param_which_mlflow_would_refuse_to_change(

@@ -16,7 +16,7 @@ from pipeline.cell import Cell, digest
 from pipeline.cluster.liveness import release_dead
 from pipeline.files import read_json
 from pipeline.launcher import Launcher
-from pipeline.sbatch import LaterError, RefusedError, is_limit
+from pipeline.sbatch import JobsRefusedError, LaterError, is_limit
 from pipeline.store import Store, find_store
 
 SBATCH = """#!{python}
@@ -182,7 +182,7 @@ def test_a_keyword_that_submitit_refuses_is_named_with_the_sites_file(
     cluster: Cluster, parameters: dict[str, Any], named: str
 ) -> None:
     cluster.be(room=100, parameters={"timeout_min": 5} | parameters)
-    with pytest.raises(RefusedError, match=rf"^slurm/test\.yaml: [^\n]*{named}"):
+    with pytest.raises(JobsRefusedError, match=rf"^slurm/test\.yaml: [^\n]*{named}"):
         cluster.send(sleepers(2))
     assert cluster.states(sleepers(2)) == ["missing", "missing"]
 

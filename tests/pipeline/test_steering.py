@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import attach, worker
+from pipeline import attach
 from pipeline.__main__ import main
 from pipeline.cell import Cell, chain
 from pipeline.cluster import stopping
@@ -263,10 +263,10 @@ def test_the_worker_of_a_cancelled_cell_saves_it_and_goes_on_with_others(
             main(["cancel", cell.key])
         if stop():
             (work / "checkpoint.pt").write_text("saved")
-            raise worker.StoppedError
+            raise stopping.StoppedError
         return {"state": "done"}
 
-    monkeypatch.setattr(worker, "compute", compute)
+    monkeypatch.setattr("pipeline.run.compute", compute)
     assert run_submission(lab.store, "experiment", limit=None, stop=Stop()) == 1
     assert [lab.store.state(cell.key) for cell in cells] == ["done", "cancelled", "cancelled"]
     assert (lab.store.work(cells[1].key) / "checkpoint.pt").exists()

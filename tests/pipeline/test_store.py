@@ -227,3 +227,35 @@ def test_a_claim_that_came_in_place_of_the_withdrawn_one_is_put_back_also_where_
     assert not store.unclaim("k", "s")
     assert store.owner("k") == "a colleague's"
     assert [path.name for path in (store.root / "claims").iterdir()] == ["k.json"]
+
+
+def test_a_failure_is_forgotten_after_it_is_written_down_that_it_is(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off in between, `retry` would leave the losses before it counted: the next one would be one too many."""
+
+    def die(self: Store, key: str, event: str, **_: Any) -> None:
+        raise OSError(errno.ENOSPC, "no room for the line")
+
+    store.fail("k", None, reason={"reason": "it was lost three times"})
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "log_execution", die)
+        with pytest.raises(OSError, match="no room"):
+            store.retry("k")
+    assert store.state("k") == "failed"
+    store.retry("k")
+    assert store.state("k") == "missing"
+
+
+def test_a_claim_whose_answer_was_lost_on_the_way_is_ones_own(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS asks again where it hears nothing, and is told that the link exists, which is its own."""
+    link = os.link
+
+    def link_twice(source: Path, target: Path) -> None:
+        link(source, target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", link_twice)
+    assert store.claim("k", "s")
+    assert not store.claim("k", "another")
+    assert store.owner("k") == "s"

@@ -198,7 +198,7 @@ def test_a_server_out_of_reach_is_said_and_stops_nothing(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     lab.finish("a")
-    sending.follow(lab.store.root, uri="http://127.0.0.1:9", stop=lambda: True)
+    sending.ingest_until(lab.store.root, uri="http://127.0.0.1:9", stop=lambda: True)
     assert "MLflow is behind, training goes on" in caplog.text
 
 
@@ -210,7 +210,7 @@ def test_following_ends_when_told_after_one_more_pass(lab: Lab) -> None:
         lab.spool("a", range(1, 5))
         return next(answers)
 
-    sending.follow(lab.store.root, stop=stop)
+    sending.ingest_until(lab.store.root, stop=stop)
     assert len(lab.points("a", "lr")) == 4
 
 
@@ -261,8 +261,8 @@ for step in range(1, int(sys.argv[1]) + 1):
 INGEST = """
 import sys
 from pathlib import Path
-from pipeline.tracking.sending import follow
-follow(Path(sys.argv[1]), stop=lambda: False, interval_s=0.05)
+from pipeline.tracking.sending import ingest_until
+ingest_until(Path(sys.argv[1]), stop=lambda: False, interval_s=0.05)
 """
 
 

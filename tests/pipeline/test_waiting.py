@@ -110,7 +110,7 @@ def test_a_command_typed_below_the_project_reads_the_projects_paths_and_keeps_wh
 ) -> None:
     seen: list[tuple[Path, Path, str]] = []
     below = lab.root / "reports" / "smoke"
-    (below / "copy").mkdir()
+    write_json(below / "copy" / "cell.json", {})
     monkeypatch.chdir(below)
     monkeypatch.setattr(
         "pipeline.__main__._predict", lambda root, _, options: seen.append((Path.cwd(), options.out, options.cell))

@@ -11,18 +11,17 @@ from typing import Any
 
 import pytest
 
-from pipeline import worker
 from pipeline.cell import Cell, digest
 from pipeline.files import write_json
 from pipeline.store import Store
-from pipeline.worker import Stop, job_id, run_submission
+from pipeline.worker import Stop, job_id, read_submission, run_cell, run_submission
 from tests.pipeline.test_launch import sleeper
 
 
 def submitted(store: Store, cells: list[Cell], *, executor: str = "local", data_root: Path = Path("nowhere")) -> None:
     """Write down a submission `s` that owns these cells."""
     record = {"cells": [cell.to_json() for cell in cells], "threads": 1, "site": {"executor": executor}}
-    write_json(store.submissions / "s" / "submission.json", record | {"data_root": str(data_root)})
+    write_json(store.submissions / "s" / "submission.json", record | {"submission": "s", "data_root": str(data_root)})
     for cell in cells:
         store.claim(cell.key, "s")
 
@@ -34,7 +33,7 @@ def run(store: Store) -> int:
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A store whose cells take no time."""
-    monkeypatch.setattr(worker, "compute", lambda *_, **__: {"state": "done"})
+    monkeypatch.setattr("pipeline.run.compute", lambda *_, **__: {"state": "done"})
     return Store(tmp_path / "cells")
 
 
@@ -96,7 +95,7 @@ def test_a_worker_whose_cell_another_host_published_meanwhile_goes_on_with_the_n
             (work / "checkpoint.pt").write_text("half")
         return {"state": "done"}
 
-    monkeypatch.setattr(worker, "compute", compute)
+    monkeypatch.setattr("pipeline.run.compute", compute)
     cells = [sleeper(0), sleeper(1)]
     submitted(store, cells)
     assert run(store) == 1
@@ -118,3 +117,18 @@ def test_a_worker_that_cannot_write_down_what_it_published_ends(store: Store, mo
     with pytest.raises(OSError, match="No space left"):
         run(store)
     assert sorted(store.state(cell.key) for cell in cells) == ["done", "queued"]
+
+
+def test_a_cell_that_was_taken_away_before_it_began_is_not_computed(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It could not be published; another worker may be at it."""
+    one, begun = sleeper(0), []
+    submitted(store, [one])
+    token = str(store.hold(one.to_json(), {"submission": "s", "host": "n1", "pid": 1, "job": "7_1"}))
+    store.lose(one.key, token)
+    monkeypatch.setattr("pipeline.run.compute", lambda *_, **__: begun.append(1))
+    assert not run_cell(store, (one, token), record=read_submission(store, "s"), stop=Stop())
+    assert begun == []
+    assert "taken from this worker before it began" in capsys.readouterr().out
+    assert store.state(one.key) == "queued"
