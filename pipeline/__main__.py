@@ -178,11 +178,11 @@ def _compare(root: Path, store: Store, *, options: argparse.Namespace) -> None:
 
 
 def _predict(root: Path, store: Store, *, options: argparse.Namespace) -> int:
+    folder = listings.find_trained(root, store, name=options.cell)  # before torch is imported, which takes seconds
     from pipeline.data.open import open_validation
     from pipeline.progress import follow
     from pipeline.trained.predict import find_images, load_trained, predict_folder, predict_validation
 
-    folder = listings.find_trained(root, store, name=options.cell)
     trained = load_trained(folder, epoch=options.epoch, network=options.network)
     if options.val:
         samples = open_validation(trained.values, root / "data" / listings.scale_of(root, folder))
@@ -202,11 +202,11 @@ def _predict(root: Path, store: Store, *, options: argparse.Namespace) -> int:
 
 
 def _export(root: Path, store: Store, *, options: argparse.Namespace) -> None:
+    folder = listings.find_trained(root, store, name=options.cell)
     from pipeline.commands.export import export_as
     from pipeline.trained.predict import load_trained
     from pipeline.trained.program import measured_size
 
-    folder = listings.find_trained(root, store, name=options.cell)
     trained = load_trained(folder, epoch=options.epoch, network=options.network)
     size = None if options.any_size else options.size or measured_size(trained.values)
     print(*export_as(options.form, trained, out=options.out, size=size, store=store), sep="\n")

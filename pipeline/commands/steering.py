@@ -29,9 +29,9 @@ def show_log(root: Path, store: Store, *, prefix: str, follow: bool) -> None:
     """Print the log of a cell; with `follow` until the cell has ended. Raises ValueError where there is none."""
     key, shown = _with_log(root, store, prefix=prefix), 0
     while True:
-        ended = store.state(key) in ENDED
-        text = _log_text(store, key)
-        if text is None and (ended or not follow):
+        state, text = store.state(key), _log_text(store, key)
+        ended = state in ENDED
+        if text is None and (state not in ("queued", "running") or not follow):  # there is nobody to wait for
             raise ValueError(_why_no_log(root, store, key=key))
         text = text or ""
         print(text[shown:], end="", flush=True)

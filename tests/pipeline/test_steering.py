@@ -115,8 +115,9 @@ def test_logs_prints_the_log_of_a_cell_and_says_where_there_is_none(
     said = capsys.readouterr()
     assert said.out == "step 1\nstep 2\n"
     assert f"has no log; that of its training {train.key[:12]}" in said.err
-    assert main(["logs", chain(lab.rows("table_4")[0])[-2].key]) == 1
-    assert "is not submitted and has no log\n" in capsys.readouterr().err
+    for words in (["logs"], ["logs", "-f"]):  # nobody would ever write what the second could wait for
+        assert main([*words, chain(lab.rows("table_4")[0])[-2].key]) == 1
+        assert "is not submitted and has no log\n" in capsys.readouterr().err
 
 
 def test_logs_follows_a_cell_to_its_end_and_prints_each_line_once(
