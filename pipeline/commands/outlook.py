@@ -42,7 +42,7 @@ ASSUMED = (
     "- Operations outside the networks run on every rank alike; they are not counted again.",
 )
 
-MEDIAN = "median of past cells like them"
+MEDIAN = "median of past cells like them, here or else where what git holds was measured"
 NONE_HAS_RUN = "none like them has run"
 """Where the time of some of a stage's cells is not known from past ones."""
 
@@ -74,7 +74,7 @@ def stages_ahead(root: Path, store: Store, *, targets: list[str]) -> list[dict[s
     What its missing cells take that no stage before it has too: `worker_s` of one worker and `gpu_hours` at this site,
     by past cells like them; `unknown` of them have no like.
     """
-    tables, scale, site, past = tables_of(root), current_scale(root), load_site(root), Past(store)
+    tables, scale, site, past = tables_of(root), current_scale(root), load_site(root), Past(store, root)
     stages = [_stage_of(root, target) for target in targets]
     command = [sys.executable, "-m", "pipeline.plan", str(root), "--targets", *stages]
     result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
@@ -135,7 +135,7 @@ def _ahead(past: Past, site: Site, *, cells: list[Cell]) -> dict[str, Any]:
 
 def _count_missing(root: Path, store: Store, *, names: set[str], tflops: float) -> None:
     """Print the cost of those of the tables' missing trainings that have no like, counted on tensors without values."""
-    scale, tables, past = current_scale(root), tables_of(root), Past(store)
+    scale, tables, past = current_scale(root), tables_of(root), Past(store, root)
     missing = {}
     for table in sorted(names):
         cells = [(chain(row)[-2], row) for row in tables[scale, table]]

@@ -1,13 +1,16 @@
-"""How long cells took in this store: what is known of the time of those to come."""
+"""How long cells took, here or where what git holds was measured: what is known of the time of those to come."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from pipeline.cell import Cell, content, digest
+from pipeline.cell import ROW_ERRORS, Cell, chain, content, digest
 from pipeline.files import read_json
 from pipeline.store import Store
 
@@ -16,10 +19,14 @@ DECISIVE = ("method", "dataset", "data", "model", "training", "evaluation")
 
 
 class Past:
-    """The durations of all cells that ran without interruption."""
+    """The durations of all cells that ran without interruption in this store; in seconds, as they are everywhere here.
 
-    def __init__(self, store: Store) -> None:
-        self.taken_s: dict[str, list[float]] = defaultdict(list)
+    Where none like a cell did, those of trainings and evaluations that `reports/` records, from whatever machine.
+    """
+
+    def __init__(self, store: Store, root: Path) -> None:
+        self._here: dict[str, list[float]] = defaultdict(list)
+        self._recorded: dict[str, list[float]] = defaultdict(list)
         started: dict[str, float] = {}
         for line in store.executions():
             began = started.pop(line["key"], None)
@@ -28,11 +35,21 @@ class Past:
             elif line["event"] == "done" and began is not None:
                 cell = read_json(store.done(line["key"]) / "cell.json")
                 if cell is not None:
-                    self.taken_s[likeness(cell["kind"], cell["values"])].append(line["time"] - began)
+                    self._here[likeness(cell["kind"], cell["values"])].append(line["time"] - began)
+        for path in root.glob("reports/*/metrics/*.json"):
+            with contextlib.suppress(*ROW_ERRORS):  # torn, or of a method or a folder that is not here
+                for row in json.loads(path.read_text(encoding="utf-8")):
+                    self._record(row)
+
+    def _record(self, row: dict[str, Any]) -> None:
+        for cell, name in zip(chain(row)[-2:], ("train_s", "evaluate_s"), strict=True):
+            if row.get(name):
+                self._recorded[likeness(cell.kind, cell.values)].append(row[name])
 
     def typical_s(self, cell: Cell) -> float | None:
-        """Return the median of what cells like this one took, in seconds; None where none has run."""
-        taken_s = self.taken_s.get(likeness(cell.kind, cell.values))
+        """Return the median of what cells like this one took; None where nothing is known."""
+        like = likeness(cell.kind, cell.values)
+        taken_s = self._here.get(like) or self._recorded.get(like)
         return statistics.median(taken_s) if taken_s else None
 
 

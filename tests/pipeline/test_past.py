@@ -30,7 +30,7 @@ def test_a_training_whose_epoch_is_a_pass_over_its_images_is_like_those_of_its_p
     store, paper = Store(tmp_path / "cells"), params | {"scale": "paper", "method": "suponly", "dataset": "voc_classic"}
     ran(store, training(paper, partition="1-16"), took_s=480)
     ran(store, training(paper, partition="full"), took_s=7360)
-    past = Past(store)
+    past = Past(store, tmp_path)
     assert past.typical_s(training(paper, partition="1-16", seed=1)) == 480
     assert past.typical_s(training(paper, partition="full", seed=1)) == 7360
     assert past.typical_s(training(paper, partition="1-2")) is None
@@ -39,7 +39,7 @@ def test_a_training_whose_epoch_is_a_pass_over_its_images_is_like_those_of_its_p
 def test_a_training_of_so_many_steps_takes_as_long_on_any_partition(params: dict[str, Any], tmp_path: Path) -> None:
     store, embedded = Store(tmp_path / "cells"), params | {"scale": "embedded"}
     ran(store, training(embedded, partition="1-16"), took_s=60)
-    assert Past(store).typical_s(training(embedded, partition="1-2")) == 60
+    assert Past(store, tmp_path).typical_s(training(embedded, partition="1-2")) == 60
 
 
 def test_a_folder_that_was_moved_or_partitioned_further_is_as_large_as_before(
@@ -49,4 +49,20 @@ def test_a_folder_that_was_moved_or_partitioned_further_is_as_large_as_before(
     ran(store, cell, took_s=60)
     named = {"path": "elsewhere/voc", "title": "the same", "partitions": ["1-2", "1-5"]}
     values = cell.values | {"data": cell.values["data"] | named}
-    assert Past(store).typical_s(Cell(cell.kind, values, cell.upstream, "another")) == 60
+    assert Past(store, tmp_path).typical_s(Cell(cell.kind, values, cell.upstream, "another")) == 60
+
+
+def test_what_never_ran_here_takes_as_long_as_what_git_holds_and_then_as_long_as_here(
+    params: dict[str, Any], tmp_path: Path
+) -> None:
+    """A fresh clone has rows that were measured elsewhere, and no cells; that of a method that is gone tells nothing."""
+    (row,) = resolve_table(params, "experiment")
+    *_, train, evaluate = chain(row)
+    metrics, store = tmp_path / "reports" / row["scale"] / "metrics", Store(tmp_path / "cells")
+    rows = [{"method": "gone"}, row | {"train_s": 20.0, "evaluate_s": 3.0}, row | {"train_s": 30.0, "evaluate_s": 5.0}]
+    for name, recorded in (("a", rows[:1]), ("b", rows[1:]), ("c", rows[1:2])):
+        write_json(metrics / f"{name}.json", recorded)
+    (metrics / "torn.json").write_text("[{")
+    assert (Past(store, tmp_path).typical_s(train), Past(store, tmp_path).typical_s(evaluate)) == (20.0, 3.0)
+    ran(store, train, took_s=60)
+    assert (Past(store, tmp_path).typical_s(train), Past(store, tmp_path).typical_s(evaluate)) == (60, 3.0)
