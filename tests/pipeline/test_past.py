@@ -55,7 +55,7 @@ def test_a_folder_that_was_moved_or_partitioned_further_is_as_large_as_before(
 def test_what_never_ran_here_takes_as_long_as_what_git_holds_and_then_as_long_as_here(
     params: dict[str, Any], tmp_path: Path
 ) -> None:
-    """A fresh clone has rows that were measured elsewhere, and no cells; that of a method that is gone tells nothing."""
+    """A fresh clone has rows measured elsewhere, and no cells; a row of a method that is gone tells nothing."""
     (row,) = resolve_table(params, "experiment")
     *_, train, evaluate = chain(row)
     metrics, store = tmp_path / "reports" / row["scale"] / "metrics", Store(tmp_path / "cells")
