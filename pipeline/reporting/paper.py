@@ -107,7 +107,8 @@ OWN_TABLES = {
         | {f"defect_{name}": "-" for name in ("one_hot", "class_index", "labelled_negatives", "unlabelled_negatives")},
         words="Where U2PL's paper and released code disagree, the default is the paper's reading and “released” the "
         "code's in all. Of that, a tick is one of its defects alone; padding: what lies outside an image is learnt as "
-        "background; teacher: it is the student for one more epoch; contrast: its numbers, anchors and positives.",
+        "background (no crop of the embedded data has any); teacher: it is the student for one more epoch, but begins "
+        "with batch-norm statistics of an untrained network; contrast: its numbers, anchors and positives.",
     ),
     "table_x2": Facts(
         title="SupOnly as published against equal steps",
