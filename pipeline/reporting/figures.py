@@ -26,6 +26,9 @@ from pipeline.reporting.wording import SUBSCRIPT, heading, line_name, reference_
 Curves = Mapping[str, Sequence[tuple[int, float]]]
 """What `pipeline.spool.curves` reads from one run: each metric as (step, value)."""
 
+WIDEST = 13.0
+"""Inches of a figure: panels that do not fit beside each other stand below."""
+
 INK = "#1b1f24"
 """The colour of text and axes; a page may replace it by its own."""
 
@@ -94,9 +97,13 @@ def ablation_figure(grid: Grid) -> Figure | None:
     names = [line_name(line) for line in grid.lines]
     is_ordered = all(len(line.labels) == 1 and _is_number(name) for line, name in zip(grid.lines, names, strict=True))
     panel = max(2.9, 0.7 * len(names))
-    figure = Figure(figsize=(max(5.8, panel * len(shown) + 0.8), 2.9), layout="constrained")
-    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    for axes, index in zip(panels, shown, strict=True):
+    width = max(1, min(len(shown), int(WIDEST // panel)))
+    height = -(-len(shown) // width)
+    figure = Figure(figsize=(max(5.8, panel * width + 0.8), 2.9 * height), layout="constrained")
+    panels = list(figure.subplots(height, width, sharey=True, squeeze=False).flat)
+    for empty in panels[len(shown) :]:
+        empty.set_axis_off()
+    for axes, index in zip(panels, shown, strict=False):
         entries = [line.entries[index] for line in grid.lines]
         is_base = [line is reference_line(grid) for line in grid.lines]
         ours = [
@@ -117,7 +124,7 @@ def ablation_figure(grid: Grid) -> Figure | None:
             axes.set_yticks([-50, -20, -10, -5, 0, 5], ["−50", "−20", "−10", "−5", "0", "5"], minor=False)
             axes.minorticks_off()
             axes.margins(y=0.12)
-    panels[0].set_ylabel(f"points against {_typeset(reference_name(grid))}")
+    figure.supylabel(f"points against {_typeset(reference_name(grid))}", fontsize=8.5)
     handles, called = panels[0].get_legend_handles_labels()
     figure.legend(handles[::-1], called[::-1], loc="outside upper left", ncols=3)
     return figure
@@ -278,11 +285,7 @@ def _paper_side(grid: Grid) -> str:
 
 
 def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return re.fullmatch(r"[+-]?\d*\.?\d+(e[+-]?\d+)?", text) is not None
 
 
 def _broken(name: str) -> str:

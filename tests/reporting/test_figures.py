@@ -11,6 +11,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from pipeline.labels import METHOD_LABELS
+from pipeline.reporting import figures
 from pipeline.reporting.figures import (
     COLOURS,
     MAX_POINTS,
@@ -55,6 +56,17 @@ def test_an_ablation_shows_both_sides_as_differences_to_their_own_default(make_g
         assert axes.get_xlabel() == r"$\mathrm{α_{0}}$ (%)"
         assert heights(axes, "Measured on shapes") == [entry.gain or 0.0 for entry in entries]
         assert heights(axes, "In the paper, on VOC blender") == [entry.published_gain or 0.0 for entry in entries]
+
+
+def test_panels_of_many_rows_that_do_not_fit_beside_each_other_stand_below(
+    make_grid: Callable[..., Grid], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "WIDEST", 4.0)
+    figure = ablation_figure(make_grid("table_7"))
+    assert figure is not None
+    above, below = [axes.get_position() for axes in figure.axes]
+    assert above.y0 > below.y1
+    assert figure.get_size_inches()[0] < 2 * 4.0
 
 
 def test_the_band_of_an_ablation_is_the_noise_of_two_single_runs(
