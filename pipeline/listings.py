@@ -18,13 +18,17 @@ from pipeline.cell import ROW_ERRORS, Cell, cells_of, chain, folder_is_here, fro
 from pipeline.files import read_json
 from pipeline.params import all_tables, load_params, suggest
 from pipeline.progress import WORDS
-from pipeline.records import State
+from pipeline.records import GIVEN_UP, UNDER_WAY, State
 from pipeline.store import Store
 
 STATES: tuple[State, ...] = ("done", "running", "queued", "missing", "failed", "cancelled")
 
 
-def tables_of(root: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
+Listings = dict[tuple[str, str], list[dict[str, Any]]]
+"""The resolved rows of tables, by (scale, table)."""
+
+
+def tables_of(root: Path) -> Listings:
     """Return the resolved rows of every table whose cells were written, by (scale, table).
 
     Tables on folders of one's own are left out where those are not: their cells have no key without them. So are, and
@@ -166,9 +170,9 @@ def _where_a_network_is(root: Path, store: Store, *, cell: Cell) -> str:
     if cell.kind != "train":
         return f"that of {cell.upstream[0][:12]}, perhaps" if cell.upstream else "a warm start is a part of one"
     state = store.state(cell.key)
-    if state in ("running", "queued"):
+    if state in UNDER_WAY:
         hint = f"`python -m pipeline logs -f {cell.key[:12]}` follows it"
-    elif state in ("failed", "cancelled"):
+    elif state in GIVEN_UP:
         hint = f"`python -m pipeline retry {cell.key[:12]}`, then `dvc repro`, tries again"
     else:
         hint = f"{_command_for(root, cell)} trains it, or `dvc pull` fetches it from a remote that has it"

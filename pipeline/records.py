@@ -41,6 +41,7 @@ GIVEN_UP: tuple[State, ...] = ("failed", "cancelled")
 """Ended without a result; `retry` brings them back."""
 
 ENDED: tuple[State, ...] = ("done", *GIVEN_UP)
+UNDER_WAY: tuple[State, ...] = ("queued", "running")
 
 
 class Origin(TypedDict):

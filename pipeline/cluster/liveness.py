@@ -28,7 +28,7 @@ from pipeline.cluster.lost import count_loss, count_unbegun
 from pipeline.cluster.origin import is_before_boot, is_of_this_machine, process_alive, user
 from pipeline.cluster.pulse import is_silent
 from pipeline.files import read_json
-from pipeline.records import Holder, Submission
+from pipeline.records import UNDER_WAY, Holder, Submission
 from pipeline.store import Store
 
 Chain = Mapping[str, tuple[str, list[str]]]
@@ -87,7 +87,7 @@ def find_dead(store: Store) -> Dead:
         gone = _given_up(outlines[submission], workers[submission], keys=keys - held, held=held, lost=lost)
         claims += [(key, submission) for key in sorted(gone)]
     unsaid = {key for key, owner in owners.items() if owner is None} | {key for key, one in found.items() if not one}
-    empty = sorted(key for key in unsaid if store.state(key) in ("queued", "running"))
+    empty = sorted(key for key in unsaid if store.state(key) in UNDER_WAY)
     ended = {name for name, number in workers.items() if number == 0}
     return Dead(sorted(dead.items()), claims, ended, empty)
 

@@ -20,7 +20,7 @@ from pipeline.cell import Cell, chain, from_json
 from pipeline.cluster import slurm
 from pipeline.cluster.liveness import read_outline
 from pipeline.files import read_json
-from pipeline.listings import STATES, counts, tables_of
+from pipeline.listings import STATES, Listings, counts, tables_of
 from pipeline.progress import WORDS
 from pipeline.reporting.provenance import duration
 from pipeline.spool import read
@@ -34,9 +34,10 @@ STEP_OF = re.compile(r"step \d+ of (\d+)")
 def show_status(root: Path, store: Store, *, watch: bool, as_json: bool) -> None:
     """Print the tables' cells by state and what runs now: once, or with `watch` again and again until Ctrl-C."""
     if as_json:
-        tables = {name: dict(states) for name, states in _tables(root, store).items()}
+        listed = tables_of(root)
+        tables = {name: dict(states) for name, states in _tables(store, listed).items()}
         facts = {"tables": tables, "running": running(store), "waiting": waiting(store)}
-        print(json.dumps(facts | {"without_network": num_without_network(root, store)}, indent=1))
+        print(json.dumps(facts | {"without_network": num_without_network(store, listed)}, indent=1))
     elif watch and sys.stdout.isatty():
         with Live(_board(root, store), screen=True, auto_refresh=False) as live:
             while True:
@@ -75,9 +76,9 @@ def waiting(store: Store) -> list[dict[str, Any]]:
     return [{"reason": reason, "jobs": jobs} for reason, jobs in reasons.most_common()]
 
 
-def num_without_network(root: Path, store: Store) -> int:
+def num_without_network(store: Store, tables: Listings) -> int:
     """Return how many trainings are measured and have no network here: of a fresh clone, whose figures git holds."""
-    pairs = {cells[-1].key: cells[-2].key for rows in tables_of(root).values() for cells in map(chain, rows)}
+    pairs = {cells[-1].key: cells[-2].key for rows in tables.values() for cells in map(chain, rows)}
     return sum(store.is_done(evaluate) and store.state(train) == "missing" for evaluate, train in pairs.items())
 
 
@@ -113,16 +114,16 @@ def _epochs(cell: Cell) -> int:
     return cell.values["training"]["warm_start_epochs" if cell.kind == "warm_start" else "epochs"]
 
 
-def _tables(root: Path, store: Store) -> dict[str, Mapping[str, int]]:
-    return {f"{scale}/{table}": counts(store, rows) for (scale, table), rows in tables_of(root).items()}
+def _tables(store: Store, tables: Listings) -> dict[str, Mapping[str, int]]:
+    return {f"{scale}/{table}": counts(store, rows) for (scale, table), rows in tables.items()}
 
 
 def _board(root: Path, store: Store) -> Group:
     """Return both tables as they are to be drawn."""
-    tables = Table("table", box=None)
+    listed, tables = tables_of(root), Table("table", box=None)
     for state in STATES:
         tables.add_column(WORDS.get(state, state), justify="right")
-    for name, states in _tables(root, store).items():
+    for name, states in _tables(store, listed).items():
         tables.add_row(name, *(str(states[state] or "-") for state in STATES))
     cells = Table("running", "node", "job", "epoch", "step", "mIoU", "time left", "restarts", box=None)
     for line in running(store):
@@ -137,7 +138,7 @@ def _board(root: Path, store: Store) -> Group:
     for line in (waits := waiting(store)):
         jobs.add_row(str(line["jobs"]), line["reason"])
     notes = []
-    if lost := num_without_network(root, store):
+    if lost := num_without_network(store, listed):
         notes.append(
             f" {lost} trainings are measured, as `python -m pipeline tables` shows, and their networks are not here:"
             " `dvc pull` fetches them from a remote of yours, `dvc repro` trains them again"

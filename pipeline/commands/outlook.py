@@ -49,7 +49,8 @@ NONE_HAS_RUN = "none like them has run"
 
 def show_plan(root: Path, store: Store, *, targets: list[str], tflops: float, as_json: bool) -> None:
     """Print the stale stages of a `dvc repro` of these targets, their cells by state, and the time that is ahead."""
-    lines = stages_ahead(root, store, targets=targets)
+    past = Past(store, root)
+    lines = stages_ahead(root, store, targets=targets, past=past)
     if as_json:
         print(json.dumps(lines, indent=1))
         return
@@ -65,16 +66,16 @@ def show_plan(root: Path, store: Store, *, targets: list[str], tflops: float, as
     known = seconds > 0 or not unlike
     print(f"{len(lines)} stages; cells that nobody has submitted: {ahead if known else NONE_HAS_RUN}")
     if unlike:
-        _count_missing(root, store, names=unlike, tflops=tflops)
+        _count_missing(root, store, names=unlike, past=past, tflops=tflops)
 
 
-def stages_ahead(root: Path, store: Store, *, targets: list[str]) -> list[dict[str, Any]]:
+def stages_ahead(root: Path, store: Store, *, targets: list[str], past: Past) -> list[dict[str, Any]]:
     """Return, for every stale stage of a `dvc repro` of these targets, why it is stale and where its cells stand.
 
     What its missing cells take that no stage before it has too: `worker_s` of one worker and `gpu_hours` at this site,
     by past cells like them; `unknown` of them have no like.
     """
-    tables, scale, site, past = tables_of(root), current_scale(root), load_site(root), Past(store, root)
+    tables, scale, site = tables_of(root), current_scale(root), load_site(root)
     stages = [_stage_of(root, target) for target in targets]
     command = [sys.executable, "-m", "pipeline.plan", str(root), "--targets", *stages]
     result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
@@ -133,9 +134,9 @@ def _ahead(past: Past, site: Site, *, cells: list[Cell]) -> dict[str, Any]:
     return facts | {"gpu_hours": gpu_s / 3600, "source": source}
 
 
-def _count_missing(root: Path, store: Store, *, names: set[str], tflops: float) -> None:
+def _count_missing(root: Path, store: Store, *, names: set[str], past: Past, tflops: float) -> None:
     """Print the cost of those of the tables' missing trainings that have no like, counted on tensors without values."""
-    scale, tables, past = current_scale(root), tables_of(root), Past(store, root)
+    scale, tables = current_scale(root), tables_of(root)
     missing = {}
     for table in sorted(names):
         cells = [(chain(row)[-2], row) for row in tables[scale, table]]

@@ -21,7 +21,7 @@ from pipeline.files import read_json
 from pipeline.listings import current_scale, find_cell, find_target, recorded, tables_of
 from pipeline.progress import WORDS
 from pipeline.provenance import patch_path
-from pipeline.records import ENDED, GIVEN_UP
+from pipeline.records import ENDED, GIVEN_UP, UNDER_WAY
 from pipeline.store import Store
 
 
@@ -31,7 +31,7 @@ def show_log(root: Path, store: Store, *, prefix: str, follow: bool) -> None:
     while True:
         state, text = store.state(key), _log_text(store, key)
         ended = state in ENDED
-        if text is None and (state not in ("queued", "running") or not follow):  # there is nobody to wait for
+        if text is None and (state not in UNDER_WAY or not follow):  # there is nobody to wait for
             raise ValueError(_why_no_log(root, store, key=key))
         text = text or ""
         print(text[shown:], end="", flush=True)

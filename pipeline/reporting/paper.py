@@ -72,25 +72,21 @@ def _methods(title: str, *, gains: tuple[str, ...]) -> Facts:
     return Facts(title=title, reference=_SUPONLY, gains=gains)
 
 
-def _ablation(title: str, *, reference: dict[str, str]) -> Facts:
-    return Facts(title=title, reference=reference)
-
-
 PAPER_TABLES = {
     "table_1": _methods("Methods on VOC classic", gains=_U2PL),
     "table_2": _methods("Methods on VOC blender", gains=_U2PL),
     "table_3": _methods("Methods on Cityscapes", gains=_U2PL),
-    "table_4": _ablation("Which pixels give negatives", reference=_UNRELIABLE),
-    "table_5": _ablation("Rank thresholds of the negatives", reference=_RANKS),
+    "table_4": Facts(title="Which pixels give negatives", reference=_UNRELIABLE),
+    "table_5": Facts(title="Rank thresholds of the negatives", reference=_RANKS),
     "table_6": Facts(title="Components of U2PL", reference=_NO_COMPONENT, gains=("1",)),
-    "table_7": _ablation("Initial share of unreliable pixels", reference=_ALPHA),
-    "table_a2": _ablation("Which pixels give negatives", reference=_UNRELIABLE),
+    "table_7": Facts(title="Initial share of unreliable pixels", reference=_ALPHA),
+    "table_a2": Facts(title="Which pixels give negatives", reference=_UNRELIABLE),
     "table_a3": _methods("Contrastive against binary loss", gains=_CONTRASTS),
     "table_a4": _methods("Contrastive against binary loss", gains=_CONTRASTS),
-    "table_a5": _ablation("Base learning rate", reference={"lr_base": "1e-3"}),
-    "table_a6": _ablation("Temperature of the contrastive loss", reference={"tau": "0.5"}),
-    "table_a7": _ablation("Rank thresholds of the negatives", reference=_RANKS),
-    "table_a8": _ablation("Initial share of unreliable pixels", reference=_ALPHA),
+    "table_a5": Facts(title="Base learning rate", reference={"lr_base": "1e-3"}),
+    "table_a6": Facts(title="Temperature of the contrastive loss", reference={"tau": "0.5"}),
+    "table_a7": Facts(title="Rank thresholds of the negatives", reference=_RANKS),
+    "table_a8": Facts(title="Initial share of unreliable pixels", reference=_ALPHA),
 }
 
 _EQUAL_STEPS = {"method": "SupOnly", "variant": "equal_steps"}
@@ -107,8 +103,9 @@ OWN_TABLES = {
         | {f"defect_{name}": "-" for name in ("one_hot", "class_index", "labelled_negatives", "unlabelled_negatives")},
         words="Where U2PL's paper and released code disagree, the default is the paper's reading and “released” the "
         "code's in all. Of that, a tick is one of its defects alone; padding: what lies outside an image is learnt as "
-        "background (no crop of the embedded data has any); teacher: it is the student for one more epoch, but begins "
-        "with batch-norm statistics of an untrained network; contrast: its numbers, anchors and positives.",
+        "background (no crop of the embedded data has any); teacher: it is the student for one more epoch, and its "
+        "batch-norm statistics begin as an untrained network's (the released code moves them in the warm start, under "
+        "weights that it discards; that is not brought back); contrast: its numbers, anchors and positives.",
     ),
     "table_x2": Facts(
         title="SupOnly as published against equal steps",

@@ -153,11 +153,12 @@ def legend(grid: Grid) -> list[tuple[str, str]]:
     if any(line.is_reproduced for line in grid.lines):
         explained.append((DAGGER, "published number that the paper's authors measured themselves"))
     seeds = sorted({entry.num_seeds for entry in entries if entry.num_seeds > 1})
+    of_means = _of_means(grid)
     if seeds:
-        explained.append(("±", f"standard deviation over n = {' or '.join(map(str, seeds))} seeds{_of_means(grid)}"))
+        explained.append(("±", f"standard deviation over n = {' or '.join(map(str, seeds))} seeds{of_means}"))
     if any(entry.is_noise for entry in entries):
         fact = "the two means differ by less than chance makes"
-        if not _of_means(grid):
+        if not of_means:
             fact = f"{noise_fact(grid.noise, with_shorter=bool(_shorter(grid)))}{borrowed(grid)}"
         explained.append((NOISE, f"cannot be told apart from {reference_name(grid)}: {fact}"))
     diverged = [diverged_sentence(line, entry) for line in grid.lines for entry in line.entries if entry.num_diverged]

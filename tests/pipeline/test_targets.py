@@ -10,6 +10,7 @@ import pytest
 from pipeline.__main__ import main
 from pipeline.cell import Cell
 from pipeline.commands import outlook
+from pipeline.commands.past import Past
 from tests.pipeline.test_steering import Lab, finish, lab
 
 __all__ = ["lab"]
@@ -87,7 +88,7 @@ def planned(lab: Lab, monkeypatch: pytest.MonkeyPatch, targets: list[str], *, fa
 
     monkeypatch.setattr(outlook, "load_site", lambda _: {})
     monkeypatch.setattr(outlook.subprocess, "run", run)
-    outlook.stages_ahead(lab.root, lab.store, targets=targets)
+    outlook.stages_ahead(lab.root, lab.store, targets=targets, past=Past(lab.store, lab.root))
     return asked
 
 
